@@ -1,0 +1,45 @@
+# `make test` and `make demo` do all the set-up on a fresh machine: a virtual environment, the pinned packages, the install.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo test lint constraints clean
+
+help:
+	@echo "make demo   convert and evaluate a tiny model on a few photographs (report in demo/)"
+	@echo "make test   lint, type check and the whole test suite"
+	@echo "make clean  remove the virtual environment and what demo made"
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/flair-jax demo --output demo
+
+test: lint
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[convert,demo,test]"
+	touch $@
+
+# Pins the newest releases that pyproject.toml allows; run it to move on, then `make test`.
+constraints:
+	$(PYTHON) -m venv --clear $(VENV)-pin
+	$(VENV)-pin/bin/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[convert,demo,test]"
+	$(VENV)-pin/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf $(VENV)-pin
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""Weights of the PyTorch release in, and back out."""

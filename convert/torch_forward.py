@@ -1,0 +1,86 @@
+"""FLAIR's forward pass in plain PyTorch, straight from a state dict: the yardstick for `--verify` and the benchmarks.
+
+It shares no code with the Flax model, and uses PyTorch's own attention, so that the two check each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flair_jax.models.config import FlairConfig
+
+
+class TorchFlair:
+    """The PyTorch model's arithmetic. Pictures are [B, 3, S, S] here, as in PyTorch."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], config: FlairConfig) -> None:
+        self.tensors = tensors
+        self.config = config
+
+    def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected global [B, D] and local [B, L, D] tokens."""
+        weights = self.tensors
+        x = functional.conv2d(images, weights["visual.conv1.weight"], stride=self.config.vision.patch_size)
+        x = x.flatten(2).transpose(1, 2)
+        class_token = weights["visual.class_embedding"].expand(x.shape[0], 1, -1)
+        x = torch.cat([class_token, x], dim=1) + weights["visual.positional_embedding"]
+        x = self._layer_norm(x, "visual.ln_pre")
+        for layer in range(self.config.vision.layers):
+            x = self._block(x, f"visual.transformer.resblocks.{layer}", self.config.vision.heads, mask=None)
+        x = self._layer_norm(x, "visual.ln_post") @ weights["image_post.proj"]
+        return x[:, 0], x[:, 1:]
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Projected text features [N, D]."""
+        weights = self.tensors
+        length = tokens.shape[1]
+        x = weights["token_embedding.weight"][tokens] + weights["positional_embedding"][:length]
+        mask = torch.full((length, length), float("-inf")).triu(1)
+        for layer in range(self.config.text.layers):
+            x = self._block(x, f"transformer.resblocks.{layer}", self.config.text.heads, mask)
+        x = self._layer_norm(x, "ln_final")[torch.arange(len(x)), tokens.argmax(dim=-1)]
+        return x @ weights["text_post.proj"]
+
+    def pool(self, local: Tensor, text: Tensor) -> Tensor:
+        """[B, N, D]: every image as seen by every text, with one attention call over (B images, N queries)."""
+        query = self._layer_norm(text, "visual_proj.ln_q").expand(local.shape[0], -1, -1)
+        key, value = self._layer_norm(local, "visual_proj.ln_k"), self._layer_norm(local, "visual_proj.ln_v")
+        return self._attention(query, key, value, "visual_proj.attn", self.config.pooling_heads, None, zero_slot=True)
+
+    def _layer_norm(self, x: Tensor, name: str) -> Tensor:
+        return functional.layer_norm(x, x.shape[-1:], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def _block(self, x: Tensor, name: str, heads: int, mask: Tensor | None) -> Tensor:
+        weights = self.tensors
+        y = self._layer_norm(x, f"{name}.ln_1")
+        x = x + self._attention(y, y, y, f"{name}.attn", heads, mask, zero_slot=False)
+        y = self._layer_norm(x, f"{name}.ln_2")
+        y = functional.gelu(functional.linear(y, weights[f"{name}.mlp.c_fc.weight"], weights[f"{name}.mlp.c_fc.bias"]))
+        return x + functional.linear(y, weights[f"{name}.mlp.c_proj.weight"], weights[f"{name}.mlp.c_proj.bias"])
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, name: str, heads: int, mask: Tensor | None, *, zero_slot: bool
+    ) -> Tensor:
+        weights = self.tensors
+        mixed, _ = functional.multi_head_attention_forward(
+            query.transpose(0, 1),
+            key.transpose(0, 1),
+            value.transpose(0, 1),
+            query.shape[-1],
+            heads,
+            weights[f"{name}.in_proj_weight"],
+            weights[f"{name}.in_proj_bias"],
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=zero_slot,
+            dropout_p=0.0,
+            out_proj_weight=weights[f"{name}.out_proj.weight"],
+            out_proj_bias=weights[f"{name}.out_proj.bias"],
+            need_weights=False,
+            attn_mask=mask,
+        )
+        return mixed.transpose(0, 1)

@@ -1,0 +1,96 @@
+"""Pictures as pixels, equal byte for byte to the PyTorch release's transforms. Imports no JAX.
+
+Everything here runs on the host, in input workers; scaling and normalisation belong on the device
+(`flair_jax.normalize`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flair_jax.errors import ImageError
+
+
+def preprocess(image: str | os.PathLike[str] | Image.Image, size: int = 224) -> np.ndarray:
+    """The evaluation transform: shorter side to `size` by PIL's antialiased bicubic, then the centre square.
+
+    Orientation tags (EXIF) are not applied, as in the PyTorch release.
+
+    Args:
+      image: a picture's path, or a PIL image.
+      size: S, side of the result in pixels.
+
+    Returns:
+      uint8 [S, S, 3].
+
+    Raises:
+      ImageError: if the file is missing, broken, truncated, not a picture, or too large to be one.
+    """
+    picture = open_rgb(image)
+    width, height = picture.size
+    short, long = min(width, height), max(width, height)
+    resized_long = int(size * long / short)
+    _check_size(size, resized_long, f"{_name(image)}: a strip of {width}x{height} pixels, which resizing would blow up")
+    new_size = (size, resized_long) if width <= height else (resized_long, size)
+    if new_size != picture.size:
+        picture = picture.resize(new_size, Image.Resampling.BICUBIC)
+    # Half-way offsets go to the even neighbour, as Python's round does.
+    left, top = round((new_size[0] - size) / 2), round((new_size[1] - size) / 2)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def resized_crop(
+    image: str | os.PathLike[str] | Image.Image, box: tuple[int, int, int, int], size: int = 224
+) -> np.ndarray:
+    """The training transform for a given box: cut it out, then resize it by PIL's antialiased bicubic.
+
+    Args:
+      image: a picture's path, or a PIL image.
+      box: top, left, height, width in pixels.
+      size: S, side of the result in pixels.
+
+    Returns:
+      uint8 [S, S, 3].
+
+    Raises:
+      ImageError: as `preprocess`.
+    """
+    top, left, height, width = (int(value) for value in box)
+    picture = open_rgb(image).crop((left, top, left + width, top + height))
+    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def open_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """A picture decoded to RGB; raises ImageError as `preprocess` does."""
+    try:
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        with Image.open(image) as opened:
+            _check_size(*opened.size, f"{image}: a picture of {opened.width}x{opened.height} pixels")
+            return opened.convert("RGB")
+    except (ImageError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{image}: no such picture") from None
+    except IsADirectoryError:
+        raise ImageError(f"{image}: is a folder, not a picture") from None
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        if not isinstance(image, Image.Image) and Path(image).stat().st_size == 0:
+            raise ImageError(f"{image}: the file is empty") from None
+        reason = str(error).strip() or type(error).__name__
+        raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})") from error
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    """Pillow's own bound against decompression bombs, which stops a file that would fill the memory."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise ImageError(f"{what}, is over the limit of {2 * limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS, doubled)")
+
+
+def _name(image: str | os.PathLike[str] | Image.Image) -> str:
+    return "the picture" if isinstance(image, Image.Image) else str(image)

@@ -1,0 +1,214 @@
+"""Retrieval sets as users have them on disk: one table row and one small reader each. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flair_jax.data.captions import rejoin
+from flair_jax.errors import DatasetError
+
+Pair = tuple[Path, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalData:
+    """Pictures and captions to match.
+
+    Attributes:
+      images: paths of I pictures, each once.
+      texts: T captions.
+      image_of_text: int64 [T], the index of each caption's picture.
+    """
+
+    images: list[Path]
+    texts: list[str]
+    image_of_text: np.ndarray
+
+    def keep_images(self, keep: np.ndarray) -> RetrievalData:
+        """The set without some pictures and their captions; `keep` is bool [I]."""
+        texts = keep[self.image_of_text]
+        return RetrievalData(
+            [path for path, kept in zip(self.images, keep, strict=True) if kept],
+            [text for text, kept in zip(self.texts, texts, strict=True) if kept],
+            (np.cumsum(keep) - 1)[self.image_of_text[texts]],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalSet:
+    """One retrieval set.
+
+    Attributes:
+      name: what `--dataset` takes.
+      annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
+      read: (folder, annotation file) -> pairs of picture and caption.
+      source: where users get it.
+    """
+
+    name: str
+    annotations: str
+    read: Callable[[Path, Path], Iterator[Pair]]
+    source: str
+
+    def find(self, folder: Path) -> Path | None:
+        """The annotation file in `folder`, or None."""
+        found = sorted(folder.glob(self.annotations))
+        return found[0] if len(found) == 1 else None
+
+    def load(self, folder: str | Path) -> RetrievalData:
+        """Reads the annotations; pictures are not opened.
+
+        Raises:
+          DatasetError: if the folder or a file in it is not as the set has them.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.annotations}")
+        annotations = self.find(folder)
+        if annotations is None:
+            count = len(list(folder.glob(self.annotations)))
+            raise DatasetError(f"{folder}: {self.name} needs exactly one {self.annotations} there, found {count}")
+        index: dict[Path, int] = {}
+        texts, image_of_text = [], []
+        for path, text in self.read(folder, annotations):
+            texts.append(text)
+            image_of_text.append(index.setdefault(path, len(index)))
+        if not texts:
+            raise DatasetError(f"{annotations}: holds no captions")
+        return RetrievalData(list(index), texts, np.array(image_of_text))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _field(record: Any, name: str | int, kind: type, where: str) -> Any:
+    """record[name], if it is there and of that kind."""
+    try:
+        value = record[name]
+    except (KeyError, IndexError, TypeError):
+        raise DatasetError(f"{where}: `{name}` is missing") from None
+    if not isinstance(value, kind):
+        raise DatasetError(f"{where}: `{name}` must be a {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _rows(records: Any, path: Path) -> Iterator[tuple[Any, str]]:
+    if not isinstance(records, list):
+        raise DatasetError(f"{path}: expected a list, found {type(records).__name__}")
+    for number, record in enumerate(records, start=1):
+        yield record, f"{path}, record {number}"
+
+
+def _captions(record: Any, name: str, where: str) -> list[str]:
+    """A caption, or a list of captions."""
+    value = _field(record, name, object, where)
+    captions = [value] if isinstance(value, str) else value
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        raise DatasetError(f"{where}: `{name}` must be a text or a list of texts")
+    return captions
+
+
+def _read_coco(folder: Path, annotations: Path) -> Iterator[Pair]:
+    data = _json(annotations)
+    files = {}
+    for image, where in _rows(_field(data, "images", list, str(annotations)), annotations):
+        files[_field(image, "id", int, where)] = folder / "images" / "val2017" / _field(image, "file_name", str, where)
+    for caption, where in _rows(_field(data, "annotations", list, str(annotations)), annotations):
+        image_id = _field(caption, "image_id", int, where)
+        if image_id not in files:
+            raise DatasetError(f"{where}: image_id {image_id} is not among the images")
+        yield files[image_id], _field(caption, "caption", str, where)
+
+
+def _read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
+    for record, where in _rows(_json(annotations), annotations):
+        image = _field(record, "image", str, where)
+        path = folder.absolute().parent / image
+        if not path.exists():  # the folder was renamed: the pictures stand in it all the same
+            path = folder / Path(image).name
+        for caption in _captions(record, "caption", where):
+            yield path, caption
+
+
+def _read_annotated(folder: Path, annotations: Path, *, images: str) -> Iterator[Pair]:
+    for record, where in _rows(_field(_json(annotations), "annotations", list, str(annotations)), annotations):
+        yield folder / images / _field(record, "image", str, where), _field(record, "caption", str, where)
+
+
+def _read_dci(folder: Path, splits: Path) -> Iterator[Pair]:
+    root = folder / "densely_captioned_images"
+    for split, files in _field({"splits": _json(splits)}, "splits", dict, str(splits)).items():
+        for file, where in _rows(files, splits):
+            if not isinstance(file, str):
+                raise DatasetError(f"{where} of split {split}: expected a file name")
+            path = root / "annotations" / file
+            record = _json(path)
+            short, extra = (_field(record, name, str, str(path)) for name in ("short_caption", "extra_caption"))
+            yield root / "photos" / _field(record, "image", str, str(path)), rejoin(f"{short}\n{extra}")
+
+
+def _read_sharegpt4v(folder: Path, annotations: Path, *, limit: int) -> Iterator[Pair]:
+    records = _json(annotations)
+    for record, where in list(_rows(records, annotations))[:limit]:
+        answer = _field(_field(record, "conversations", list, where), 1, dict, f"{where}: conversations")
+        image = _field(record, "image", str, where).replace("/images", "")
+        yield folder / image, rejoin(_field(answer, "value", str, f"{where}: conversations[1]"))
+
+
+def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
+    with lines.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{lines}, line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DatasetError(f"{where}: not JSON ({error})") from None
+            name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
+            for caption in _captions(record, name, where):
+                yield folder / _field(record, "image", str, where), caption
+
+
+RETRIEVAL_SETS: dict[str, RetrievalSet] = {
+    entry.name: entry
+    for entry in (
+        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org"),
+        RetrievalSet("flickr30k-val", "flickr30k_val.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
+        RetrievalSet("flickr30k-test", "flickr30k_test.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
+        RetrievalSet(
+            "docci-fg",
+            "annotations/test_annotations.json",
+            partial(_read_annotated, images="images"),
+            "google.github.io/docci",
+        ),
+        RetrievalSet(
+            "iiw-fg", "test_annotations.json", partial(_read_annotated, images="."), "github.com/google/imageinwords"
+        ),
+        RetrievalSet(
+            "urban-1k",
+            "annotations/annotations.json",
+            partial(_read_annotated, images="images"),
+            "github.com/beichenzbc/Long-CLIP",
+        ),
+        RetrievalSet("dci", "densely_captioned_images/splits.json", _read_dci, "github.com/facebookresearch/DCI"),
+        RetrievalSet(
+            "sharegpt4v-1k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=1_000), "sharegpt4v.github.io"
+        ),
+        RetrievalSet(
+            "sharegpt4v-10k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=10_000), "sharegpt4v.github.io"
+        ),
+        RetrievalSet("folder", "*.jsonl", _read_folder, "your own pictures"),
+    )
+}

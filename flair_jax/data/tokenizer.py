@@ -1,0 +1,124 @@
+"""CLIP's byte-pair encoding (Radford et al. 2021), equal id for id to the tokenizer of the PyTorch release.
+
+Imports no JAX, so that input workers start fast.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import html
+import itertools
+from collections.abc import Sequence
+from importlib import resources
+
+import ftfy
+import numpy as np
+import regex
+
+CONTEXT_LENGTH = 77
+_START, _END = "<start_of_text>", "<end_of_text>"
+_END_OF_WORD = "</w>"
+
+# A literal marker, an English contraction, a run of letters, one digit, or a run of anything else but spaces.
+_WORD = regex.compile(
+    rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+)
+# Printable ASCII without an ampersand: neither ftfy nor unescaping of HTML can change it. Most captions are.
+_PLAIN = regex.compile(r"[\x20-\x25\x27-\x7e\n\t]*")
+_SPACES = regex.compile(r"\s+")
+
+
+def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
+    """Token ids of texts.
+
+    Args:
+      texts: one text or N of them.
+      context_length: T; a longer text is cut, and its last token is still the end of text.
+
+    Returns:
+      int32 [N, T]: start of text (49406), the text's tokens, end of text (49407), then zeros.
+
+    Raises:
+      TypeError: if something other than text is given.
+      ValueError: if `context_length` leaves no room for the start and end tokens.
+    """
+    if context_length < 2:
+        raise ValueError(f"context_length={context_length} leaves no room for the start and end tokens")
+    if isinstance(texts, str):
+        texts = [texts]
+    ids = np.zeros((len(texts), context_length), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        if not isinstance(text, str):
+            raise TypeError(f"tokenize takes text, found {type(text).__name__}: {text!r:.80}")
+        tokens = _vocabulary().encode(text)[: context_length - 2]
+        row[: len(tokens) + 2] = [_vocabulary().start, *tokens, _vocabulary().end]
+    return ids
+
+
+def clean(text: str) -> str:
+    """Text as the encoding sees it: mended Unicode, HTML unescaped twice, single spaces, lower case."""
+    if not _PLAIN.fullmatch(text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return _SPACES.sub(" ", text.strip()).strip().lower()
+
+
+@functools.cache
+def _vocabulary() -> _Vocabulary:
+    return _Vocabulary()
+
+
+class _Vocabulary:
+    """Ids of the shipped vocabulary and the merges that lead to them."""
+
+    def __init__(self) -> None:
+        packed = resources.files(__package__) / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
+        lines = gzip.decompress(packed.read_bytes()).decode("utf-8").split("\n")
+        self._letter = _letter_by_byte()
+        letters = list(self._letter.values())
+        # The file's first line is a header. 49,408 ids less two per byte and the two markers leave the merges in use.
+        merges = [tuple(line.split()) for line in lines[1 : 49408 - 2 * 256 - 2 + 1]]
+        words = [*letters, *(letter + _END_OF_WORD for letter in letters)]
+        words += ["".join(merge) for merge in merges]
+        self._ids = {word: index for index, word in enumerate([*words, _START, _END])}
+        self._rank = {merge: rank for rank, merge in enumerate(merges)}
+        self.start, self.end = self._ids[_START], self._ids[_END]
+        # Words repeat: caching whole words is most of the speed. The bound keeps long-lived workers small.
+        self._encode_word = functools.lru_cache(maxsize=1 << 17)(self._merge)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without start and end."""
+        return [token for word in _WORD.findall(clean(text)) for token in self._encode_word(word)]
+
+    def _merge(self, word: str) -> tuple[int, ...]:
+        if word in (_START, _END):
+            return (self._ids[word],)
+        parts = [self._letter[byte] for byte in word.encode("utf-8")]
+        parts[-1] += _END_OF_WORD
+        while len(parts) > 1:
+            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
+            if best not in self._rank:
+                break
+            parts = _join(parts, best)
+        return tuple(self._ids[part] for part in parts)
+
+
+def _join(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """`parts` with every occurrence of `pair`, from the left, made one."""
+    joined: list[str] = []
+    index = 0
+    while index < len(parts):
+        if tuple(parts[index : index + 2]) == pair:
+            joined.append("".join(pair))
+            index += 2
+        else:
+            joined.append(parts[index])
+            index += 1
+    return joined
+
+
+def _letter_by_byte() -> dict[int, str]:
+    """A printable character for each byte: itself where it has one, else one above U+00FF. In vocabulary order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}

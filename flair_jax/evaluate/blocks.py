@@ -1,0 +1,65 @@
+"""Finished blocks of a long evaluation, kept on disk so that a stopped run goes on where it was. Imports no JAX."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flair_jax.files import replace_when_complete
+
+
+class BlockStore:
+    """Arrays by name: in a folder if there is one, else in memory.
+
+    Each array appears in the folder whole or not at all, so that whatever is there can be trusted.
+    """
+
+    def __init__(self, folder: Path | None, run: dict[str, Any]) -> None:
+        """Opens the folder of an earlier run if it was the same run, and starts a new one otherwise.
+
+        Args:
+          folder: where to keep the arrays; None for memory.
+          run: all that the arrays depend on, as plain JSON values.
+        """
+        self._folder = folder
+        self._memory: dict[str, np.ndarray] = {}
+        if folder is None:
+            return
+        label = folder / "run.json"
+        wanted = json.dumps(run, sort_keys=True, indent=1)
+        if not label.is_file() or label.read_text(encoding="utf-8") != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            with replace_when_complete(label) as partial:
+                partial.write_text(wanted, encoding="utf-8")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._memory if self._folder is None else (self._folder / f"{name}.npy").is_file()
+
+    def get(self, name: str) -> np.ndarray:
+        """A stored array; from disk, mapped rather than read."""
+        return self._memory[name] if self._folder is None else np.load(self._folder / f"{name}.npy", mmap_mode="r")
+
+    def put(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Stores an array and returns it as `get` does."""
+        if self._folder is None:
+            self._memory[name] = array
+        else:
+            with replace_when_complete(self._folder / f"{name}.npy") as partial, partial.open("wb") as file:
+                np.save(file, array)
+        return self.get(name)
+
+    def get_or_compute(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The stored array, or else a new one, which is stored."""
+        return self.get(name) if name in self else self.put(name, compute())
+
+    def remove(self) -> None:
+        """Forgets everything, when the result is safe elsewhere."""
+        self._memory.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Retrieval metrics from a matrix of scores. NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flair_jax.errors import FlairError
+
+RECALLS = (1, 5, 10)
+
+
+def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
+    """Recall and rank of the right picture for each text, and of the best-ranked right text for each picture.
+
+    A tie counts against the model: a right answer ranks behind every wrong one of equal score, so that a constant score
+    earns nothing. Right answers do not compete with each other.
+
+    Args:
+      similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored.
+      image_of_text: [T] integers, the index of each text's picture. Every picture needs at least one text.
+
+    Returns:
+      For `text_to_image` and `image_to_text`: `_R@1`, `_R@5`, `_R@10` as fractions, `_mean_rank` and `_median_rank`
+      counted from 1. The median of an even number of ranks is the lower middle one.
+
+    Raises:
+      FlairError: if the shapes do not fit, a score is NaN, or a picture has no text.
+    """
+    similarity, image_of_text = np.asarray(similarity), np.asarray(image_of_text)
+    if similarity.ndim != 2 or 0 in similarity.shape or image_of_text.shape != similarity.shape[1:]:
+        raise FlairError(
+            f"similarity {similarity.shape} and image_of_text {image_of_text.shape} must be [I, T] and [T], not empty"
+        )
+    images, texts = similarity.shape
+    if image_of_text.dtype.kind not in "iu" or image_of_text.min() < 0 or image_of_text.max() >= images:
+        raise FlairError(f"image_of_text must hold the picture of each text as an integer from 0 to {images - 1}")
+    without_text = np.setdiff1d(np.arange(images), image_of_text)
+    if without_text.size:
+        raise FlairError(f"{without_text.size} picture(s) have no text, the first is number {without_text[0]}")
+    if np.isnan(similarity).any():
+        raise FlairError("similarity holds NaN: the model or its input is broken")
+
+    own = similarity[image_of_text, np.arange(texts)]
+    # Wrong answers at least as good as the right one; the right one itself is in the count, hence the -1.
+    text_ranks = (similarity >= own).sum(axis=0) - 1
+
+    best_own = np.full(images, -np.inf, similarity.dtype)
+    np.maximum.at(best_own, image_of_text, own)
+    at_least_as_good = (similarity >= best_own[:, None]).sum(axis=1)
+    own_at_best = np.bincount(image_of_text, own >= best_own[image_of_text], minlength=images)
+    image_ranks = at_least_as_good - own_at_best.astype(np.int64)
+
+    return {**_summary("text_to_image", text_ranks), **_summary("image_to_text", image_ranks)}
+
+
+def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
+    """Metrics from ranks counted from 0."""
+    middle = (len(ranks) - 1) // 2
+    return {
+        **{f"{direction}_R@{k}": float((ranks < k).mean()) for k in RECALLS},
+        # The PyTorch release takes the mean in float32; rounding to it reproduces its digits.
+        f"{direction}_mean_rank": float(np.float32(ranks.mean())) + 1,
+        f"{direction}_median_rank": float(np.partition(ranks, middle)[middle]) + 1,
+    }

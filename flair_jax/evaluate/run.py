@@ -1,0 +1,213 @@
+"""One retrieval evaluation from pictures and captions to metrics: read, embed, score, rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from tqdm import tqdm
+
+from flair_jax.data.image import preprocess
+from flair_jax.data.retrieval_sets import RetrievalData
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.errors import DatasetError, ImageError
+from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.metrics import retrieval_metrics
+from flair_jax.evaluate.retrieval import Retriever, top_k
+from flair_jax.models.flair import Flair
+
+MODES = ("text-conditioned", "top-k", "global")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to evaluate.
+
+    Attributes:
+      mode: "text-conditioned" (every pair), "top-k" (only the texts that score best globally for each image), "global".
+      top_k: texts per image that "top-k" scores with pooling; all others rank below them.
+      batch_size: images, and likewise texts, embedded at once over all devices.
+      skip_broken: leave out pictures that cannot be read, and their captions, instead of failing.
+    """
+
+    mode: str = "text-conditioned"
+    top_k: int = 128
+    batch_size: int = 64
+    skip_broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome.
+
+    Attributes:
+      metrics: see `flair_jax.retrieval_metrics`.
+      images: pictures scored.
+      texts: captions scored.
+      skipped: messages about pictures that could not be read.
+      seconds: wall time.
+    """
+
+    metrics: dict[str, float]
+    images: int
+    texts: int
+    skipped: list[str]
+    seconds: float
+
+
+def evaluate(
+    model: Flair,
+    retriever: Retriever,
+    data: RetrievalData,
+    settings: Settings,
+    folder: Path | None,
+    run: dict[str, Any],
+) -> Evaluation:
+    """Evaluates retrieval on one set, with progress bars on stderr.
+
+    Args:
+      model: gives picture size and context length.
+      retriever: the model on its devices.
+      data: pictures and captions.
+      settings: how.
+      folder: where finished blocks are kept until the end, so that a stopped run goes on where it was; None for memory.
+      run: what the blocks depend on besides `data` and `settings`, such as the checkpoint, as plain JSON values.
+
+    Raises:
+      DatasetError: listing the pictures that could not be read.
+    """
+    start = time.monotonic()
+    listing = "\0".join([*map(str, data.images), *data.texts, *map(str, data.image_of_text)])
+    digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
+    store = BlockStore(folder, {**run, **dataclasses.asdict(settings), "data": digest})
+
+    blocks, broken = _embed_images(model, retriever, data.images, settings, store)
+    if broken and (not settings.skip_broken or len(broken) == len(data.images)):
+        raise DatasetError(_list_broken(broken, len(data.images)))
+    data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
+    # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
+    left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
+    text = store.get_or_compute(
+        f"texts-{left_out}", lambda: _embed_texts(model, retriever, data.texts, settings.batch_size)
+    )
+    scores = _score(
+        retriever,
+        blocks,
+        text,
+        settings,
+        lambda number, compute: store.get_or_compute(f"scores-{left_out}-{number:08d}", compute),
+    )
+    metrics = retrieval_metrics(scores, data.image_of_text)
+    store.remove()
+    return Evaluation(metrics, len(data.images), len(data.texts), list(broken.values()), time.monotonic() - start)
+
+
+def _embed_images(
+    model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Blocks of image tokens [<= batch_size, 1 + L, D] without the broken pictures, and the latter's messages."""
+    starts = range(0, len(paths), settings.batch_size)
+    names = {start: f"images-{start:08d}" for start in starts}
+    todo = [start for start in starts if names[start] not in store]
+    pictures = _read([str(path) for start in todo for path in paths[start : start + settings.batch_size]], model)
+    broken: dict[int, str] = {}
+    blocks = {start: store.get(names[start]) for start in starts if start not in todo}
+    done = len(paths) - sum(len(paths[start : start + settings.batch_size]) for start in todo)
+    with tqdm(total=len(paths), initial=done, desc="images", unit="image") as bar:
+        for start in todo:
+            pixels = []
+            chunk = range(start, min(start + settings.batch_size, len(paths)))
+            for number, picture in zip(chunk, pictures, strict=False):
+                if isinstance(picture, ImageError):
+                    broken[number] = str(picture)
+                else:
+                    pixels.append(picture)
+            # A run that is going to fail reads on, to name all that is broken, but computes no more.
+            if pixels and (settings.skip_broken or not broken):
+                tokens = retriever.encode_images(
+                    np.stack(pixels), with_local=settings.mode != "global", pad_to=min(settings.batch_size, len(paths))
+                )
+                # A block with gaps is not stored: a later run must look at its pictures again, and report them.
+                blocks[start] = store.put(names[start], tokens) if len(pixels) == len(chunk) else tokens
+            bar.update(len(chunk))
+    return [blocks[start] for start in starts if start in blocks], broken
+
+
+def _read(paths: list[str], model: Flair) -> Iterator[np.ndarray | ImageError]:
+    """Pictures in order, read ahead by threads, with an error in the place of a broken one."""
+    if not paths:
+        return iter(())
+    threads = os.cpu_count() or 1
+    pictures = grain.MapDataset.source(paths).map(partial(_read_one, size=model.config.vision.image_size))
+    return iter(pictures.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)))
+
+
+def _read_one(path: str, size: int) -> np.ndarray | ImageError:
+    try:
+        return preprocess(path, size)
+    except ImageError as error:
+        return error
+
+
+def _list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+    listed = "\n  ".join(list(broken.values())[:most])
+    more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
+    hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
+    return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
+
+
+def _embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int) -> np.ndarray:
+    """Features [N, D]. Texts of like length share a batch, which is cut to its longest."""
+    tokens = tokenize(texts, model.config.text.context_length)
+    order = np.argsort(tokens.argmax(axis=1), kind="stable")
+    features = np.empty((len(texts), model.config.embed_dim), np.float32)
+    with tqdm(total=len(texts), desc="texts", unit="text") as bar:
+        for start in range(0, len(texts), batch_size):
+            chosen = order[start : start + batch_size]
+            features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
+            bar.update(len(chosen))
+    return features
+
+
+def _score(
+    retriever: Retriever,
+    blocks: list[np.ndarray],
+    text: np.ndarray,
+    settings: Settings,
+    stored: Callable[[int, Callable[[], np.ndarray]], np.ndarray],
+) -> np.ndarray:
+    """Scores [I, N] of all images; -inf for pairs that the mode does not score.
+
+    `stored` gives a block's scores by its number, calling the function it is given only if they are not there yet.
+    """
+    pad_to = max(len(tokens) for tokens in blocks)
+    prepared = retriever.prepare_texts(text)
+
+    def score(tokens: np.ndarray) -> np.ndarray:
+        if settings.mode == "text-conditioned":
+            return retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to)
+        scores = retriever.score_global(tokens[:, 0], text, pad_to=pad_to)
+        if settings.mode == "global":
+            return scores
+        candidates = top_k(scores, settings.top_k)
+        reranked = retriever.score_top_k(candidates, tokens[:, 1:], prepared, pad_to=pad_to)
+        scores = np.full_like(scores, -np.inf)
+        np.put_along_axis(scores, candidates, reranked, axis=1)
+        return scores
+
+    per_image = min(settings.top_k, len(text)) if settings.mode == "top-k" else len(text)
+    images = sum(len(tokens) for tokens in blocks)
+    rows = []
+    with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True) as bar:
+        for number, tokens in enumerate(blocks):
+            rows.append(stored(number, partial(score, tokens)))
+            bar.update(len(tokens) * per_image)
+    return np.concatenate(rows)

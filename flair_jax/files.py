@@ -1,0 +1,33 @@
+"""Files and folders that appear whole or not at all. Imports no JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replace_when_complete(path: str | Path) -> Iterator[Path]:
+    """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
+
+    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.partial-"
+    for leftover in path.parent.glob(glob.escape(prefix) + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    try:
+        partial = folder / path.name
+        yield partial
+        if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
+            os.rename(path, folder / "replaced")
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

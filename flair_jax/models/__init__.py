@@ -1,0 +1,1 @@
+"""The FLAIR model as functional Flax (Linen) modules."""

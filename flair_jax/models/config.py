@@ -1,0 +1,187 @@
+"""Model descriptions: one frozen dataclass, its JSON form, and the named presets. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flair_jax.errors import ConfigError
+
+DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Vision transformer: pictures of `image_size` pixels a side in patches of `patch_size`."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    layers: int = 12
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_width
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the picture."""
+        return self.image_size // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Causal text transformer over `vocab_size` byte-pair tokens."""
+
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_ratio: float = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FlairConfig:
+    """All that defines a FLAIR model, and how it is computed.
+
+    Attributes:
+      embed_dim: width D of the space that pictures and texts share.
+      vision: the vision tower.
+      text: the text tower.
+      pooling_heads: heads of the text-conditioned pooling.
+      init_logit_scale: initial log of the factor on cosine similarities.
+      init_logit_bias: initial logit bias.
+      dtype: compute dtype, "float32" or "bfloat16". Parameters are float32 either way, as are LayerNorm statistics,
+        softmax and normalisation. "float32" asks for full float32 matrix products on every platform.
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole blocks).
+      unroll: how many of the stacked layers each step of the layer loop runs; changes speed only.
+    """
+
+    embed_dim: int = 512
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    pooling_heads: int = 8
+    init_logit_scale: float = math.log(1 / 0.07)
+    init_logit_bias: float = -10.0
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if the sizes do not fit together or a setting is unknown."""
+        divisions = (
+            ("vision.image_size", self.vision.image_size, "vision.patch_size", self.vision.patch_size),
+            ("vision.width", self.vision.width, "vision.head_width", self.vision.head_width),
+            ("text.width", self.text.width, "text.heads", self.text.heads),
+            ("embed_dim", self.embed_dim, "pooling_heads", self.pooling_heads),
+        )
+        for name, size, divisor_name, divisor in divisions:
+            if size < 1 or divisor < 1 or size % divisor:
+                raise ConfigError(f"{name}={size} is not a positive multiple of {divisor_name}={divisor}")
+        for name, count in (("layers", self.vision.layers), ("layers", self.text.layers), ("unroll", self.unroll)):
+            if count < 1:
+                raise ConfigError(f"{name}={count} must be at least 1")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.remat not in REMAT_POLICIES:
+            raise ConfigError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT_POLICIES)}")
+
+
+# Fields of the JSON form, which is the one the PyTorch release uses: JSON name -> dataclass name. Compute settings are
+# not in it: they belong to a run, not to a checkpoint.
+_TOP_FIELDS = ("embed_dim", "pooling_heads", "init_logit_scale", "init_logit_bias")
+_TOWERS: dict[str, type] = {"vision_cfg": VisionConfig, "text_cfg": TextConfig}
+
+
+def config_to_json(config: FlairConfig) -> dict[str, Any]:
+    """The model's description in the form of the PyTorch release's model files."""
+    return {
+        **{name: getattr(config, name) for name in _TOP_FIELDS},
+        "vision_cfg": dataclasses.asdict(config.vision),
+        "text_cfg": dataclasses.asdict(config.text),
+    }
+
+
+def config_from_json(data: Mapping[str, Any], where: str = "model description") -> FlairConfig:
+    """Reads the form that `config_to_json` writes and the PyTorch release ships.
+
+    Args:
+      data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally `pooling_heads`, `init_logit_scale`, `init_logit_bias`.
+        Sizes that are left out take the release's defaults.
+      where: what to call the source in an error.
+
+    Raises:
+      ConfigError: if a field is missing, unknown or of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: expected a JSON object, found {type(data).__name__}")
+    for name in ("embed_dim", *_TOWERS):
+        if name not in data:
+            raise ConfigError(f"{where}: `{name}` is missing")
+    unknown = [name for name in data if name not in (*_TOP_FIELDS, *_TOWERS)]
+    towers = {}
+    for name, tower in _TOWERS.items():
+        if not isinstance(data[name], Mapping):
+            raise ConfigError(f"{where}: `{name}` must be an object")
+        # The release's files say `output_tokens: true` of a tower; FLAIR's towers always give their tokens.
+        fields = {key: value for key, value in data[name].items() if key != "output_tokens"}
+        known = {field.name: field.type for field in dataclasses.fields(tower)}
+        unknown += [f"{name}.{key}" for key in fields if key not in known]
+        if not unknown:
+            for key, value in fields.items():
+                _check_number(value, f"{where}: `{name}.{key}`", whole=known[key] == "int")
+            towers[name] = tower(**fields)
+    if unknown:
+        raise ConfigError(f"{where}: unknown field(s) {', '.join(unknown)}; this model has no such setting")
+    top = {name: data[name] for name in _TOP_FIELDS if name in data}
+    for key, value in top.items():
+        _check_number(value, f"{where}: `{key}`", whole=key in ("embed_dim", "pooling_heads"))
+    return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], **top)
+
+
+def _check_number(value: Any, where: str, whole: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise ConfigError(f"{where} must be a {'whole ' if whole else ''}number, found {value!r}")
+
+
+def read_config(name_or_path: str | Path) -> FlairConfig:
+    """A preset by its name, or a model description from a JSON file.
+
+    Raises:
+      ConfigError: if it is neither, or the file cannot be read.
+    """
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(f"{name_or_path}: neither a JSON file nor a preset; the presets are {', '.join(PRESETS)}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
+    return config_from_json(data, where=str(path))
+
+
+_VISION_L = VisionConfig(patch_size=14, width=1024, layers=24)
+_TEXT_L = TextConfig(width=768, heads=12)
+
+# ViT-B-16-FLAIR is the released model; the others have the published ViT and CLIP shapes, for research, and no weights.
+PRESETS: dict[str, FlairConfig] = {
+    "ViT-B-16-FLAIR": FlairConfig(),
+    "ViT-B-32-FLAIR": FlairConfig(vision=VisionConfig(patch_size=32)),
+    "ViT-L-14-FLAIR": FlairConfig(embed_dim=768, vision=_VISION_L, text=_TEXT_L),
+    "ViT-L-16-FLAIR": FlairConfig(embed_dim=768, vision=dataclasses.replace(_VISION_L, patch_size=16), text=_TEXT_L),
+    "tiny": FlairConfig(
+        embed_dim=64,
+        vision=VisionConfig(image_size=64, patch_size=16, width=96, layers=2, head_width=24),
+        text=TextConfig(width=64, layers=2, heads=4),
+    ),
+}

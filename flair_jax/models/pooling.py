@@ -1,0 +1,133 @@
+"""Text-conditioned attention pooling, FLAIR's own layer (Xiao et al., CVPR 2025, arXiv 2412.03561)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.transformer import LayerNorm, packed_xavier_init, split_heads, torch_linear_init
+
+
+class PreparedImages(NamedTuple):
+    """Local image tokens as keys and values of the pooling."""
+
+    key: Float[Array, "B H L C"]
+    value: Float[Array, "B H L C"]
+
+
+class PreparedTexts(NamedTuple):
+    """Texts as queries and targets of the pooling, and its out-projection in the basis where it is triangular."""
+
+    query: Float[Array, "N D"]
+    target: Float[Array, "N D"]
+    triangle: Float[Array, "D D"]
+    bias: Float[Array, " D"]
+
+
+def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Divides x by its Euclidean norm along the last axis, in float32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    # 1e-12 is PyTorch's floor in torch.nn.functional.normalize; below it the result is x / 1e-12, not NaN.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+
+
+class TextConditionedPooling(nn.Module):
+    """Cross-attention in which each text queries each image's local tokens.
+
+    To the keys and values one pair of zeros is added, the empty slot: its logit is 0 and it adds nothing, so a text
+    that matches nothing in the picture can attend to nothing.
+
+    Queries depend on texts alone, keys and values on images alone; `prepare_texts`, `prepare_images` and `cosines` use
+    that to score many images with many texts.
+    """
+
+    config: FlairConfig
+
+    def setup(self) -> None:
+        dtype, width = jnp.dtype(self.config.dtype), self.config.embed_dim
+        self.ln_q, self.ln_k, self.ln_v = (LayerNorm(dtype=dtype) for _ in range(3))
+        self.query, self.key, self.value = (
+            nn.Dense(width, dtype=dtype, kernel_init=packed_xavier_init) for _ in range(3)
+        )
+        self.out = nn.Dense(width, dtype=dtype, kernel_init=torch_linear_init)
+
+    def __call__(
+        self, local: Float[Array, "B L D"], text: Float[Array, "N D"]
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"]]:
+        """Every image as seen by every text, and the attention weights; the last column is the empty slot's."""
+        heads = self.config.pooling_heads
+        query, key, value = self._query(text), self.key(self.ln_k(local)), self.value(self.ln_v(local))
+        query, key, value = (split_heads(x, heads) for x in (query, key, value))
+        logits = jnp.einsum("nhc,blhc->bhnl", query, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (0, 1))), axis=-1)
+        mixed = jnp.einsum("bhnl,blhc->bnhc", weights[..., :-1].astype(value.dtype), value)
+        return self.out(mixed.reshape(*mixed.shape[:2], -1)).astype(jnp.float32), weights
+
+    def _query(self, text: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+        """Text features projected to queries and divided by the root of the head width."""
+        head_width = self.config.embed_dim // self.config.pooling_heads
+        return self.query(self.ln_q(text)) * head_width**-0.5
+
+    def prepare_images(self, local: Float[Array, "B L D"]) -> PreparedImages:
+        """All that `cosines` needs of images."""
+        heads = self.config.pooling_heads
+        key, value = split_heads(self.key(self.ln_k(local)), heads), split_heads(self.value(self.ln_v(local)), heads)
+        return PreparedImages(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+    def prepare_texts(self, text: Float[Array, "N D"]) -> PreparedTexts:
+        """All that `cosines` needs of texts.
+
+        The out-projection W takes most of the work of scoring a pair, and only the angle between W a + b and the text t
+        counts. With W = Q R, R triangular, that angle is the one between R a + Q'b and Q't, since a rotation keeps
+        lengths and angles; and multiplying by R costs little more than half.
+        """
+        kernel, bias = self.out.variables["params"]["kernel"], self.out.variables["params"]["bias"]
+        rotation, triangle = jnp.linalg.qr(kernel.T)  # kernel is [in, out], so W is its transpose
+        target = l2_normalize(text) @ rotation
+        dtype = jnp.dtype(self.config.dtype)
+        return PreparedTexts(self._query(text), target, triangle.astype(dtype), bias @ rotation)
+
+    def cosines(self, images: PreparedImages, texts: PreparedTexts) -> Float[Array, "B N"]:
+        """cos(pool(image, text), text) of every image with every text: `__call__`, arranged for speed.
+
+        Texts run along the last axis throughout, so that the softmax and the sums over channels are element-wise over
+        long rows.
+        """
+        heads = self.config.pooling_heads
+        query = split_heads(texts.query, heads).transpose(1, 2, 0)
+        logits = jnp.einsum("bhlc,hcn->bhln", images.key, query, preferred_element_type=jnp.float32)
+        highest = jnp.maximum(logits.max(axis=2), 0)  # 0 is the empty slot's logit
+        weights = jnp.exp(logits - highest[:, :, None])
+        total = weights.sum(axis=2) + jnp.exp(-highest)
+        mixed = jnp.einsum(
+            "bhlc,bhln->bhcn",
+            images.value,
+            weights.astype(images.value.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        mixed = (mixed / total[:, :, None]).astype(images.value.dtype)
+        mixed = mixed.reshape(mixed.shape[0], -1, mixed.shape[-1])
+        pooled = _times_triangle(texts.triangle, mixed) + texts.bias[:, None]
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=1), 1e-24))
+        return jnp.sum(pooled * texts.target.T, axis=1) / norm
+
+
+def _times_triangle(triangle: Float[Array, "D D"], x: Float[Array, "B D N"]) -> Float[Array, "B D N"]:
+    """Upper triangular matrix times x in float32, leaving out blocks of zeros."""
+    step = -(-triangle.shape[0] // _TRIANGLE_BLOCKS)
+    rows = [
+        jnp.einsum(
+            "ed,bdn->ben", triangle[start : start + step, start:], x[:, start:], preferred_element_type=jnp.float32
+        )
+        for start in range(0, triangle.shape[0], step)
+    ]
+    return jnp.concatenate(rows, axis=1)
+
+
+# 2 blocks of rows save a quarter of the work, 4 save three eighths; more make the products too small to be fast.
+_TRIANGLE_BLOCKS = 4

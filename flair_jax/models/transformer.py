@@ -1,0 +1,126 @@
+"""Pre-norm transformer layers, stacked; shared by the vision and text towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Initializer = jax.nn.initializers.Initializer
+
+# PyTorch's LayerNorm eps. The two-pass variance is the one PyTorch computes; Flax's default, E[x^2] - E[x]^2, loses
+# digits when the mean is large. Statistics are float32 whatever the compute dtype.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+# PyTorch's default for linear layers, Kaiming-uniform with a = sqrt(5), is uniform within +-1/sqrt(fan_in).
+torch_linear_init: Initializer = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Xavier-uniform over PyTorch's packed [3W, W] in-projection is uniform within +-sqrt(6 / 4W).
+packed_xavier_init: Initializer = jax.nn.initializers.variance_scaling(1 / 2, "fan_in", "uniform")
+
+
+def torch_bias_init(fan_in: int) -> Callable[..., Array]:
+    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+    return partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+def split_heads(x: Float[Array, "*batch D"], heads: int) -> Float[Array, "*batch H C"]:
+    """Cuts the last axis into `heads` equal heads."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases on all projections."""
+
+    heads: int
+    causal: bool
+    in_init: Initializer
+    out_init: Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+        width = x.shape[-1]
+        project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
+        query, key, value = (split_heads(project(name=name)(x), self.heads) for name in ("query", "key", "value"))
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact (erf) GELU."""
+
+    hidden: int
+    up_init: Initializer
+    down_init: Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+        width = x.shape[-1]
+        x = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=self.up_init, bias_init=torch_bias_init(width), name="up"
+        )(x)
+        x = jax.nn.gelu(x, approximate=False)
+        return nn.Dense(
+            width, dtype=self.dtype, kernel_init=self.down_init, bias_init=torch_bias_init(self.hidden), name="down"
+        )(x)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(ln_1(x)), then x + mlp(ln_2(x)).
+
+    Attributes:
+      heads: attention heads.
+      hidden: width of the MLP between its two layers.
+      causal: whether a position sees only itself and what is before it.
+      init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
+        residual stream, first MLP layer. None: PyTorch's defaults.
+      dtype: compute dtype.
+    """
+
+    heads: int
+    hidden: int
+    causal: bool
+    init_std: tuple[float, float, float] | None
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+        if self.init_std is None:
+            in_init, residual_init, up_init = packed_xavier_init, torch_linear_init, torch_linear_init
+        else:
+            in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
+        attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, name="attention")
+        mlp = Mlp(self.hidden, up_init, residual_init, self.dtype, name="mlp")
+        x = x + attention(LayerNorm(dtype=self.dtype, name="ln_1")(x))
+        return x + mlp(LayerNorm(dtype=self.dtype, name="ln_2")(x))
+
+
+def run_stacked(
+    block: Block, x: Float[Array, "B L W"], *, layers: int, remat: str, unroll: int
+) -> Float[Array, "B L W"]:
+    """Runs one block `layers` times, each time with its own parameters, stacked along a leading axis.
+
+    Args:
+      block: the layer; its parameters gain a leading axis of `layers`.
+      x: input of the first layer.
+      layers: how many.
+      remat: "none", "dots" or "full", and `unroll`: see `FlairConfig`.
+    """
+
+    def step(layer: Block, carry: Array, _: None) -> tuple[Array, None]:
+        return layer(carry), None
+
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        # Inside a scan the compiler cannot merge the recomputation away, so its guard is only a cost.
+        step = nn.remat(step, policy=policy, prevent_cse=False)
+    scan = nn.scan(
+        step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers, unroll=min(unroll, layers)
+    )
+    return scan(block, x, None)[0]
