@@ -150,8 +150,9 @@ def torch_from_params(params: Params, config: FlairConfig) -> dict[str, np.ndarr
             stacked = _layers(row, config) is not None
             parts = [flat[path][layer] if stacked else flat[path] for path in row.params]
             parts = [part.transpose(inverse) if row.axes else part for part in parts]
-            # A new array even for a single part: tensors of one file must not share memory.
-            tensors[name] = np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
+            # Always a new array in C order: safetensors writes the bytes as they lie in memory.
+            joined = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            tensors[name] = np.array(joined, order="C")
     return tensors
 
 

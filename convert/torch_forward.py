@@ -45,11 +45,16 @@ class TorchFlair:
         x = self._layer_norm(x, "ln_final")[torch.arange(len(x)), tokens.argmax(dim=-1)]
         return x @ weights["text_post.proj"]
 
-    def pool(self, local: Tensor, text: Tensor) -> Tensor:
-        """[B, N, D]: every image as seen by every text, with one attention call over (B images, N queries)."""
+    def pool(self, local: Tensor, text: Tensor, *, need_weights: bool = False) -> Tensor:
+        """[B, N, D]: every image as seen by every text.
+
+        `need_weights` chooses between PyTorch's two ways to compute it: with weights made (and dropped here), or fused.
+        """
         query = self._layer_norm(text, "visual_proj.ln_q").expand(local.shape[0], -1, -1)
         key, value = self._layer_norm(local, "visual_proj.ln_k"), self._layer_norm(local, "visual_proj.ln_v")
-        return self._attention(query, key, value, "visual_proj.attn", self.config.pooling_heads, None, zero_slot=True)
+        return self._attention(
+            query, key, value, "visual_proj.attn", self.config.pooling_heads, None, True, need_weights
+        )
 
     def _layer_norm(self, x: Tensor, name: str) -> Tensor:
         return functional.layer_norm(x, x.shape[-1:], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
@@ -57,13 +62,21 @@ class TorchFlair:
     def _block(self, x: Tensor, name: str, heads: int, mask: Tensor | None) -> Tensor:
         weights = self.tensors
         y = self._layer_norm(x, f"{name}.ln_1")
-        x = x + self._attention(y, y, y, f"{name}.attn", heads, mask, zero_slot=False)
+        x = x + self._attention(y, y, y, f"{name}.attn", heads, mask, False, False)
         y = self._layer_norm(x, f"{name}.ln_2")
         y = functional.gelu(functional.linear(y, weights[f"{name}.mlp.c_fc.weight"], weights[f"{name}.mlp.c_fc.bias"]))
         return x + functional.linear(y, weights[f"{name}.mlp.c_proj.weight"], weights[f"{name}.mlp.c_proj.bias"])
 
     def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, name: str, heads: int, mask: Tensor | None, *, zero_slot: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        name: str,
+        heads: int,
+        mask: Tensor | None,
+        zero_slot: bool,
+        need_weights: bool,
     ) -> Tensor:
         weights = self.tensors
         mixed, _ = functional.multi_head_attention_forward(
@@ -80,7 +93,7 @@ class TorchFlair:
             dropout_p=0.0,
             out_proj_weight=weights[f"{name}.out_proj.weight"],
             out_proj_bias=weights[f"{name}.out_proj.bias"],
-            need_weights=False,
+            need_weights=need_weights,
             attn_mask=mask,
         )
         return mixed.transpose(0, 1)

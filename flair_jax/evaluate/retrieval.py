@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,28 @@ from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import normalize
-from flair_jax.models.pooling import PreparedImages, PreparedTexts, l2_normalize
+from flair_jax.models.pooling import PreparedImage, PreparedTexts, l2_normalize
 
-# Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of a step (8 heads x
-# 197 columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache, or take below 1 GB of an accelerator's memory.
-_PAIRS_PER_STEP = {"cpu": 1024}
+# Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
+# columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;
+# the number for accelerators takes about 100 MB a head and is not tuned.
+_TEXTS_PER_STEP = 640
+_PAIRS_PER_STEP = {"cpu": _TEXTS_PER_STEP}
 _PAIRS_PER_STEP_ACCELERATOR = 1 << 17
-_TEXTS_PER_STEP = 1024
 
 # Texts are cut to their own length, rounded up to this many tokens so that few shapes are compiled.
 _LENGTH_STEP = 16
 
 
+@runtime_checkable
 class RetrievalModel(Protocol):
     """What a model must offer to be scored here; `flair_jax.Flair` does. See there for shapes."""
 
     def encode_image(self, params: Params, images: Any) -> tuple[Any, Any]: ...
     def encode_text(self, params: Params, tokens: Any) -> Any: ...
-    def prepare_images(self, params: Params, local: Any) -> PreparedImages: ...
+    def prepare_images(self, params: Params, local: Any) -> PreparedImage: ...
     def prepare_texts(self, params: Params, text: Any) -> PreparedTexts: ...
-    def cosines(self, params: Params, images: PreparedImages, texts: PreparedTexts) -> Any: ...
+    def cosines(self, params: Params, image: PreparedImage, texts: PreparedTexts) -> Any: ...
 
 
 class Retriever:
@@ -105,7 +107,7 @@ class Retriever:
 
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
-        count = texts.query.shape[0]
+        count = texts.query.shape[-1]
         return self._by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
 
     def score_top_k(
@@ -151,21 +153,18 @@ def _score_all(
     model: RetrievalModel, pairs_per_step: int, params: Params, local: jax.Array, texts: PreparedTexts
 ) -> jax.Array:
     """One device's images [b, L, D] with all N texts -> [b, N rounded up to whole blocks]."""
-    count = texts.query.shape[0]
+    count = texts.query.shape[-1]
     blocks = -(-count // _TEXTS_PER_STEP)
-    size = -(-count // blocks)
+    size = -(-count // (16 * blocks)) * 16  # whole cache lines and vector registers
     images = model.prepare_images(params, local)
 
-    def in_blocks(rows: jax.Array) -> jax.Array:
-        return jnp.pad(rows, ((0, blocks * size - count), (0, 0))).reshape(blocks, size, -1)
+    def in_blocks(columns: jax.Array) -> jax.Array:
+        padded = jnp.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, blocks * size - count)])
+        return jnp.moveaxis(padded.reshape(*columns.shape[:-1], blocks, size), -2, 0)
 
     def score_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
         some = texts._replace(query=block[0], target=block[1])
-
-        def score_image(image: PreparedImages) -> jax.Array:
-            return model.cosines(params, jax.tree.map(lambda x: x[None], image), some)[0]
-
-        return jax.lax.map(score_image, images, batch_size=_step(pairs_per_step, size, len(local)))
+        return _map(lambda image: model.cosines(params, image, some), images, pairs_per_step // size)
 
     scores = jax.lax.map(score_block, (in_blocks(texts.query), in_blocks(texts.target)))
     return jnp.moveaxis(scores, 0, 1).reshape(len(local), -1)
@@ -181,19 +180,20 @@ def _score_top_k(
 ) -> jax.Array:
     """One device's images [b, L, D], each with its own candidates [b, K] -> [b, K]."""
 
-    def score_image(row: tuple[jax.Array, PreparedImages]) -> jax.Array:
+    def score_image(row: tuple[jax.Array, PreparedImage]) -> jax.Array:
         chosen, image = row
-        own = texts._replace(query=texts.query[chosen], target=texts.target[chosen])
-        return model.cosines(params, jax.tree.map(lambda x: x[None], image), own)[0]
+        own = texts._replace(query=texts.query[..., chosen], target=texts.target[..., chosen])
+        return model.cosines(params, image, own)
 
     images = model.prepare_images(params, local)
-    step = _step(pairs_per_step, candidates.shape[1], len(local))
-    return jax.lax.map(score_image, (candidates, images), batch_size=step)
+    return _map(score_image, (candidates, images), pairs_per_step // candidates.shape[1])
 
 
-def _step(pairs_per_step: int, texts: int, images: int) -> int:
-    """Images scored at once, when each meets so many texts."""
-    return min(max(1, pairs_per_step // texts), images)
+def _map(function: Callable[[Any], jax.Array], rows: Any, at_once: int) -> jax.Array:
+    """Function over the leading axis of `rows`, `at_once` of them vectorised."""
+    if at_once <= 1:  # vectorising over an axis of 1 would cost a CPU half its speed
+        return jax.lax.map(function, rows)
+    return jax.lax.map(function, rows, batch_size=min(at_once, len(jax.tree.leaves(rows)[0])))
 
 
 def _cosines(image: jax.Array, text: jax.Array) -> jax.Array:

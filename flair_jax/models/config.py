@@ -136,20 +136,25 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
         known = {field.name: field.type for field in dataclasses.fields(tower)}
         unknown += [f"{name}.{key}" for key in fields if key not in known]
         if not unknown:
-            for key, value in fields.items():
-                _check_number(value, f"{where}: `{name}.{key}`", whole=known[key] == "int")
-            towers[name] = tower(**fields)
+            numbers = {
+                key: _number(value, f"{where}: `{name}.{key}`", whole=known[key] == "int")
+                for key, value in fields.items()
+            }
+            towers[name] = tower(**numbers)
     if unknown:
         raise ConfigError(f"{where}: unknown field(s) {', '.join(unknown)}; this model has no such setting")
-    top = {name: data[name] for name in _TOP_FIELDS if name in data}
-    for key, value in top.items():
-        _check_number(value, f"{where}: `{key}`", whole=key in ("embed_dim", "pooling_heads"))
+    top = {
+        name: _number(data[name], f"{where}: `{name}`", whole=name in ("embed_dim", "pooling_heads"))
+        for name in _TOP_FIELDS
+        if name in data
+    }
     return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], **top)
 
 
-def _check_number(value: Any, where: str, whole: bool) -> None:
+def _number(value: Any, where: str, whole: bool) -> Any:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise ConfigError(f"{where} must be a {'whole ' if whole else ''}number, found {value!r}")
+    return value if whole else float(value)
 
 
 def read_config(name_or_path: str | Path) -> FlairConfig:

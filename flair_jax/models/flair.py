@@ -9,15 +9,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flair_jax.errors import FlairError
 from flair_jax.models.config import FlairConfig
-from flair_jax.models.pooling import PreparedImages, PreparedTexts, TextConditionedPooling, l2_normalize
+from flair_jax.models.pooling import PreparedImage, PreparedTexts, TextConditionedPooling, l2_normalize
 from flair_jax.models.text import TextTower
 from flair_jax.models.vision import VisionTower
 
 Params = dict[str, Any]
+AnyArray = Array | np.ndarray
 
 
 class FlairModule(nn.Module):
@@ -77,7 +79,7 @@ class Flair:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def encode_image(
-        self, params: Params, images: Float[Array, "B S1 S2 3"]
+        self, params: Params, images: Float[AnyArray, "B S1 S2 3"]
     ) -> tuple[Float[Array, "B D"], Float[Array, "B L D"]]:
         """Global and local image tokens, both projected, not normalised.
 
@@ -90,9 +92,9 @@ class Flair:
           FlairError: if the shape is not that of pictures in whole patches.
         """
         self._check_images(images)
-        return self._apply(params, lambda module: module.vision(images))
+        return self._apply(params, lambda module, images: module.vision(images), images)
 
-    def encode_text(self, params: Params, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
+    def encode_text(self, params: Params, tokens: Int[AnyArray, "N T"]) -> Float[Array, "N D"]:
         """Projected text features, not normalised.
 
         Args:
@@ -104,9 +106,11 @@ class Flair:
           FlairError: if the texts are longer than the context.
         """
         self._check_tokens(tokens)
-        return self._apply(params, lambda module: module.text(tokens))
+        return self._apply(params, lambda module, tokens: module.text(tokens), tokens)
 
-    def pool(self, params: Params, local: Float[Array, "B L D"], text: Float[Array, "N D"]) -> Float[Array, "B N D"]:
+    def pool(
+        self, params: Params, local: Float[AnyArray, "B L D"], text: Float[AnyArray, "N D"]
+    ) -> Float[Array, "B N D"]:
         """Every image as seen by every text, not normalised.
 
         Args:
@@ -114,49 +118,56 @@ class Flair:
           local: local image tokens from `encode_image`.
           text: text features from `encode_text`.
         """
-        return self._apply(params, lambda module: module.pooling(local, text)[0])
+        return self._apply(params, lambda module, *arrays: module.pooling(*arrays)[0], local, text)
 
     def pool_with_weights(
-        self, params: Params, local: Float[Array, "B L D"], text: Float[Array, "N D"]
+        self, params: Params, local: Float[AnyArray, "B L D"], text: Float[AnyArray, "N D"]
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"]]:
         """`pool`, and its attention weights per head; the last column is the weight of the empty slot."""
-        return self._apply(params, lambda module: module.pooling(local, text))
+        return self._apply(params, lambda module, *arrays: module.pooling(*arrays), local, text)
 
     def logits(
-        self, params: Params, images: Float[Array, "B S1 S2 3"], tokens: Int[Array, "N T"]
+        self, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
     ) -> Float[Array, "B N"]:
         """Text-conditioned logits: s * cos(pool(image, text), text) + b, with s = exp(logit_scale), b = logit_bias."""
         self._check_images(images)
         self._check_tokens(tokens)
-        return self._apply(params, lambda module: module(images, tokens))
+        return self._apply(params, lambda module, *arrays: module(*arrays), images, tokens)
 
     def global_logits(
-        self, params: Params, images: Float[Array, "B S1 S2 3"], tokens: Int[Array, "N T"]
+        self, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
     ) -> Float[Array, "B N"]:
         """Logits of the global tokens, as in CLIP: s * cos(image, text). The PyTorch release adds no bias here."""
         self._check_images(images)
         self._check_tokens(tokens)
-        return self._apply(params, lambda module: module.global_logits(images, tokens))
+        return self._apply(params, lambda module, *arrays: module.global_logits(*arrays), images, tokens)
 
-    def prepare_images(self, params: Params, local: Float[Array, "B L D"]) -> PreparedImages:
+    def prepare_images(self, params: Params, local: Float[AnyArray, "B L D"]) -> PreparedImage:
         """The part of text-conditioned scoring that depends on images alone; `local` is from `encode_image`."""
-        return self._apply(params, lambda module: module.pooling.prepare_images(local))
+        return self._apply(params, lambda module, local: module.pooling.prepare_images(local), local)
 
-    def prepare_texts(self, params: Params, text: Float[Array, "N D"]) -> PreparedTexts:
+    def prepare_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> PreparedTexts:
         """The part of text-conditioned scoring that depends on texts alone; `text` is from `encode_text`."""
-        return self._apply(params, lambda module: module.pooling.prepare_texts(text))
+        return self._apply(params, lambda module, text: module.pooling.prepare_texts(text), text)
 
-    def cosines(self, params: Params, images: PreparedImages, texts: PreparedTexts) -> Float[Array, "B N"]:
-        """cos(pool(image, text), text) of every image with every text, several times as fast as by `pool`."""
-        return self._apply(params, lambda module: module.pooling.cosines(images, texts))
+    def cosines(self, params: Params, image: PreparedImage, texts: PreparedTexts) -> Float[Array, " N"]:
+        """cos(pool(image, text), text) of one image with every text, faster than by `pool`.
 
-    def _apply(self, params: Params, method: Callable[[FlairModule], Any]) -> Any:
+        Args:
+          params: from `flair_jax.load` or `init`.
+          image: one image of `prepare_images`, without the leading axis; `jax.lax.map` or `jax.vmap` over that axis.
+          texts: from `prepare_texts`.
+        """
+        return self._apply(params, lambda module: module.pooling.cosines(image, texts))
+
+    def _apply(self, params: Params, method: Callable[..., Any], *arrays: AnyArray) -> Any:
+        """method(module, *arrays) with the parameters bound and NumPy arrays made JAX's."""
         # float32 means float32: accelerators round the inputs of matrix products unless told not to.
         precision = "highest" if self.config.dtype == "float32" else "default"
         with jax.default_matmul_precision(precision):
-            return nn.apply(method, FlairModule(self.config))({"params": params})
+            return nn.apply(method, FlairModule(self.config))({"params": params}, *map(jnp.asarray, arrays))
 
-    def _check_images(self, images: Array) -> None:
+    def _check_images(self, images: AnyArray) -> None:
         patch = self.config.vision.patch_size
         shape = jnp.shape(images)
         if len(shape) != 4 or shape[3] != 3 or shape[1] % patch or shape[2] % patch or 0 in shape[1:3]:
@@ -164,7 +175,7 @@ class Flair:
                 f"images have shape {shape}; expected [B, S, S, 3] with S a multiple of the patch size {patch}"
             )
 
-    def _check_tokens(self, tokens: Array) -> None:
+    def _check_tokens(self, tokens: AnyArray) -> None:
         shape, longest = jnp.shape(tokens), self.config.text.context_length
         if len(shape) != 2 or not 1 <= shape[1] <= longest:
             raise FlairError(f"tokens have shape {shape}; expected [N, T] with T from 1 to {longest}")

@@ -13,18 +13,18 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.transformer import LayerNorm, packed_xavier_init, split_heads, torch_linear_init
 
 
-class PreparedImages(NamedTuple):
-    """Local image tokens as keys and values of the pooling."""
+class PreparedImage(NamedTuple):
+    """Local image tokens as keys and values of the pooling; with a leading axis, of several images."""
 
-    key: Float[Array, "B H L C"]
-    value: Float[Array, "B H L C"]
+    key: Float[Array, "*B H L C"]
+    value: Float[Array, "*B H L C"]
 
 
 class PreparedTexts(NamedTuple):
     """Texts as queries and targets of the pooling, and its out-projection in the basis where it is triangular."""
 
-    query: Float[Array, "N D"]
-    target: Float[Array, "N D"]
+    query: Float[Array, "H C N"]
+    target: Float[Array, "D N"]
     triangle: Float[Array, "D D"]
     bias: Float[Array, " D"]
 
@@ -73,11 +73,11 @@ class TextConditionedPooling(nn.Module):
         head_width = self.config.embed_dim // self.config.pooling_heads
         return self.query(self.ln_q(text)) * head_width**-0.5
 
-    def prepare_images(self, local: Float[Array, "B L D"]) -> PreparedImages:
-        """All that `cosines` needs of images."""
+    def prepare_images(self, local: Float[Array, "B L D"]) -> PreparedImage:
+        """All that `cosines` needs of images, along a leading axis."""
         heads = self.config.pooling_heads
         key, value = split_heads(self.key(self.ln_k(local)), heads), split_heads(self.value(self.ln_v(local)), heads)
-        return PreparedImages(key.swapaxes(1, 2), value.swapaxes(1, 2))
+        return PreparedImage(key.swapaxes(1, 2), value.swapaxes(1, 2))
 
     def prepare_texts(self, text: Float[Array, "N D"]) -> PreparedTexts:
         """All that `cosines` needs of texts.
@@ -90,43 +90,43 @@ class TextConditionedPooling(nn.Module):
         rotation, triangle = jnp.linalg.qr(kernel.T)  # kernel is [in, out], so W is its transpose
         target = l2_normalize(text) @ rotation
         dtype = jnp.dtype(self.config.dtype)
-        return PreparedTexts(self._query(text), target, triangle.astype(dtype), bias @ rotation)
+        query = split_heads(self._query(text), self.config.pooling_heads).transpose(1, 2, 0)
+        return PreparedTexts(query, target.T, triangle.astype(dtype), bias @ rotation)
 
-    def cosines(self, images: PreparedImages, texts: PreparedTexts) -> Float[Array, "B N"]:
-        """cos(pool(image, text), text) of every image with every text: `__call__`, arranged for speed.
+    def cosines(self, image: PreparedImage, texts: PreparedTexts) -> Float[Array, " N"]:
+        """cos(pool(image, text), text) of one image with every text: `__call__`, arranged for speed.
 
         Texts run along the last axis throughout, so that the softmax and the sums over channels are element-wise over
-        long rows.
+        long rows. There is no axis for images because CPUs lose half the speed by it; loop over them, or `jax.vmap`.
         """
-        heads = self.config.pooling_heads
-        query = split_heads(texts.query, heads).transpose(1, 2, 0)
-        logits = jnp.einsum("bhlc,hcn->bhln", images.key, query, preferred_element_type=jnp.float32)
-        highest = jnp.maximum(logits.max(axis=2), 0)  # 0 is the empty slot's logit
-        weights = jnp.exp(logits - highest[:, :, None])
-        total = weights.sum(axis=2) + jnp.exp(-highest)
-        mixed = jnp.einsum(
-            "bhlc,bhln->bhcn",
-            images.value,
-            weights.astype(images.value.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        mixed = (mixed / total[:, :, None]).astype(images.value.dtype)
-        mixed = mixed.reshape(mixed.shape[0], -1, mixed.shape[-1])
+        dtype = image.value.dtype
+
+        def mix(
+            key: Float[Array, "L C"], query: Float[Array, "C N"], value: Float[Array, "L C"]
+        ) -> Float[Array, "C N"]:
+            logits = jnp.matmul(key, query, preferred_element_type=jnp.float32)
+            highest = jnp.maximum(logits.max(axis=0), 0)  # 0 is the empty slot's logit
+            weights = jnp.exp(logits - highest)
+            total = weights.sum(axis=0) + jnp.exp(-highest)
+            return jnp.matmul(value.T, weights.astype(dtype), preferred_element_type=jnp.float32) / total
+
+        # One head after the other: what lies between the two products is then small enough for a CPU's cache.
+        heads = zip(image.key, texts.query, image.value, strict=True)
+        mixed = jnp.concatenate([mix(*head) for head in heads]).astype(dtype)
         pooled = _times_triangle(texts.triangle, mixed) + texts.bias[:, None]
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=1), 1e-24))
-        return jnp.sum(pooled * texts.target.T, axis=1) / norm
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=0), 1e-24))
+        return jnp.sum(pooled * texts.target, axis=0) / norm
 
 
-def _times_triangle(triangle: Float[Array, "D D"], x: Float[Array, "B D N"]) -> Float[Array, "B D N"]:
+def _times_triangle(triangle: Float[Array, "D D"], x: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Upper triangular matrix times x in float32, leaving out blocks of zeros."""
     step = -(-triangle.shape[0] // _TRIANGLE_BLOCKS)
+    starts = range(0, triangle.shape[0], step)
     rows = [
-        jnp.einsum(
-            "ed,bdn->ben", triangle[start : start + step, start:], x[:, start:], preferred_element_type=jnp.float32
-        )
-        for start in range(0, triangle.shape[0], step)
+        jnp.matmul(triangle[start : start + step, start:], x[start:], preferred_element_type=jnp.float32)
+        for start in starts
     ]
-    return jnp.concatenate(rows, axis=1)
+    return jnp.concatenate(rows)
 
 
 # 2 blocks of rows save a quarter of the work, 4 save three eighths; more make the products too small to be fast.

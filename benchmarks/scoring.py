@@ -1,0 +1,89 @@
+"""Text-conditioned scoring: pairs per second here and by the original's arithmetic in PyTorch, in one run.
+
+    python benchmarks/scoring.py
+
+The baseline is what the PyTorch release computes: image by image, all texts projected to queries anew, one call of
+PyTorch's attention, normalised, dotted with the texts. It is timed twice: with attention weights returned, as
+`nn.MultiheadAttention` does unless told otherwise, and by PyTorch's fused kernel, which returns none. All sides start
+from features in host memory and end with scores there, in float32, on the same random ViT-B/16 features; rounds
+alternate, so that a busy machine slows all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+from flair_jax.convert.param_map import torch_from_params
+from flair_jax.convert.torch_forward import TorchFlair
+from torch.nn import functional
+
+from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.models.config import PRESETS
+from flair_jax.models.flair import Flair
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=64, help="images scored (default %(default)s)")
+    parser.add_argument("--texts", type=int, default=5000, help="texts scored (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each side (default %(default)s)")
+    options = parser.parse_args()
+
+    model = Flair(PRESETS["ViT-B-16-FLAIR"])
+    params = jax.device_get(model.init(jax.random.key(0)))
+    weights = {name: torch.from_numpy(tensor) for name, tensor in torch_from_params(params, model.config).items()}
+    rng = np.random.default_rng(0)
+    local = rng.standard_normal((options.images, model.config.vision.grid**2, model.config.embed_dim), np.float32)
+    text = rng.standard_normal((options.texts, model.config.embed_dim), np.float32)
+
+    original, retriever = TorchFlair(weights, model.config), Retriever(model, params)
+    sides = {
+        "PyTorch, weights returned": lambda: score_by_image(original, local, text, need_weights=True),
+        "PyTorch, fused kernel": lambda: score_by_image(original, local, text, need_weights=False),
+        "flair_jax, blocks": lambda: retriever.score_all(local, retriever.prepare_texts(text)),
+    }
+    scores = {name: side() for name, side in sides.items()}  # also compiles
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(options.rounds):
+        for name, side in sides.items():
+            seconds[name].append(timed(side))
+
+    theirs, _, ours = scores.values()
+    rates = {name: options.images * options.texts / statistics.median(times) for name, times in seconds.items()}
+    print(f"{options.images} images x {options.texts} texts, median of {options.rounds} rounds")
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, torch {torch.__version__}, {os.cpu_count()} cores")
+    for name, rate in rates.items():
+        ratios = "".join(f"{rate / other:>8.2f} x" for other in list(rates.values())[:2])
+        print(f"{name:<26}{rate:>12,.0f} pairs/s{ratios}")
+    print(f"largest difference of a cosine: {np.abs(ours - theirs).max():.1e}")
+
+
+@torch.no_grad()
+def score_by_image(original: TorchFlair, local: np.ndarray, text: np.ndarray, *, need_weights: bool) -> np.ndarray:
+    """Cosines [I, N], as the PyTorch release computes them."""
+    texts = torch.from_numpy(text)
+    rows = []
+    for tokens in torch.from_numpy(local):
+        pooled = functional.normalize(original.pool(tokens[None], texts, need_weights=need_weights), dim=-1)
+        rows.append(torch.einsum("bnd,nd->bn", pooled, functional.normalize(texts, dim=-1)))
+    return torch.cat(rows).numpy()
+
+
+def timed(side: Callable[[], np.ndarray]) -> float:
+    """Wall seconds of one call."""
+    time.sleep(0.5)  # PyTorch's threads spin for a while after its last call, and would slow the other side
+    start = time.perf_counter()
+    side()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Eight host devices, shape checks on every typed signature, and the golden data."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook(["flair_jax"], "beartype.beartype")
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flair_jax.models.config import FlairConfig, config_from_json
+from flair_jax.models.flair import Flair
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of numbers from the PyTorch original."""
+    folder = Path(os.environ.get("FLAIR_GOLDEN", Path(__file__).parent / "golden"))
+    assert folder.is_dir(), f"FLAIR_GOLDEN: {folder} is not a folder"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_config(golden: Path) -> FlairConfig:
+    return config_from_json(json.loads((golden / "tiny_config.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden weights, through the real converter."""
+    from flair_jax.convert.transfer import convert
+
+    from flair_jax.models.config import read_config
+
+    target = tmp_path_factory.mktemp("golden") / "checkpoint"
+    convert(str(golden / "tiny.safetensors"), target, read_config(golden / "tiny_config.json"))
+    return target
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_checkpoint: Path) -> tuple[Flair, dict]:
+    import flair_jax
+
+    return flair_jax.load(golden_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> FlairConfig:
+    """A model that compiles fast and takes real pictures and the real vocabulary."""
+    return config_from_json(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 24, "layers": 3, "head_width": 8},
+            "text_cfg": {"width": 16, "layers": 2, "heads": 2},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def small_model(small_config: FlairConfig) -> tuple[Flair, dict]:
+    """With every parameter random, so that no error hides behind a zero or a one."""
+    import jax
+
+    model = Flair(small_config)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.numpy.asarray(rng.normal(0, 0.3, leaf.shape), np.float32)
+
+    return model, jax.tree.map(draw, model.abstract_params())
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_model: tuple[Flair, dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from flair_jax import checkpoint
+
+    path = tmp_path_factory.mktemp("small") / "checkpoint"
+    checkpoint.save(path, *small_model, {"file": "small.safetensors"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real photographs and captions in COCO's layout."""
+    from flair_jax.demo import write_photographs
+
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    write_photographs(folder)
+    return folder

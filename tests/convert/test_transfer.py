@@ -1,0 +1,194 @@
+"""Files in, checkpoint out, and back."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from flair_jax.convert import transfer
+from flair_jax.convert.files import read_tensors, write_tensors
+from flair_jax.convert.param_map import ConversionError
+
+import flair_jax
+from flair_jax.errors import CheckpointError
+from flair_jax.models.config import read_config
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["tiny.pt", "tiny_module_prefix.pt", "tiny_bare.pt", "tiny.safetensors"])
+def test_every_kind_of_file_gives_the_same_parameters(golden, golden_model, tmp_path, name: str) -> None:
+    config = transfer.convert(str(golden / name), tmp_path / "checkpoint", read_config(golden / "tiny_config.json"))
+    model, params = flair_jax.load(tmp_path / "checkpoint")
+    assert model.config == config == golden_model[0].config
+    jax.tree.map(np.testing.assert_array_equal, params, golden_model[1])
+    assert json.loads((tmp_path / "checkpoint" / "config.json").read_text())["source"]["file"] == name
+
+
+@pytest.mark.golden
+def test_verify_agrees_and_notices(golden, golden_checkpoint, tmp_path) -> None:
+    source = str(golden / "tiny.pt")
+    differences = transfer.verify(source, golden_checkpoint)
+    assert len(differences) == 4
+    assert max(differences.values()) < 2e-5
+    model, params = flair_jax.load(golden_checkpoint)
+    params["pooling"]["ln_k"]["scale"] = params["pooling"]["ln_k"]["scale"].at[0].add(0.05)
+    flair_jax.checkpoint.save(tmp_path / "changed", model, params, {})
+    with pytest.raises(ConversionError, match="differs from PyTorch's arithmetic by more than 1e-04: pooled features"):
+        transfer.verify(source, tmp_path / "changed")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_export_returns_every_bit(golden, golden_checkpoint, tmp_path, ending: str) -> None:
+    target = tmp_path / f"back{ending}"
+    original = safetensors.numpy.load_file(golden / "tiny.safetensors")
+    assert transfer.export(golden_checkpoint, target) == len(original)
+    if ending == ".pt":
+        loaded = torch.load(target, weights_only=True)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in loaded.values())
+    back = read_tensors(target)
+    assert back.keys() == original.keys()
+    for name, tensor in original.items():
+        assert back[name].tobytes() == tensor.tobytes(), name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_files_become_float32(golden, tmp_path, dtype) -> None:
+    tensors = {
+        name: torch.from_numpy(tensor).to(torch.float16 if dtype is np.float16 else torch.bfloat16)
+        for name, tensor in safetensors.numpy.load_file(golden / "tiny.safetensors").items()
+    }
+    from safetensors.torch import save_file
+
+    torch.save(tensors, tmp_path / "half.pt")
+    save_file(tensors, tmp_path / "half.safetensors")
+    for name in ("half.pt", "half.safetensors"):
+        transfer.convert(str(tmp_path / name), tmp_path / "checkpoint", read_config(golden / "tiny_config.json"))
+        _, params = flair_jax.load(tmp_path / "checkpoint")
+        projection = params["text"]["projection"]["kernel"]
+        assert projection.dtype == np.float32
+        np.testing.assert_array_equal(projection, tensors["text_post.proj"].float().numpy())
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch /tmp/flair_jax_was_here",))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("gone.pt", lambda path: None, "no such file"),
+        ("empty.pt", lambda path: path.write_bytes(b""), "not a readable PyTorch file|refused"),
+        ("noise.pt", lambda path: path.write_bytes(os.urandom(5000)), "refused|not a readable"),
+        (
+            "bomb.pt",
+            lambda path: torch.save({"state_dict": Bomb()}, path),
+            "refused, because loading it could run code",
+        ),
+        ("pickle.pt", lambda path: path.write_bytes(pickle.dumps(Bomb())), "refused|not a readable"),
+        ("list.pt", lambda path: torch.save([torch.zeros(2)], path), "neither a state dict nor a training checkpoint"),
+        ("empty.safetensors", lambda path: path.write_bytes(b""), "not a readable safetensors file"),
+        ("noise.safetensors", lambda path: path.write_bytes(os.urandom(5000)), "not a readable safetensors file"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name: str, write, message: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(ConversionError, match=message) as error:
+        read_tensors(tmp_path / name)
+    assert name in str(error.value)
+    assert not Path("/tmp/flair_jax_was_here").exists()
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["tiny.pt", "tiny.safetensors"])
+def test_truncated_files_are_named(golden, tmp_path, name: str) -> None:
+    content = (golden / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConversionError, match=f"{name}: not a readable|{name}: refused"):
+        read_tensors(tmp_path / name)
+
+
+@pytest.mark.golden
+def test_a_failed_conversion_writes_nothing(golden, tmp_path) -> None:
+    tensors = safetensors.numpy.load_file(golden / "tiny.safetensors")
+    del tensors["logit_bias"]
+    safetensors.numpy.save_file(tensors, tmp_path / "part.safetensors")
+    with pytest.raises(ConversionError, match=r"part.safetensors: the tensors do not fit.*\n  missing: logit_bias"):
+        transfer.convert(
+            str(tmp_path / "part.safetensors"), tmp_path / "out" / "x", read_config(golden / "tiny_config.json")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_a_checkpoint_is_never_replaced(tmp_path) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="papers: exists and is not a flair_jax checkpoint"):
+        transfer.convert("any.safetensors", tmp_path / "papers")
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.golden
+def test_a_killed_conversion_leaves_nothing_that_loads(golden, golden_model, tmp_path) -> None:
+    """Killed at the worst moment, when all is written and only the rename is missing; then started again."""
+    target = tmp_path / "checkpoint"
+    script = (
+        "import os, signal, sys\n"
+        "from flair_jax import files\n"
+        "from flair_jax.convert import transfer\n"
+        "from flair_jax.models.config import read_config\n"
+        "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "transfer.convert(sys.argv[1], sys.argv[2], read_config(sys.argv[3]))\n"
+    )
+    arguments = [str(golden / "tiny.safetensors"), str(target), str(golden / "tiny_config.json")]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not target.exists()
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        flair_jax.load(target)
+    assert list(tmp_path.iterdir()), "the kill came too early to test anything"
+    transfer.convert(arguments[0], target, read_config(arguments[2]))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"], "leftovers must be cleared"
+    jax.tree.map(np.testing.assert_array_equal, flair_jax.load(target)[1], golden_model[1])
+
+
+@pytest.mark.golden
+def test_converting_again_replaces_the_checkpoint(golden, tmp_path) -> None:
+    for _ in range(2):
+        transfer.convert(
+            str(golden / "tiny.safetensors"), tmp_path / "checkpoint", read_config(golden / "tiny_config.json")
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    flair_jax.load(tmp_path / "checkpoint")
+
+
+def test_export_to_another_ending(small_checkpoint, tmp_path) -> None:
+    with pytest.raises(ConversionError, match="ending must be one of .pt, .safetensors"):
+        transfer.export(small_checkpoint, tmp_path / "model.bin")
+
+
+def test_a_written_pt_file_is_an_ordinary_one(tmp_path) -> None:
+    write_tensors(tmp_path / "a.pt", {"x": np.arange(4, dtype=np.float32), "s": np.array(3, np.float32)})
+    assert zipfile.is_zipfile(tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["s"].shape == ()
+
+
+def test_without_torch_the_error_says_what_to_do(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.pt").write_bytes(b"x")
+    with pytest.raises(
+        ConversionError, match=r"(?s)reading a.pt needs PyTorch.*CPU.*safetensors file needs no PyTorch"
+    ):
+        read_tensors(tmp_path / "a.pt")

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from flair_jax.errors import ConfigError
+from flair_jax.models.config import PRESETS, FlairConfig, VisionConfig, config_from_json, config_to_json, read_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name: str) -> None:
+    assert config_from_json(json.loads(json.dumps(config_to_json(PRESETS[name])))) == PRESETS[name]
+
+
+def test_the_release_file_is_understood() -> None:
+    released = {
+        "embed_dim": 512,
+        "init_logit_bias": -10,
+        "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16, "output_tokens": True},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+    }
+    assert config_from_json(released) == PRESETS["ViT-B-16-FLAIR"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quick_gelu": True}, "unknown field.*quick_gelu"),
+        ({"vision_cfg": {"pool_type": "tok"}}, "vision_cfg.pool_type"),
+        ({"vision_cfg": {"width": "768"}}, "vision_cfg.width` must be a whole number"),
+        ({"vision_cfg": {"width": 100}}, "width=100 is not a positive multiple of vision.head_width=64"),
+        ({"text_cfg": None}, "text_cfg` must be an object"),
+        ({"embed_dim": True}, "embed_dim` must be a whole number"),
+    ],
+)
+def test_wrong_descriptions(change: dict, message: str) -> None:
+    description = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}} | change
+    with pytest.raises(ConfigError, match=message):
+        config_from_json(description)
+
+
+def test_wrong_settings() -> None:
+    with pytest.raises(ConfigError, match="dtype='float16' is unknown"):
+        FlairConfig(dtype="float16")
+    with pytest.raises(ConfigError, match="remat='all' is unknown"):
+        FlairConfig(remat="all")
+    with pytest.raises(ConfigError, match=r"image_size=225 is not a positive multiple of vision.patch_size=16"):
+        FlairConfig(vision=VisionConfig(image_size=225))
+
+
+def test_read_config(tmp_path) -> None:
+    assert read_config("tiny") is PRESETS["tiny"]
+    with pytest.raises(ConfigError, match="neither a JSON file nor a preset; the presets are ViT-B-16-FLAIR"):
+        read_config("ViT-B-99")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ConfigError, match="broken.json: cannot be read as JSON"):
+        read_config(tmp_path / "broken.json")
