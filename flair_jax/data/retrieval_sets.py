@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +31,11 @@ class RetrievalData:
     images: list[Path]
     texts: list[str]
     image_of_text: np.ndarray
+
+    def digest(self) -> str:
+        """A hash of the paths and captions."""
+        listing = "\0".join([*map(str, self.images), *self.texts, *map(str, self.image_of_text)])
+        return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
 
     def keep_images(self, keep: np.ndarray) -> RetrievalData:
         """The set without some pictures and their captions; `keep` is bool [I]."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,24 +17,14 @@ class BlockStore:
     Each array appears in the folder whole or not at all, so that whatever is there can be trusted.
     """
 
-    def __init__(self, folder: Path | None, run: dict[str, Any]) -> None:
-        """Opens the folder of an earlier run if it was the same run, and starts a new one otherwise.
+    def __init__(self, folder: Path | None) -> None:
+        """Opens a store.
 
         Args:
-          folder: where to keep the arrays; None for memory.
-          run: all that the arrays depend on, as plain JSON values.
+          folder: where to keep the arrays, one folder for each thing that they depend on; None for memory.
         """
         self._folder = folder
         self._memory: dict[str, np.ndarray] = {}
-        if folder is None:
-            return
-        label = folder / "run.json"
-        wanted = json.dumps(run, sort_keys=True, indent=1)
-        if not label.is_file() or label.read_text(encoding="utf-8") != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            with replace_when_complete(label) as partial:
-                partial.write_text(wanted, encoding="utf-8")
 
     def __contains__(self, name: str) -> bool:
         return name in self._memory if self._folder is None else (self._folder / f"{name}.npy").is_file()

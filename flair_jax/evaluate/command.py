@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import hashlib
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from flair_jax.checkpoint import load, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
+from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import Settings, evaluate
 
@@ -40,31 +45,49 @@ def run(
     retriever = Retriever(model, params)
     source = description.get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
-    identity = {**environment, "model": description, "written": (checkpoint / "config.json").stat().st_mtime_ns}
+    # All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept.
+    written = (checkpoint / "config.json").stat().st_mtime_ns
+    how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
+    identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
+    unfinished = output and output.with_name(f"{output.name}.partial")
 
     results, failures = [], []
     for entry, folder in sets:
         print(f"{entry.name}: {folder}", flush=True)
-        blocks = output and output.with_name(f"{output.name}.partial") / entry.name
         try:
-            evaluation = evaluate(model, retriever, entry.load(folder), settings, blocks, identity)
+            data = entry.load(folder)
+            blocks = unfinished and unfinished / f"{entry.name}-{_digest([identity, str(folder), data.digest()])}"
+            finished = blocks and blocks.with_suffix(".json")
+            if finished and finished.is_file():
+                result = json.loads(finished.read_text(encoding="utf-8"))
+            else:
+                evaluation = evaluate(model, retriever, data, settings, BlockStore(blocks))
+                result = report.result(entry.name, folder, evaluation, settings, source)
+                if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+                    report.write_json(finished, result)
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
-        if evaluation.skipped:
-            print(f"left out {len(evaluation.skipped)} broken picture(s):", *evaluation.skipped, sep="\n  ")
-        results.append(report.result(entry.name, folder, evaluation, settings, source))
+        if result["skipped"]:
+            print(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
+        results.append(result)
     if results:
         print(report.table(results, settings.mode))
     if output and results:
-        found = results[0] if dataset != "all" else {"results": results}
-        report.write_json(output, {**found, **environment})
+        document = results[0] if dataset != "all" else {"results": results}
+        report.write_json(output, {**document, **environment})
+        shutil.rmtree(unfinished, ignore_errors=True)
         print(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
     return results
+
+
+def _digest(values: Any) -> str:
+    """A short hash of plain JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _find_sets(dataset: str, data_dir: Path) -> list[tuple[RetrievalSet, Path]]:

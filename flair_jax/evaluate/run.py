@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
@@ -64,12 +63,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Flair,
-    retriever: Retriever,
-    data: RetrievalData,
-    settings: Settings,
-    folder: Path | None,
-    run: dict[str, Any],
+    model: Flair, retriever: Retriever, data: RetrievalData, settings: Settings, store: BlockStore
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
@@ -78,17 +72,12 @@ def evaluate(
       retriever: the model on its devices.
       data: pictures and captions.
       settings: how.
-      folder: where finished blocks are kept until the end, so that a stopped run goes on where it was; None for memory.
-      run: what the blocks depend on besides `data` and `settings`, such as the checkpoint, as plain JSON values.
+      store: finished blocks go there; those of an earlier, stopped run are taken from there. Emptied at the end.
 
     Raises:
       DatasetError: listing the pictures that could not be read.
     """
     start = time.monotonic()
-    listing = "\0".join([*map(str, data.images), *data.texts, *map(str, data.image_of_text)])
-    digest = hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-    store = BlockStore(folder, {**run, **dataclasses.asdict(settings), "data": digest})
-
     blocks, broken = _embed_images(model, retriever, data.images, settings, store)
     if broken and (not settings.skip_broken or len(broken) == len(data.images)):
         raise DatasetError(_list_broken(broken, len(data.images)))

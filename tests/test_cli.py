@@ -1,0 +1,283 @@
+"""The console command, as users call it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import flair_jax
+from flair_jax import checkpoint
+from flair_jax.cli import main
+from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+from flair_jax.demo import PHOTOGRAPHS
+from flair_jax.evaluate.retrieval import Retriever
+
+CONSOLE = Path(sys.executable).with_name("flair-jax")
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([CONSOLE, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
+
+
+def evaluate(checkpoint: Path, *arguments: object) -> int:
+    return main(["evaluate", "--checkpoint", str(checkpoint), *map(str, arguments)])
+
+
+@pytest.mark.golden
+def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
+    """The main job: a training checkpoint in, numbers out. Real photographs, the console command, nothing mocked."""
+    from flair_jax.convert.param_map import torch_shapes
+
+    from flair_jax.models.config import PRESETS
+
+    rng = np.random.default_rng(0)
+    torch = pytest.importorskip("torch")
+    state = {
+        f"module.{name}": torch.from_numpy(np.asarray(rng.normal(0, 0.1, shape), np.float32))
+        for name, shape in torch_shapes(PRESETS["tiny"]).items()
+    }
+    torch.save({"epoch": 32, "name": "flair", "state_dict": state, "optimizer": {"lr": 5e-4}}, tmp_path / "model.pt")
+
+    converted = run("convert", tmp_path / "model.pt", tmp_path / "checkpoint", "--verify")
+    assert converted.returncode == 0, converted.stderr
+    assert "pooled features" in converted.stdout
+    scored = run(
+        *("evaluate", "--checkpoint", tmp_path / "checkpoint", "--dataset", "coco", "--data-dir", photographs),
+        *("--output", tmp_path / "metrics.json"),
+    )
+    assert scored.returncode == 0, scored.stderr
+    assert "pair/s" in scored.stderr, "a progress bar with a rate"
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert document["images"] == len(PHOTOGRAPHS)
+    assert document["texts"] == sum(map(len, PHOTOGRAPHS.values()))
+    assert document["settings"]["source"]["file"] == "model.pt"
+    assert document["versions"]["jax"]
+    assert document["device"]["platform"] == "cpu"
+
+    # The same numbers from the public functions, one picture at a time.
+    model, params = flair_jax.load(tmp_path / "checkpoint")
+    size = model.config.vision.image_size
+    data = RETRIEVAL_SETS["coco"].load(photographs)
+    tokens = flair_jax.tokenize(data.texts)
+    logits_of = jax.jit(model.logits)
+    logits = [
+        logits_of(params, flair_jax.normalize(flair_jax.preprocess(path, size)[None]), tokens) for path in data.images
+    ]
+    assert document["metrics"] == flair_jax.retrieval_metrics(np.concatenate(logits), data.image_of_text)
+
+    exported = run("export", tmp_path / "checkpoint", tmp_path / "back.pt")
+    assert exported.returncode == 0, exported.stderr
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert all(torch.equal(back[name.removeprefix("module.")], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.golden
+def test_convert_with_the_description_of_the_release(golden, tmp_path, capsys) -> None:
+    arguments = ["convert", str(golden / "tiny.pt"), str(tmp_path / "x"), "--config", str(golden / "tiny_config.json")]
+    assert main([*arguments, "--verify"]) == 0
+    assert "text features" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["text-conditioned", "top-k", "global"])
+def test_batch_size_changes_nothing(small_checkpoint, photographs, tmp_path, mode: str) -> None:
+    documents = []
+    for size in (1, 3, 64):
+        output = tmp_path / f"{size}.json"
+        assert not evaluate(
+            small_checkpoint,
+            *("--dataset", "coco", "--data-dir", photographs, "--mode", mode, "--top-k", 5),
+            *("--batch-size", size, "--output", output),
+        )
+        documents.append(json.loads(output.read_text()))
+    assert documents[0]["metrics"] == documents[1]["metrics"] == documents[2]["metrics"]
+    assert documents[0]["settings"]["mode"] == mode
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_top_k_of_all_texts_is_text_conditioned(small_checkpoint, photographs, tmp_path) -> None:
+    common = ("--dataset", "coco", "--data-dir", photographs, "--output")
+    assert not evaluate(small_checkpoint, *common, tmp_path / "a.json")
+    assert not evaluate(small_checkpoint, *common, tmp_path / "k.json", "--mode", "top-k", "--top-k", 9999)
+    first, second = (json.loads((tmp_path / name).read_text())["metrics"] for name in ("a.json", "k.json"))
+    assert first == second
+
+
+@pytest.fixture
+def with_broken(photographs, tmp_path) -> Path:
+    """The photographs, one of them cut short and one gone."""
+    folder = tmp_path / "coco"
+    shutil.copytree(photographs, folder)
+    pictures = folder / "images" / "val2017"
+    (pictures / "coffee.png").write_bytes((pictures / "coffee.png").read_bytes()[:9000])
+    (pictures / "coins.png").unlink()
+    return folder
+
+
+def test_broken_pictures_are_listed_and_fail(small_checkpoint, with_broken, tmp_path, capsys) -> None:
+    output = tmp_path / "metrics.json"
+    assert evaluate(small_checkpoint, "--dataset", "coco", "--data-dir", with_broken, "--output", output) == 2
+    message = capsys.readouterr().err
+    assert f"2 of {len(PHOTOGRAPHS)} pictures cannot be read; mend them, or pass --skip-broken" in message
+    assert "coffee.png: cannot be read as a picture" in message
+    assert "coins.png: no such picture" in message
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_broken_pictures_can_be_left_out(small_checkpoint, with_broken, tmp_path, capsys, batch_size: int) -> None:
+    output = tmp_path / "metrics.json"
+    common = ("--dataset", "coco", "--data-dir", with_broken, "--batch-size", batch_size, "--output", output)
+    assert not evaluate(small_checkpoint, *common, "--skip-broken")
+    document = json.loads(output.read_text())
+    assert document["images"] == len(PHOTOGRAPHS) - 2
+    assert document["texts"] == 2 * (len(PHOTOGRAPHS) - 2)
+    assert len(document["skipped"]) == 2
+    assert "left out 2 broken picture(s)" in capsys.readouterr().out
+
+
+def test_all_runs_what_it_finds(small_checkpoint, photographs, tmp_path, capsys) -> None:
+    shutil.copytree(photographs, tmp_path / "data" / "COCO")
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir()
+    shutil.copy(photographs / "images" / "val2017" / "rocket.jpg", folder)
+    (folder / "captions.jsonl").write_text('{"image": "rocket.jpg", "caption": "A rocket."}\n')
+    (tmp_path / "data" / "notes").mkdir()
+    output = tmp_path / "all.json"
+    assert not evaluate(small_checkpoint, "--dataset", "all", "--data-dir", tmp_path / "data", "--output", output)
+    results = json.loads(output.read_text())["results"]
+    assert [(result["dataset"], result["images"]) for result in results] == [("coco", len(PHOTOGRAPHS)), ("folder", 1)]
+    printed = capsys.readouterr().out
+    assert printed.count("retrieval, text-conditioned") == 1, "one table"
+
+
+def test_all_reports_a_set_that_fails_after_the_others(small_checkpoint, photographs, tmp_path, capsys) -> None:
+    shutil.copytree(photographs, tmp_path / "data" / "COCO")
+    (tmp_path / "data" / "mine").mkdir()
+    (tmp_path / "data" / "mine" / "captions.jsonl").write_text("not json\n")
+    output = tmp_path / "all.json"
+    assert evaluate(small_checkpoint, "--dataset", "all", "--data-dir", tmp_path / "data", "--output", output) == 2
+    assert "1 of 2 sets failed:\nfolder:" in capsys.readouterr().err
+    assert [result["dataset"] for result in json.loads(output.read_text())["results"]] == ["coco"]
+
+
+def test_published_numbers_stand_beside_a_released_checkpoint(small_model, photographs, tmp_path, capsys) -> None:
+    checkpoint.save(tmp_path / "cc3m", *small_model, {"file": "flair-cc3m-recap.pt"})
+    assert not evaluate(tmp_path / "cc3m", "--dataset", "coco", "--data-dir", photographs)
+    assert "37.7 / 51.6" in capsys.readouterr().out
+    assert not evaluate(tmp_path / "cc3m", "--dataset", "coco", "--data-dir", photographs, "--mode", "global")
+    assert "published" not in capsys.readouterr().out
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(small_checkpoint, photographs, tmp_path, monkeypatch) -> None:
+    common = ("--dataset", "coco", "--data-dir", photographs, "--batch-size", 2, "--output")
+    assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
+    output = tmp_path / "killed.json"
+    script = (
+        "import os, signal, sys\n"
+        "from flair_jax.cli import main\n"
+        "from flair_jax.evaluate.retrieval import Retriever\n"
+        "score, calls = Retriever.score_all, []\n"
+        "def killing(self, *a, **k):\n"
+        "    calls.append(1)\n"
+        "    return score(self, *a, **k) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Retriever.score_all = killing\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["evaluate", "--checkpoint", str(small_checkpoint), *map(str, common), str(output)]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not output.exists()
+    assert (tmp_path / "killed.json.partial").is_dir()
+
+    calls = []
+    score = Retriever.score_all
+
+    def count(self, *arguments, **options):
+        calls.append(1)
+        return score(self, *arguments, **options)
+
+    def never(*_, **__):
+        raise AssertionError("features were there already")
+
+    monkeypatch.setattr(Retriever, "score_all", count)
+    monkeypatch.setattr(Retriever, "encode_images", never)
+    monkeypatch.setattr(Retriever, "encode_texts", never)
+    assert not evaluate(small_checkpoint, *common, output)
+    assert len(calls) == -(-len(PHOTOGRAPHS) // 2) - 2
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json"))
+    assert first["metrics"] == second["metrics"]
+    assert not (tmp_path / "killed.json.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convert", "gone.safetensors", "x"], "gone.safetensors: no such file"),
+        (["convert", "a.safetensors", "x", "--config", "ViT-B-99"], "ViT-B-99: neither a JSON file nor a preset"),
+        (["convert", "hf://owner", "x"], "expected hf://OWNER/REPOSITORY/FILE"),
+        (["export", "gone", "x.safetensors"], "gone: no checkpoint here"),
+        (["evaluate", "--checkpoint", "gone", "--dataset", "coco", "--data-dir", "."], "gone: no checkpoint here"),
+        (["evaluate", "--checkpoint", "x", "--dataset", "coco_val", "--data-dir", "."], "did you mean coco?"),
+        (["evaluate", "--checkpoint", "x", "--dataset", "flickr", "--data-dir", "."], "did you mean flickr30k-"),
+        (
+            ["evaluate", "--checkpoint", "x", "--dataset", "imagenet", "--data-dir", "."],
+            "choose from coco, flickr30k-val",
+        ),
+        (["evaluate", "--checkpoint", "x", "--dataset", "all", "--data-dir", "gone"], "gone: no such folder"),
+        (["evaluate", "--checkpoint", "x", "--dataset", "all", "--data-dir", "."], "no set found there or right below"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], message: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("flair-jax: error: ")
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_one_sentence(small_checkpoint, photographs, tmp_path) -> None:
+    """In a process of its own, because the storage library reports from threads."""
+    shutil.copytree(small_checkpoint, tmp_path / "damaged")
+    files = [path for path in (tmp_path / "damaged" / "params").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    outcome = run("evaluate", "--checkpoint", tmp_path / "damaged", "--dataset", "coco", "--data-dir", photographs)
+    assert outcome.returncode == 2
+    assert "damaged: the parameters cannot be read; convert the checkpoint again" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+
+
+def test_wrong_options_are_explained(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--checkpoint", "x", "--dataset", "coco", "--data-dir", ".", "--top-k", "0"])
+    assert stop.value.code == 2
+    assert "argument --top-k: '0' is not a whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["convert", "export", "evaluate", "demo"])
+def test_every_command_has_help_with_examples(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "flair-jax" in text
+    assert len(text.splitlines()) > 8
+    if command == "evaluate":
+        assert all(name in text for name in RETRIEVAL_SETS)
+
+
+def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    outcome = run("convert", "hf://owner/models/a.safetensors", tmp_path / "x", env=environment)
+    assert outcome.returncode == 2
+    assert "hf://owner/models/a.safetensors: cannot be downloaded" in outcome.stderr
+    assert "Traceback" not in outcome.stderr

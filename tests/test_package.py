@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+
+import flair_jax
+
+
+def test_import_is_light() -> None:
+    """Under half a second, and neither JAX nor torch nor TensorFlow; measured 0.01 s."""
+    script = (
+        "import sys, time; start = time.perf_counter(); import flair_jax; print(time.perf_counter() - start); "
+        "print({'jax', 'torch', 'tensorflow'} & set(sys.modules))"
+    )
+    seconds, heavy = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert float(seconds) < 0.5
+    assert heavy == "set()"
+
+
+def test_all_it_does_pulls_neither_torch_nor_tensorflow() -> None:
+    script = (
+        "import sys, flair_jax; [getattr(flair_jax, name) for name in flair_jax.__all__]; "
+        "import flair_jax.demo, flair_jax.evaluate.command; print({'torch', 'tensorflow'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
+
+
+def test_public_names() -> None:
+    assert set(flair_jax.__all__) <= set(dir(flair_jax))
+    with pytest.raises(AttributeError, match="no attribute 'encode'"):
+        flair_jax.encode  # noqa: B018
