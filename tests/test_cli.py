@@ -167,6 +167,27 @@ def test_all_reports_a_set_that_fails_after_the_others(small_checkpoint, photogr
     assert [result["dataset"] for result in json.loads(output.read_text())["results"]] == ["coco"]
 
 
+def test_all_does_not_repeat_finished_sets(small_checkpoint, photographs, tmp_path, monkeypatch) -> None:
+    """Stopped in the second set: the first one's result is there when it is started again."""
+    for name in ("a", "b"):
+        shutil.copytree(photographs, tmp_path / "data" / name)
+    arguments = ("--dataset", "all", "--data-dir", tmp_path / "data", "--output", tmp_path / "all.json")
+    calls = []
+    score = Retriever.score_all
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "score_all", interrupted)
+    assert evaluate(small_checkpoint, *arguments) == 130
+    assert not evaluate(small_checkpoint, *arguments)
+    assert len(calls) == 3, "one for the first set, an interrupted and a whole one for the second"
+    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 2
+
+
 def test_published_numbers_stand_beside_a_released_checkpoint(small_model, photographs, tmp_path, capsys) -> None:
     checkpoint.save(tmp_path / "cc3m", *small_model, {"file": "flair-cc3m-recap.pt"})
     assert not evaluate(tmp_path / "cc3m", "--dataset", "coco", "--data-dir", photographs)

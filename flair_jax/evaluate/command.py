@@ -49,7 +49,7 @@ def run(
     written = (checkpoint / "config.json").stat().st_mtime_ns
     how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
     identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
-    unfinished = output and output.with_name(f"{output.name}.partial")
+    unfinished = output and Path(f"{output}.partial")
 
     results, failures = [], []
     for entry, folder in sets:
@@ -78,7 +78,7 @@ def run(
     if output and results:
         document = results[0] if dataset != "all" else {"results": results}
         report.write_json(output, {**document, **environment})
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(f"{output}.partial", ignore_errors=True)
         print(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
