@@ -45,7 +45,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
 def check_target(path: Path) -> None:
     """Raises CheckpointError if `path` holds something that `save` would destroy."""
-    if path.exists() and not (path / _CONFIG).is_file() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {_CONFIG, _PARAMS}):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
 
 
@@ -62,7 +62,7 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
 
     Raises:
       CheckpointError: if there is no checkpoint, or it is damaged.
-      ConfigError: if its description is wrong or a setting is unknown.
+      ConfigError: if its description or a setting is wrong.
     """
     path = Path(path).absolute()
     description = read_description(path)

@@ -40,6 +40,8 @@ def run(
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
     sets = _find_sets(dataset, data_dir)
+    if output and output.is_dir():
+        raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     description = read_description(checkpoint)
     model, params = load(checkpoint, dtype=dtype)
     retriever = Retriever(model, params)

@@ -74,7 +74,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 def table(results: Sequence[dict[str, Any]], mode: str) -> str:
     """Results as text, one line a set: recalls in per cent, ranks counted from 1."""
-    head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1"]
+    head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1 (whole set)"]
     rows = [
         [
             entry["dataset"],

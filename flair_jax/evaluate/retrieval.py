@@ -43,9 +43,6 @@ class Retriever:
 
     Scores are cosines: the model's scale and bias change no ranking. They do not depend on block sizes or the number of
     devices, but for rounding. All arrays that go in and come out are NumPy's, and features are float32.
-
-    Attributes:
-      sharding: where the parameters must be, on every device (pass it to `flair_jax.load`).
     """
 
     def __init__(self, model: RetrievalModel, params: Params, devices: Sequence[jax.Device] | None = None) -> None:

@@ -135,6 +135,7 @@ def test_a_failed_conversion_writes_nothing(golden, tmp_path) -> None:
 def test_what_is_not_a_checkpoint_is_never_replaced(tmp_path) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    (tmp_path / "papers" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="papers: exists and is not a flair_jax checkpoint"):
         transfer.convert("any.safetensors", tmp_path / "papers")
     assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
