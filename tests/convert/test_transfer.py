@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from flair_jax.convert import transfer
 from flair_jax.convert.files import read_tensors, write_tensors
-from flair_jax.convert.param_map import ConversionError
+from flair_jax.convert.param_map import ConversionError, torch_shapes
 
 import flair_jax
 from flair_jax.errors import CheckpointError
@@ -79,6 +79,36 @@ def test_half_precision_files_become_float32(golden, tmp_path, dtype) -> None:
         projection = params["text"]["projection"]["kernel"]
         assert projection.dtype == np.float32
         np.testing.assert_array_equal(projection, tensors["text_post.proj"].float().numpy())
+
+
+SHAPES = {
+    "odd grid, one text head": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 40, "patch_size": 8, "width": 36, "layers": 1, "head_width": 12, "mlp_ratio": 2.0},
+        "text_cfg": {"context_length": 9, "vocab_size": 50, "width": 20, "heads": 1, "layers": 4},
+    },
+    "more pooling heads, wide text": {
+        "embed_dim": 48,
+        "pooling_heads": 12,
+        "vision_cfg": {"image_size": 28, "patch_size": 14, "width": 32, "layers": 3, "head_width": 32},
+        "text_cfg": {"context_length": 33, "vocab_size": 120, "width": 64, "heads": 8, "layers": 2, "mlp_ratio": 3.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_other_shapes_agree_with_torch(name: str, tmp_path) -> None:
+    """Models of no preset's sizes, random in every tensor, through file, checkpoint and both forward passes."""
+    description = tmp_path / "model.json"
+    description.write_text(json.dumps(SHAPES[name]))
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: np.asarray(rng.normal(0, 0.4, shape), np.float32)
+        for name, shape in torch_shapes(read_config(description)).items()
+    }
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    transfer.convert(str(tmp_path / "model.safetensors"), tmp_path / "checkpoint", read_config(description))
+    assert max(transfer.verify(str(tmp_path / "model.safetensors"), tmp_path / "checkpoint").values()) < 2e-5
 
 
 class Bomb:

@@ -102,3 +102,15 @@ def test_a_strip_that_resizing_would_blow_up_is_refused(tmp_path) -> None:
     Image.new("L", (1, 5_000_000)).save(path)
     with pytest.raises(ImageError, match="strip.png: a strip of 1x5000000 pixels"):
         preprocess(path)
+
+
+def test_usable_in_grain_worker_processes(photographs) -> None:
+    import grain
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()
+    paths = sorted(map(str, (photographs / "images" / "val2017").iterdir()))
+    pictures = grain.MapDataset.source(paths).map(preprocess).to_iter_dataset()
+    read = list(pictures.mp_prefetch(grain.MultiprocessingOptions(num_workers=2)))
+    for path, pixels in zip(paths, read, strict=True):
+        np.testing.assert_array_equal(pixels, preprocess(path))

@@ -13,53 +13,57 @@ from flair_jax.evaluate.retrieval import Retriever, top_k
 from flair_jax.models.flair import Flair
 
 
+@pytest.fixture(scope="module")
+def end_to_end(golden, golden_model):
+    """Golden's numbers, and our features and scale."""
+    data = {key.removeprefix("e2e/"): array for key, array in np.load(golden / "retrieval.npz").items()}
+    model, params = golden_model
+    image, local = jax.jit(model.encode_image)(params, data["images"].transpose(0, 2, 3, 1))
+    text = jax.jit(model.encode_text)(params, data["tokens"])
+    return data, *map(np.asarray, (image, local, text, np.exp(params["logit_scale"])))
+
+
 @pytest.mark.golden
-class TestGolden:
-    @pytest.fixture(scope="class")
-    def end_to_end(self, golden, golden_model):
-        """Golden's numbers, and our features and scale."""
-        data = {key.removeprefix("e2e/"): array for key, array in np.load(golden / "retrieval.npz").items()}
-        model, params = golden_model
-        image, local = jax.jit(model.encode_image)(params, data["images"].transpose(0, 2, 3, 1))
-        text = jax.jit(model.encode_text)(params, data["tokens"])
-        return data, *map(np.asarray, (image, local, text, np.exp(params["logit_scale"])))
+def test_text_conditioned(golden_model, end_to_end) -> None:
+    data, _, local, text, scale = end_to_end
+    retriever = Retriever(*golden_model)
+    scores = retriever.score_all(local, retriever.prepare_texts(text))
+    assert_close(scale * scores, data["text_conditioned/scores"])
+    check_metrics(scores, data, "text_conditioned")
 
-    def test_text_conditioned(self, golden_model, end_to_end) -> None:
-        data, _, local, text, scale = end_to_end
-        retriever = Retriever(*golden_model)
-        scores = retriever.score_all(local, retriever.prepare_texts(text))
-        assert_close(scale * scores, data["text_conditioned/scores"])
-        check_metrics(scores, data, "text_conditioned")
 
-    def test_global(self, golden_model, end_to_end) -> None:
-        data, image, _, text, scale = end_to_end
-        scores = Retriever(*golden_model).score_global(image, text)
-        assert_close(scale * scores, data["global/scores"])
-        check_metrics(scores, data, "global")
+@pytest.mark.golden
+def test_global(golden_model, end_to_end) -> None:
+    data, image, _, text, scale = end_to_end
+    scores = Retriever(*golden_model).score_global(image, text)
+    assert_close(scale * scores, data["global/scores"])
+    check_metrics(scores, data, "global")
 
-    def test_top_k(self, golden_model, end_to_end) -> None:
-        """Scores and candidates; of the metrics, those that ties among unscored pairs cannot change."""
-        data, image, local, text, scale = end_to_end
-        retriever = Retriever(*golden_model)
-        k = data["top_k/indices"].shape[1]
-        candidates = top_k(retriever.score_global(image, text), k)
-        np.testing.assert_array_equal(candidates, data["top_k/indices"])
-        reranked = retriever.score_top_k(candidates, local, retriever.prepare_texts(text))
-        assert_close(scale * reranked, data["top_k/scores"])
 
-        scores = np.full((len(image), len(text)), -np.inf, np.float32)
-        np.put_along_axis(scores, candidates, reranked, axis=1)
-        metrics = retrieval_metrics(scores, data["image_of_text"])
-        own = scores[data["image_of_text"], np.arange(len(text))]
-        scored_per_text = np.isfinite(scores).sum(axis=0)
-        for n in (1, 5, 10):
-            # A text whose own picture was not scored ties with all unscored pictures. Where at least n others were
-            # scored, it misses the first n whatever the order of ties.
-            if np.all(np.isfinite(own) | (scored_per_text >= n)):
-                assert metrics[f"text_to_image_R@{n}"] == data[f"top_k/metrics/text_to_image_R@{n}"]
-            # An image's unscored captions stand behind its k scored ones.
-            if n <= k:
-                assert metrics[f"image_to_text_R@{n}"] == data[f"top_k/metrics/image_to_text_R@{n}"]
+@pytest.mark.golden
+def test_top_k(golden_model, end_to_end) -> None:
+    """Scores and candidates; of the metrics, those that ties among unscored pairs cannot change."""
+    data, image, local, text, scale = end_to_end
+    retriever = Retriever(*golden_model)
+    k = data["top_k/indices"].shape[1]
+    candidates = top_k(retriever.score_global(image, text), k)
+    np.testing.assert_array_equal(candidates, data["top_k/indices"])
+    reranked = retriever.score_top_k(candidates, local, retriever.prepare_texts(text))
+    assert_close(scale * reranked, data["top_k/scores"])
+
+    scores = np.full((len(image), len(text)), -np.inf, np.float32)
+    np.put_along_axis(scores, candidates, reranked, axis=1)
+    metrics = retrieval_metrics(scores, data["image_of_text"])
+    own = scores[data["image_of_text"], np.arange(len(text))]
+    scored_per_text = np.isfinite(scores).sum(axis=0)
+    for n in (1, 5, 10):
+        # A text whose own picture was not scored ties with all unscored pictures. Where at least n others were
+        # scored, it misses the first n whatever the order of ties.
+        if np.all(np.isfinite(own) | (scored_per_text >= n)):
+            assert metrics[f"text_to_image_R@{n}"] == data[f"top_k/metrics/text_to_image_R@{n}"]
+        # An image's unscored captions stand behind its k scored ones.
+        if n <= k:
+            assert metrics[f"image_to_text_R@{n}"] == data[f"top_k/metrics/image_to_text_R@{n}"]
 
 
 def check_metrics(scores: np.ndarray, data, mode: str) -> None:
