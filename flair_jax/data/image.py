@@ -7,10 +7,9 @@ Everything here runs on the host, in input workers; scaling and normalisation be
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from flair_jax.errors import ImageError
 
@@ -79,7 +78,7 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
     except IsADirectoryError:
         raise ImageError(f"{image}: is a folder, not a picture") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        if not isinstance(image, Image.Image) and Path(image).stat().st_size == 0:
+        if isinstance(error, UnidentifiedImageError) and os.path.getsize(str(image)) == 0:
             raise ImageError(f"{image}: the file is empty") from None
         reason = str(error).strip() or type(error).__name__
         raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})") from error

@@ -173,15 +173,15 @@ def _read_sharegpt4v(folder: Path, annotations: Path, *, limit: int) -> Iterator
 
 
 def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
-    with lines.open(encoding="utf-8") as file:
+    with lines.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{lines}, line {number}"
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8"))
             except ValueError as error:
-                raise DatasetError(f"{where}: not JSON ({error})") from None
+                raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
             name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
             for caption in _captions(record, name, where):
                 yield folder / _field(record, "image", str, where), caption

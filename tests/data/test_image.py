@@ -85,6 +85,8 @@ def test_truncated_files_are_named(tmp_path, ending: str, kept: float) -> None:
 def test_missing_file_and_folder(tmp_path) -> None:
     with pytest.raises(ImageError, match="gone.jpg: no such picture"):
         preprocess(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="cannot be read as a picture .*null"):
+        preprocess("a\0.jpg")
     with pytest.raises(ImageError, match="is a folder"):
         preprocess(tmp_path)
 

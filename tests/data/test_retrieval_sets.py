@@ -12,7 +12,10 @@ from flair_jax.errors import DatasetError
 
 def write(path: Path, document) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    if isinstance(document, bytes):
+        path.write_bytes(document)
+    else:
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
 
 
 def annotated(*rows: tuple[str, str, int]) -> dict:
@@ -168,7 +171,8 @@ def test_leaving_out_a_picture_leaves_out_its_captions(tmp_path) -> None:
         ),
         ("dci", "densely_captioned_images/splits.json", '{"train": ["gone.json"]}', "gone.json: cannot be read"),
         ("sharegpt4v-1k", "share4v_sam_10k.json", '[{"image": "a", "conversations": []}]', "`1` is missing"),
-        ("folder", "a.jsonl", '{"image": "a.jpg", "caption": "x"}\nnot json\n', "a.jsonl, line 2: not JSON"),
+        ("folder", "a.jsonl", '{"image": "a.jpg", "caption": "x"}\nnot json\n', "a.jsonl, line 2: not JSON in UTF-8"),
+        ("folder", "a.jsonl", b'{"image": "a.jpg", "caption": "caf\xe9"}\n', "a.jsonl, line 1: not JSON in UTF-8"),
         ("folder", "a.jsonl", '["a.jpg"]\n', "line 1: `caption` is missing"),
     ],
 )
