@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise ConversionError(f"{path}: not a readable safetensors file ({error})") from None
 
 
@@ -70,12 +71,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         # Never anything less strict: a pickle can run any code when it is loaded.
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # PyTorch's own words advise to load it unsafely; only the name of what it will not load is worth repeating.
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        what = (
+            f"it holds a {unsafe[1]}, and loading that could run code" if unsafe else "it is not a PyTorch weight file"
+        )
         raise ConversionError(
-            f"{path}: refused, because loading it could run code, or it is not a PyTorch file; save only the "
-            f"model's state_dict, or use safetensors ({_first_line(error)})"
+            f"{path}: refused, because {what}; save only the model's state_dict, or use safetensors"
         ) from None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise ConversionError(f"{path}: not a readable PyTorch file, or damaged ({_first_line(error)})") from None
+    except Exception as error:  # a damaged file leads the reader to any kind
+        raise ConversionError(f"{path}: not a readable PyTorch file, or damaged ({_first_sentence(error)})") from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
@@ -87,8 +92,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _first_sentence(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).split(". ")[0]
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
