@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
-from flair_jax.models.normalize import normalize
-from flair_jax.models.pooling import PreparedImage, PreparedTexts, l2_normalize
+from flair_jax.models.normalize import l2_normalize, normalize
+from flair_jax.models.pooling import PreparedImage, PreparedTexts
 
 # Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
 # columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from flair_jax.errors import FlairError
 from flair_jax.models.config import FlairConfig
-from flair_jax.models.pooling import PreparedImage, PreparedTexts, TextConditionedPooling, l2_normalize
+from flair_jax.models.normalize import l2_normalize
+from flair_jax.models.pooling import PreparedImage, PreparedTexts, TextConditionedPooling
 from flair_jax.models.text import TextTower
 from flair_jax.models.vision import VisionTower
 
@@ -141,6 +142,22 @@ class Flair:
         self._check_images(images)
         self._check_tokens(tokens)
         return self._apply(params, lambda module, *arrays: module.global_logits(*arrays), images, tokens)
+
+    def project_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> Float[Array, "N D"]:
+        """Text features as queries of the pooling, for `pool_queries`."""
+        return self._apply(params, lambda module, text: module.pooling.project_texts(text), text)
+
+    def pool_queries(
+        self, params: Params, query: Float[AnyArray, "B C D"], images: PreparedImage
+    ) -> Float[Array, "B C D"]:
+        """Each image as seen by its own C texts, not normalised; the loss pools so.
+
+        Args:
+          params: from `flair_jax.load` or `init`; those of the pooling are enough.
+          query: rows of `project_texts`.
+          images: from `prepare_images`.
+        """
+        return self._apply(params, lambda module, query: module.pooling.pool_queries(query, images), query)
 
     def prepare_images(self, params: Params, local: Float[AnyArray, "B L D"]) -> PreparedImage:
         """The part of text-conditioned scoring that depends on images alone; `local` is from `encode_image`."""

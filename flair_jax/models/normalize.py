@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -20,3 +21,10 @@ def normalize(pixels: UInt8[Array | np.ndarray, "*batch 3"]) -> Float[Array, "*b
       float32, of the same shape.
     """
     return (jnp.asarray(pixels, jnp.float32) / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
+
+
+def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Divides x by its Euclidean norm along the last axis, in float32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    # 1e-12 is PyTorch's floor in torch.nn.functional.normalize; below it the result is x / 1e-12, not NaN.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

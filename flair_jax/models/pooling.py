@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flair_jax.models.config import FlairConfig
+from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.transformer import LayerNorm, packed_xavier_init, split_heads, torch_linear_init
 
 
@@ -27,13 +28,6 @@ class PreparedTexts(NamedTuple):
     target: Float[Array, "D N"]
     triangle: Float[Array, "D D"]
     bias: Float[Array, " D"]
-
-
-def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """Divides x by its Euclidean norm along the last axis, in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    # 1e-12 is PyTorch's floor in torch.nn.functional.normalize; below it the result is x / 1e-12, not NaN.
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
 class TextConditionedPooling(nn.Module):
@@ -60,15 +54,23 @@ class TextConditionedPooling(nn.Module):
         self, local: Float[Array, "B L D"], text: Float[Array, "N D"]
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"]]:
         """Every image as seen by every text, and the attention weights; the last column is the empty slot's."""
-        heads = self.config.pooling_heads
-        query, key, value = self._query(text), self.key(self.ln_k(local)), self.value(self.ln_v(local))
-        query, key, value = (split_heads(x, heads) for x in (query, key, value))
-        logits = jnp.einsum("nhc,blhc->bhnl", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (0, 1))), axis=-1)
-        mixed = jnp.einsum("bhnl,blhc->bnhc", weights[..., :-1].astype(value.dtype), value)
-        return self.out(mixed.reshape(*mixed.shape[:2], -1)).astype(jnp.float32), weights
+        query = split_heads(self.project_texts(text), self.config.pooling_heads)
+        key, value = self.prepare_images(local)
+        logits = jnp.einsum("nhc,bhlc->bhnl", query, key, preferred_element_type=jnp.float32)
+        weights = _softmax_with_empty_slot(logits)
+        return self._mix(value, weights), weights
 
-    def _query(self, text: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+    def pool_queries(self, query: Float[Array, "B C D"], images: PreparedImage) -> Float[Array, "B C D"]:
+        """Each image as seen by its own C texts, which come as `project_texts` gives them."""
+        query = split_heads(query, self.config.pooling_heads)
+        logits = jnp.einsum("bnhc,bhlc->bhnl", query, images.key, preferred_element_type=jnp.float32)
+        return self._mix(images.value, _softmax_with_empty_slot(logits))
+
+    def _mix(self, value: Float[Array, "B H L C"], weights: Float[Array, "B H N L+1"]) -> Float[Array, "B N D"]:
+        mixed = jnp.einsum("bhnl,bhlc->bnhc", weights[..., :-1].astype(value.dtype), value)
+        return self.out(mixed.reshape(*mixed.shape[:2], -1)).astype(jnp.float32)
+
+    def project_texts(self, text: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Text features projected to queries and divided by the root of the head width."""
         head_width = self.config.embed_dim // self.config.pooling_heads
         return self.query(self.ln_q(text)) * head_width**-0.5
@@ -90,7 +92,7 @@ class TextConditionedPooling(nn.Module):
         rotation, triangle = jnp.linalg.qr(kernel.T)  # kernel is [in, out], so W is its transpose
         target = l2_normalize(text) @ rotation
         dtype = jnp.dtype(self.config.dtype)
-        query = split_heads(self._query(text), self.config.pooling_heads).transpose(1, 2, 0)
+        query = split_heads(self.project_texts(text), self.config.pooling_heads).transpose(1, 2, 0)
         return PreparedTexts(query, target.T, triangle.astype(dtype), bias @ rotation)
 
     def cosines(self, image: PreparedImage, texts: PreparedTexts) -> Float[Array, " N"]:
@@ -116,6 +118,11 @@ class TextConditionedPooling(nn.Module):
         pooled = _times_triangle(texts.triangle, mixed) + texts.bias[:, None]
         norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=0), 1e-24))
         return jnp.sum(pooled * texts.target, axis=0) / norm
+
+
+def _softmax_with_empty_slot(logits: Float[Array, "B H N L"]) -> Float[Array, "B H N L+1"]:
+    """Attention weights; the last column is that of the empty slot, whose logit is 0."""
+    return jax.nn.softmax(jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (0, 1))), axis=-1)
 
 
 def _times_triangle(triangle: Float[Array, "D D"], x: Float[Array, "D N"]) -> Float[Array, "D N"]:

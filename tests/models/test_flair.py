@@ -10,7 +10,7 @@ from numeric import assert_close
 
 from flair_jax import PRESETS, FlairError, normalize
 from flair_jax.models.flair import Flair
-from flair_jax.models.pooling import l2_normalize
+from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.resize import resize_position_embedding
 
 
