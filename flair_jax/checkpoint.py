@@ -12,10 +12,13 @@ import orbax.checkpoint as ocp
 
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
-from flair_jax.models.config import config_from_json, config_to_json
+from flair_jax.models.config import FlairConfig, config_from_json, config_to_json
 from flair_jax.models.flair import Flair, Params
 
-_CONFIG, _PARAMS = "config.json", "params"
+_CONFIG = "config.json"
+
+# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
+PARAMS, DESCRIPTION = "params", "description"
 
 
 def save(path: str | Path, model: Flair, params: Params, source: dict[str, str]) -> None:
@@ -38,19 +41,19 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
     with replace_when_complete(path) as partial:
         partial.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial / _PARAMS, params)
+            checkpointer.save(partial / PARAMS, params)
         description = {**config_to_json(model.config), "source": source}
         (partial / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def check_target(path: Path) -> None:
     """Raises CheckpointError if `path` holds something that `save` would destroy."""
-    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {_CONFIG, _PARAMS}):
+    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {_CONFIG, PARAMS}):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
 
 
 def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **settings: Any) -> tuple[Flair, Params]:
-    """Reads a checkpoint that `flair-jax convert` made.
+    """Reads a checkpoint that `flair-jax convert` made, or one of a training run (WORKDIR/checkpoints/STEP).
 
     Args:
       path: the checkpoint's folder.
@@ -64,24 +67,48 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
       CheckpointError: if there is no checkpoint, or it is damaged.
       ConfigError: if its description or a setting is wrong.
     """
-    path = Path(path).absolute()
-    description = read_description(path)
-    description.pop("source", None)
-    config = config_from_json(description, where=str(path / _CONFIG))
-    model = Flair(dataclasses.replace(config, **settings))
+    config = dataclasses.replace(read_model_config(path), **settings)
+    model = Flair(config)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), model.abstract_params()
     )
+    return model, restore_params(path, target)
+
+
+def restore_params(path: str | Path, target: Params) -> Params:
+    """The parameters of a checkpoint, put where `target` says.
+
+    Args:
+      path: the checkpoint's folder.
+      target: tree of `jax.ShapeDtypeStruct` with shardings.
+
+    Raises:
+      CheckpointError: if they are damaged, or of other shapes.
+    """
+    path = Path(path).absolute()
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return model, checkpointer.restore(path / _PARAMS, target)
+            return checkpointer.restore(path / PARAMS, target)
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
         raise CheckpointError(
             f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
         ) from error
+
+
+def read_model_config(path: str | Path) -> FlairConfig:
+    """The model that a checkpoint holds, with default compute settings.
+
+    Raises:
+      CheckpointError: if there is no checkpoint.
+      ConfigError: if its description is wrong.
+    """
+    path = Path(path).absolute()
+    description = read_description(path)
+    description.pop("source", None)
+    return config_from_json(description, where=str(description_file(path)))
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
@@ -90,7 +117,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     Raises:
       CheckpointError: if `path` is not a checkpoint's folder.
     """
-    file = Path(path) / _CONFIG
+    file = description_file(Path(path))
     if not file.is_file():
         raise CheckpointError(
             f"{path}: no checkpoint here (no {_CONFIG}); make one with `flair-jax convert FILE {path}`"
@@ -99,3 +126,9 @@ def read_description(path: str | Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); convert the checkpoint again") from None
+
+
+def description_file(path: Path) -> Path:
+    """Where a checkpoint's description is, or should be."""
+    of_run = path / DESCRIPTION / "metadata"
+    return of_run if of_run.is_file() else path / _CONFIG

@@ -1,8 +1,11 @@
-"""Long captions as sentences. Imports no JAX."""
+"""Long captions as sentences, and the sampling of training captions from them. Imports no JAX."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 _SENTENCE_END = re.compile(r"\n|</s>|\.")
 
@@ -15,3 +18,29 @@ def split_sentences(text: str) -> list[str]:
 def rejoin(text: str) -> str:
     """A caption with its sentences joined by ". ", as the long-caption sets are scored."""
     return ". ".join(split_sentences(text))
+
+
+def sample_caption(sentences: Sequence[str], rng: np.random.Generator, max_merged: int = 3) -> str:
+    """One caption by the diverse sampling of FLAIR (arXiv 2412.03561, section 3.1).
+
+    Of 1 to `max_merged` sentences, m with equal chances: one sentence drawn uniformly if m is 1; otherwise, with
+    probability 1/2 each, m consecutive sentences (all of them if there are no more), or m drawn at random, without
+    repetition where there are enough. As in the PyTorch release, the last window of m sentences is never drawn.
+
+    Args:
+      sentences: at least one.
+      rng: the only source of randomness.
+      max_merged: greatest m.
+
+    Returns:
+      The sentences, joined by ". ".
+    """
+    count = len(sentences)
+    merged = int(rng.integers(1, max_merged + 1))
+    if merged == 1:
+        return sentences[int(rng.integers(count))]
+    if rng.random() < 0.5:
+        start = int(rng.integers(count - merged)) if count > merged else 0
+        return ". ".join(sentences[start : start + merged])
+    chosen = rng.choice(count, merged, replace=count < merged)
+    return ". ".join(sentences[int(number)] for number in chosen)

@@ -6,6 +6,8 @@ Everything here runs on the host, in input workers; scaling and normalisation be
 
 from __future__ import annotations
 
+import io
+import math
 import os
 
 import numpy as np
@@ -63,13 +65,41 @@ def resized_crop(
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def open_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
-    """A picture decoded to RGB; raises ImageError as `preprocess` does."""
+def random_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.9, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """A random box for `resized_crop`, drawn as torchvision's RandomResizedCrop draws it.
+
+    The share of the area is uniform within `scale` and the logarithm of width over height within `ratio`; if ten such
+    boxes do not fit in the picture, the box is the largest central one whose sides keep to `ratio`.
+
+    Returns:
+      Top, left, height, width in pixels.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(rng.integers(height - box_height + 1))
+            left = int(rng.integers(width - box_width + 1))
+            return top, left, box_height, box_width
+    box_width = min(width, round(height * ratio[1]))
+    box_height = min(height, round(width / ratio[0]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image:
+    """A picture, or the bytes of its file, decoded to RGB; raises ImageError as `preprocess` does."""
     try:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        with Image.open(image) as opened:
-            _check_size(*opened.size, f"{image}: a picture of {opened.width}x{opened.height} pixels")
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            _check_size(*opened.size, f"{_name(image)}: a picture of {opened.width}x{opened.height} pixels")
             return opened.convert("RGB")
     except (ImageError, MemoryError):
         raise
@@ -78,9 +108,12 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
     except IsADirectoryError:
         raise ImageError(f"{image}: is a folder, not a picture") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        if isinstance(error, UnidentifiedImageError) and os.path.getsize(str(image)) == 0:
-            raise ImageError(f"{image}: the file is empty") from None
-        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            if (len(image) if isinstance(image, bytes) else os.path.getsize(str(image))) == 0:
+                raise ImageError(f"{_name(image)}: the file is empty") from None
+            reason = "the format is not one that Pillow knows"
+        else:
+            reason = str(error).strip() or type(error).__name__
         raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})") from error
 
 
@@ -91,5 +124,5 @@ def _check_size(width: int, height: int, what: str) -> None:
         raise ImageError(f"{what}, is over the limit of {2 * limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS, doubled)")
 
 
-def _name(image: str | os.PathLike[str] | Image.Image) -> str:
-    return "the picture" if isinstance(image, Image.Image) else str(image)
+def _name(image: str | os.PathLike[str] | Image.Image | bytes) -> str:
+    return "the picture" if isinstance(image, (Image.Image, bytes)) else str(image)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -218,3 +220,16 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet("folder", "*.jsonl", _read_folder, "your own pictures"),
     )
 }
+
+
+def find_set(name: str) -> RetrievalSet:
+    """The set of that name.
+
+    Raises:
+      DatasetError: if there is none; it names the closest.
+    """
+    if name not in RETRIEVAL_SETS:
+        close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", name.lower()), RETRIEVAL_SETS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(RETRIEVAL_SETS)}"
+        raise DatasetError(f"dataset {name}: no such set; {hint}")
+    return RETRIEVAL_SETS[name]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import load, read_description
-from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet
+from flair_jax.checkpoint import description_file, load, read_description
+from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
@@ -48,7 +46,7 @@ def run(
     source = description.get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
     # All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept.
-    written = (checkpoint / "config.json").stat().st_mtime_ns
+    written = description_file(checkpoint).stat().st_mtime_ns
     how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
     identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
     unfinished = output and Path(f"{output}.partial")
@@ -94,12 +92,8 @@ def _digest(values: Any) -> str:
 
 def _find_sets(dataset: str, data_dir: Path) -> list[tuple[RetrievalSet, Path]]:
     """Sets and their folders."""
-    if dataset in RETRIEVAL_SETS:
-        return [(RETRIEVAL_SETS[dataset], data_dir)]
     if dataset != "all":
-        close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", dataset.lower()), RETRIEVAL_SETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(RETRIEVAL_SETS)}, all"
-        raise DatasetError(f"--dataset {dataset}: no such set; {hint}")
+        return [(find_set(dataset), data_dir)]
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
     folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]

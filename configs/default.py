@@ -1,0 +1,85 @@
+"""Every field of a training run, with its default, unit and meaning; the other configurations change a few of them.
+
+    flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m
+
+Fields are locked: a field that does not exist, or a value of another type, is an error.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The hyper-parameters of FLAIR's CC3M-recap run, and settings that suit one machine."""
+    c = ml_collections.ConfigDict()
+
+    # Model
+    c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form
+    c.init = ""  # checkpoint folder to start from, made by `flair-jax convert` (FLAIR, or CLIP's towers); "": random
+    c.lock = ()  # towers that keep their weights: "image", "text"; their projections are trained
+    c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
+    c.remat = "none"  # what the backward pass recomputes of the towers: "none", "dots", "full"
+    c.unroll = 1  # layers in each step of the layer loop; changes speed only
+    c.seed = 0  # of initialisation, order, crops and captions
+
+    # Length and batch
+    c.batch_size = 1024  # images in a step, over all devices and hosts
+    c.captions_per_image = 8  # K
+    c.epochs = 32.0  # passes over the data; the number of steps follows
+    c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
+    c.accumulation_steps = 1  # parts in which the towers see a batch; the loss is always over all of it
+
+    # Loss
+    c.loss = ml_collections.ConfigDict()
+    c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid; their mean
+    c.loss.group_size = 128  # images that are positives and negatives of each other as on one GPU of the original; 0: all
+    c.loss.pairs_per_block = 8192  # (image, caption) pairs pooled at once by a device; changes memory and speed only
+
+    # Optimiser: AdamW
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.learning_rate = 5e-4  # at its highest
+    c.optimizer.schedule = "cosine"  # to 0; or "constant", or "constant-cooldown"
+    c.optimizer.warmup_steps = 2000  # of linear warm-up
+    c.optimizer.cooldown_steps = 0  # of "constant-cooldown": linear to 0 at the end
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.98
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.5  # not of biases, LayerNorms, the class token and the logit scale and bias
+    c.optimizer.clip_norm = 0.0  # gradients are scaled down to this norm; 0: never
+
+    # Devices: sizes of the mesh's axes; -1: what is left
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # batch split, parameters copied
+    c.mesh.fsdp = 1  # batch split, parameters split and gathered when used
+    c.mesh.tensor = 1  # layers split: heads and hidden units
+
+    # Training data: a TFDS data set with features `image` and `captions` (sentences) or `caption`
+    c.data = ml_collections.ConfigDict()
+    c.data.name = "cc3m_recap"
+    c.data.dir = "~/tensorflow_datasets"
+    c.data.split = "train"
+    c.data.workers = 4  # processes that decode, in each host; 0: threads of the main process
+    c.data.merged_sentences = 3  # a caption is 1 to so many sentences
+    c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to
+
+    # Checkpoints, in WORKDIR/checkpoints
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every_steps = 1000
+    c.checkpoint.keep = 2  # newest
+    c.checkpoint.keep_every_steps = 0  # and those at multiples of this step for good; 0: none
+
+    # Metrics, in WORKDIR/metrics.jsonl and for TensorBoard in WORKDIR
+    c.log_every_steps = 50
+    c.wandb_project = ""  # Weights & Biases too (extra `wandb`); "": no
+
+    # Retrieval evaluation while training
+    c.evaluation = ml_collections.ConfigDict()
+    c.evaluation.every_steps = 0  # 0: never
+    c.evaluation.dataset = "coco"  # as in `flair-jax evaluate`
+    c.evaluation.dir = "~/datasets/coco"
+    c.evaluation.mode = "text-conditioned"
+    c.evaluation.top_k = 128
+    c.evaluation.batch_size = 256
+
+    # Compiled programs are kept here and found again by the next run; "": nowhere
+    c.compilation_cache = "~/.cache/flair_jax/compiled"
+    return c.lock()

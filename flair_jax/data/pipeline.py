@@ -1,0 +1,156 @@
+"""Training batches: shuffled, cropped, with drawn captions, each host's part. Imports no JAX.
+
+Everything about a sample follows from (seed, epoch, number of the sample), and its place in the stream from (seed,
+position). So batch s is the same on any number of hosts and workers, and a stream that starts at batch s goes on as one
+that came there from 0: its state is that one number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from flair_jax.data.captions import sample_caption
+from flair_jax.data.image import open_rgb, random_crop_box, resized_crop
+from flair_jax.data.sources import Source
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.errors import DatasetError, ImageError
+
+# Neighbours tried for a picture that does not decode.
+_REPLACEMENTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How a sample becomes arrays.
+
+    Attributes:
+      seed: of order, crops and captions.
+      image_size: S, side of the pictures in pixels.
+      context_length: T, tokens of a caption.
+      captions_per_image: K.
+      merged_sentences: see `sample_caption`.
+      crop_scale: see `random_crop_box`.
+    """
+
+    seed: int
+    image_size: int
+    context_length: int
+    captions_per_image: int
+    merged_sentences: int = 3
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+
+
+class HostBatch(NamedTuple):
+    """One host's rows of a batch: n pictures, and for each K captions.
+
+    Attributes:
+      pixels: uint8 [n, S, S, 3].
+      tokens: int32 [n*K, T].
+      samples: int64 [n], the numbers of the samples in the source.
+    """
+
+    pixels: np.ndarray
+    tokens: np.ndarray
+    samples: np.ndarray
+
+
+def load_sample(source: Source, settings: SampleSettings, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 [S, S, 3] and tokens int32 [K, T] of one sample in one epoch.
+
+    A picture that does not decode, or that nothing is said of, is replaced by the next, with a warning.
+
+    Raises:
+      DatasetError: if the next ones cannot be used either.
+    """
+    rng = np.random.default_rng([settings.seed, epoch, number])
+    for offset in range(_REPLACEMENTS):
+        chosen = (number + offset) % len(source)
+        record = source[chosen]
+        try:
+            if not record.sentences:
+                raise ImageError("there is no caption")
+            picture = open_rgb(record.image)
+        except ImageError as error:
+            logging.warning("sample %d is skipped: %s", chosen, error)
+            continue
+        box = random_crop_box(*picture.size, rng, settings.crop_scale)
+        captions = [
+            sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(settings.captions_per_image)
+        ]
+        return resized_crop(picture, box, settings.image_size), tokenize(captions, settings.context_length)
+    raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
+
+
+def batches(
+    source: Source,
+    settings: SampleSettings,
+    batch_size: int,
+    *,
+    first: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+) -> Iterator[HostBatch]:
+    """An endless stream of one host's part of each batch.
+
+    Samples come in a new random order each epoch; a batch may reach from one epoch into the next.
+
+    Args:
+      source: the samples.
+      settings: how they become arrays.
+      batch_size: rows over all hosts; hosts have equal parts, in their order.
+      first: number of the batch to start with.
+      host: number of this host.
+      hosts: how many there are.
+      workers: processes that load; 0: a thread of this process. Neither this nor `hosts` changes the batches.
+
+    Raises:
+      DatasetError: if the source is empty.
+    """
+    if len(source) == 0:
+        raise DatasetError("the training data holds no samples")
+    if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
+        flags.FLAGS.mark_as_parsed()
+    order = grain.MapDataset.range(len(source)).shuffle(seed=settings.seed).repeat()
+    order = order.map_with_index(_WithEpoch(len(source)))
+    parts = order.batch(batch_size // hosts, drop_remainder=True, batch_fn=list)
+    mine = parts.slice(slice(first * hosts + host, None, hosts))
+    loaded = mine.map(_LoadRows(source, settings)).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    )
+    if workers:
+        loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(loaded)
+    try:
+        for rows in iterator:
+            yield HostBatch(*rows)
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()
+
+
+# Classes rather than closures, so that they pickle to worker processes.
+@dataclasses.dataclass(frozen=True)
+class _WithEpoch:
+    samples: int
+
+    def __call__(self, position: int, number: int) -> tuple[int, int]:
+        return position // self.samples, number
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadRows:
+    source: Source
+    settings: SampleSettings
+
+    def __call__(self, rows: list[tuple[int, int]]) -> tuple[Any, ...]:
+        loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
+        pixels, tokens = zip(*loaded, strict=True)
+        return np.stack(pixels), np.concatenate(tokens), np.array([number for _, number in rows], np.int64)

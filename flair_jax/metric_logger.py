@@ -1,0 +1,106 @@
+"""Metrics of a run: JSON lines, TensorBoard, optionally Weights & Biases, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from flair_jax.errors import ConfigError
+from flair_jax.files import replace_when_complete
+
+METRICS = "metrics.jsonl"
+
+
+class MetricLogger:
+    """Writes scalars by step; use it as a context manager.
+
+    A run that goes on from an earlier step first drops what was logged after that step.
+    """
+
+    def __init__(self, workdir: Path, *, first_step: int, steps: int, wandb_project: str = "", active: bool = True) -> None:
+        """Opens the logs.
+
+        Args:
+          workdir: the run's folder.
+          first_step: steps already done.
+          steps: steps of the whole run.
+          wandb_project: Weights & Biases' project; none if empty.
+          active: False on all hosts but one; then nothing is written or shown.
+
+        Raises:
+          ConfigError: if `wandb_project` is given and wandb is not installed.
+        """
+        self._active = active
+        self._wandb = _import_wandb() if wandb_project and active else None
+        self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", disable=not active, smoothing=0.1)
+        if not active:
+            return
+        path = workdir / METRICS
+        if path.exists():
+            _drop_after(path, first_step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        if self._wandb:
+            identity = workdir.name
+            self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
+
+    def __enter__(self) -> MetricLogger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._active:
+            self._lines.close()
+            self._board.close()
+            if self._wandb:
+                self._wandb.finish()
+
+    def advance(self, images: int) -> None:
+        """One step with so many images is done."""
+        self._bar.update()
+        rate = self._bar.format_dict["rate"]
+        if rate:
+            self._bar.set_postfix({"images/s": f"{rate * images:.1f}"}, refresh=False)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Logs scalars of a step."""
+        if not self._active:
+            return
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        if self._active:
+            self._bar.write(text)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines that were logged, oldest first; a last one that was cut off is left out."""
+    lines = (workdir / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _drop_after(path: Path, step: int) -> None:
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    with replace_when_complete(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError('config.wandb_project is set: pip install "flair-jax[wandb]", or leave it empty') from None
+    return wandb

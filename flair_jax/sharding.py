@@ -1,0 +1,110 @@
+"""The mesh of devices, and one table that says how parameters and optimiser state lie on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flair_jax.errors import ConfigError
+from flair_jax.settings import MeshSettings
+
+AXES = ("data", "fsdp", "tensor")
+
+# A batch is split over the axes that do not split layers.
+BATCH = P(("data", "fsdp"))
+
+# Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Adam's moments have
+# the paths of their parameters behind a prefix, so the same row holds for them. What no row names is copied to all:
+# LayerNorms, biases of layers that write to the residual stream, position tables, the class token, the scalars.
+# Stacked layers have their depth as the first axis.
+PARTITION_RULES: tuple[tuple[str, P], ...] = (
+    (r"blocks/attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),
+    (r"blocks/attention/(query|key|value)/bias", P(None, "tensor")),
+    (r"blocks/attention/out/kernel", P(None, "tensor", "fsdp")),
+    (r"blocks/mlp/up/kernel", P(None, "fsdp", "tensor")),
+    (r"blocks/mlp/up/bias", P(None, "tensor")),
+    (r"blocks/mlp/down/kernel", P(None, "tensor", "fsdp")),
+    (r"(vision|text)/projection/kernel", P("fsdp", None)),
+    (r"pooling/(query|key|value|out)/kernel", P("fsdp", None)),
+    (r"text/token_embedding", P("fsdp", None)),
+    (r"vision/patch_embedding", P(None, None, None, "fsdp")),
+)
+
+
+def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp and tensor over all devices of all hosts; a laptop's is 1 x 1 x 1.
+
+    Args:
+      settings: sizes; one may be -1 and takes what the others leave.
+      devices: all if not given.
+
+    Raises:
+      ConfigError: if the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(settings, axis) for axis in AXES]
+    free, fixed = sizes.count(-1), int(np.prod([size for size in sizes if size != -1]))
+    asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if free > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ConfigError(f"config.mesh: {asked}; sizes are at least 1, and one of them may be -1")
+    if len(devices) % fixed or (not free and fixed != len(devices)):
+        raise ConfigError(f"config.mesh: {asked} does not make {len(devices)} device(s)")
+    shape = [len(devices) // fixed if size == -1 else size for size in sizes]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:  # between slices only gradients and text features should travel
+        if shape[0] % slices:
+            raise ConfigError(f"config.mesh: data={shape[0]} is not a multiple of the {slices} slices")
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for every leaf of a tree of arrays or shapes, by `PARTITION_RULES`.
+
+    Raises:
+      ConfigError: if an axis of an array is not a multiple of the mesh's axis that splits it.
+    """
+
+    def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = next((spec for pattern, spec in PARTITION_RULES if re.search(rf"(^|/){pattern}$", name)), P())
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise ConfigError(
+                    f"config.mesh: {axis}={mesh.shape[axis]} does not divide an axis of {name}, shape {leaf.shape}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, BATCH)
+
+
+def global_batch(local: Any, mesh: Mesh) -> Any:
+    """Arrays over all hosts from the rows that each host has: process p holds the p-th part of the rows."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+
+
+def check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    """Raises ConfigError if the rows of a batch do not divide over the devices and hosts."""
+    part = batch_size // accumulation_steps
+    if batch_size % mesh.size or part % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+        raise ConfigError(
+            f"config.batch_size={batch_size} in {accumulation_steps} part(s) does not divide over the mesh {shape}"
+        )

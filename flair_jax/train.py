@@ -1,0 +1,302 @@
+"""Training from one configuration, on one CPU or a pod.
+
+    python -m flair_jax.train --config=configs/demo.py --workdir=runs/demo
+
+Single fields are changed on the command line (`--config.batch_size=64`). The same command again goes on where the run
+was. On several hosts, start it on each with --distributed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from flair_jax import checkpoint
+from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
+from flair_jax.data.sources import Source, TfdsSource
+from flair_jax.errors import ConfigError, FlairError
+from flair_jax.metric_logger import MetricLogger
+from flair_jax.models.config import config_to_json
+from flair_jax.models.flair import Flair
+from flair_jax.optim import make_optimizer, make_schedule
+from flair_jax.performance import peak_flops, step_flops
+from flair_jax.run_checkpoints import RunCheckpoints
+from flair_jax.settings import TrainSettings, expand
+from flair_jax.sharding import check_batch, global_batch, make_mesh
+from flair_jax.train_evaluation import RetrievalEvaluation
+from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
+
+
+class TrainingError(FlairError):
+    """A run that cannot go on, such as one whose loss is not finite."""
+
+
+def train(settings: TrainSettings, workdir: Path, source: Source | None = None) -> Path:
+    """Trains, or goes on training, until the last step or a SIGTERM.
+
+    Args:
+      settings: of the run.
+      workdir: folder for checkpoints and metrics; a run found there goes on.
+      source: training samples, instead of the data set that the settings name.
+
+    Returns:
+      The folder of the newest checkpoint; `flair_jax.load` reads it.
+
+    Raises:
+      ConfigError: if the settings cannot be.
+      DatasetError: if the data is not there.
+      CheckpointError: if the folder holds another run, or `init` no checkpoint.
+      TrainingError: if a loss or gradient is not finite.
+    """
+    mesh = make_mesh(settings.mesh)
+    check_batch(settings.batch_size, settings.accumulation_steps, mesh)
+    if source is None:
+        source = TfdsSource(settings.data.name, expand(settings.data.dir), settings.data.split)
+    steps = settings.total_steps(len(source))
+    model = Flair(settings.model_config())
+    schedule = make_schedule(settings.optimizer, steps)
+    optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
+    evaluation = RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+    workdir.mkdir(parents=True, exist_ok=True)
+    if settings.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
+
+    with (
+        jax.set_mesh(mesh),
+        _preemption_notice() as preempted,
+        RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, len(source))) as checkpoints,
+    ):
+        state, first = _start(model, optimizer, mesh, settings, checkpoints)
+        train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+        with (
+            MetricLogger(
+                workdir,
+                first_step=first,
+                steps=steps,
+                wandb_project=settings.wandb_project,
+                active=jax.process_index() == 0,
+            ) as logger,
+            _input(source, model, settings, first) as stream,
+        ):
+            meter = _Meter(settings, model, schedule, logger)
+            logger.say(
+                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {len(source):,} samples, "
+                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} {jax.devices()[0].device_kind} device(s)"
+                + (f"; going on after step {first:,}" if first else "")
+            )
+            for step in range(first + 1, steps + 1):
+                batch = meter.wait_for(stream)
+                state, metrics = train_step(state, global_batch(Batch(batch.pixels, batch.tokens), mesh))
+                meter.add(step, metrics, batch.samples)
+                stopping = preempted(step)
+                if step % settings.log_every_steps == 0 or step == steps or stopping:
+                    meter.log(step)
+                if step % settings.checkpoint.every_steps == 0 or step == steps or stopping:
+                    meter.check_all()  # a state that is not finite is never saved
+                    checkpoints.save(state, step)
+                if evaluation and (step % settings.evaluation.every_steps == 0 or step == steps) and not stopping:
+                    logger.write(step, evaluation.run(state.params))
+                if stopping:
+                    checkpoints.wait()
+                    logger.say(f"stopped by SIGTERM after step {step:,}; saved. The same command goes on from there.")
+                    return checkpoints.path(step)
+            checkpoints.wait()
+            return checkpoints.path(steps)
+
+
+def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
+    """What makes a run this run: with another value, going on would not be the same as never having stopped."""
+    return {
+        "model": config_to_json(settings.model_config()),
+        "data": f"{settings.data.name}, {settings.data.split}",
+        "samples": samples,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "captions_per_image": settings.captions_per_image,
+        "lock": list(settings.lock),
+    }
+
+
+def _start(
+    model: Flair, optimizer: Any, mesh: Mesh, settings: TrainSettings, checkpoints: RunCheckpoints
+) -> tuple[TrainState, int]:
+    """The state to go on from, and the steps that it has behind it."""
+    resumed = checkpoints.restore(abstract_state(model, optimizer, mesh))
+    if resumed is not None:
+        return resumed
+    params = None
+    if settings.init:
+        params = _initial_params(expand(settings.init), model, abstract_state(model, optimizer, mesh).params)
+    return init_state(model, optimizer, mesh, settings.seed, params), 0
+
+
+def _initial_params(path: Path, model: Flair, target: Any) -> Any:
+    """Parameters of another run or a converted checkpoint, which must be of the same model."""
+    found, wanted = (config_to_json(config) for config in (checkpoint.read_model_config(path), model.config))
+    wrong = [name for name, value in wanted.items() if found[name] != value and not name.startswith("init_")]
+    if wrong:
+        raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
+    return checkpoint.restore_params(path, target)
+
+
+@contextmanager
+def _input(source: Source, model: Flair, settings: TrainSettings, first: int) -> Iterator[Iterator[HostBatch]]:
+    """This host's batches from number `first` on; closed, with its workers, at the end."""
+    stream = batches(
+        source,
+        SampleSettings(
+            seed=settings.seed,
+            image_size=model.config.vision.image_size,
+            context_length=model.config.text.context_length,
+            captions_per_image=settings.captions_per_image,
+            merged_sentences=settings.data.merged_sentences,
+            crop_scale=settings.data.crop_scale,
+        ),
+        settings.batch_size,
+        first=first,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        workers=settings.data.workers,
+    )
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+@contextmanager
+def _preemption_notice() -> Iterator[Any]:
+    """A function of the step: whether to save and stop now. On several hosts all are told to at the same step."""
+    if jax.process_count() > 1:  # JAX's own service has taken SIGTERM, and agrees on the step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = False
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, receive)
+    except ValueError:  # not the main thread: whoever runs us has to deal with signals
+        yield lambda step: False
+        return
+    try:
+        yield lambda step: received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Pending(NamedTuple):
+    step: int
+    metrics: StepMetrics
+    samples: np.ndarray
+
+
+class _Meter:
+    """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
+
+    def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
+        self._settings, self._schedule, self._logger = settings, schedule, logger
+        self._flops = step_flops(
+            model.config, settings.batch_size, settings.captions_per_image, settings.group_size
+        )
+        peak = peak_flops(jax.devices()[0])
+        self._peak = peak and peak * jax.device_count()
+        self._pending: deque[_Pending] = deque()
+        self._done: list[StepMetrics] = []
+        self._waited, self._since = 0.0, time.monotonic()
+
+    def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
+        start = time.monotonic()
+        batch = next(stream)
+        self._waited += time.monotonic() - start
+        return batch
+
+    def add(self, step: int, metrics: StepMetrics, samples: np.ndarray) -> None:
+        """Takes a step's metrics, and waits for those of the step before."""
+        self._pending.append(_Pending(step, metrics, samples))
+        while len(self._pending) > 1:
+            self._check(self._pending.popleft())
+        self._logger.advance(self._settings.batch_size)
+
+    def check_all(self) -> None:
+        """Waits for all steps; raises TrainingError if one of them was not finite."""
+        while self._pending:
+            self._check(self._pending.popleft())
+
+    def _check(self, pending: _Pending) -> None:
+        metrics = StepMetrics(*(float(value) for value in jax.device_get(pending.metrics)))  # type: ignore[arg-type]
+        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
+            samples = ", ".join(map(str, pending.samples))
+            raise TrainingError(
+                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, and "
+                f"the last good checkpoint is kept. Samples of this host's batch: {samples}"
+            )
+        self._done.append(metrics)
+
+    def log(self, step: int) -> None:
+        """Writes the means since the last time, and the speed."""
+        self.check_all()
+        count, seconds = len(self._done), time.monotonic() - self._since
+        values = {name: float(np.mean([getattr(each, name) for each in self._done])) for name in ("loss", "tcs", "mps")}
+        if set(self._settings.loss.terms) != {"tcs", "mps"}:
+            values = {"loss": values["loss"]}
+        values |= {
+            "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
+            "logit_scale": float(self._done[-1].logit_scale),
+            "learning_rate": float(self._schedule(step - 1)),
+            "images_per_second": count * self._settings.batch_size / seconds,
+            "waiting_for_data": self._waited / seconds,
+        }
+        if self._peak:
+            values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
+        self._logger.write(step, values)
+        self._done.clear()
+        self._waited, self._since = 0.0, time.monotonic()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `python -m flair_jax.train`, and `flair-jax train`.
+
+    Args:
+      arguments: the words after the command.
+
+    Returns:
+      The exit status: 0 also after a SIGTERM; 2 for bad input, which is explained in one sentence on stderr.
+    """
+    from flair_jax.train_flags import parse
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        options = parse(arguments)
+        settings = TrainSettings.from_config(options.config)
+        if options.distributed:
+            jax.distributed.initialize(**options.cluster)
+        path = train(settings, options.workdir)
+    except FlairError as error:
+        print(f"flair-jax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flair-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""The command line of training: absl flags, with the configuration file's fields as `--config.FIELD`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from flair_jax.errors import ConfigError
+
+USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
+
+_FLAGS = flags.FlagValues()
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; configs/default.py says what its fields mean.", flag_values=_FLAGS
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints and metrics. A run found there goes on.", flag_values=_FLAGS
+)
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed",
+    False,
+    "Run on several hosts, or as several processes. On TPU pods, SLURM and Kubernetes they find each other; elsewhere "
+    "give the three flags below to each.",
+    flag_values=_FLAGS,
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=_FLAGS)
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=_FLAGS)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=_FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """The command line.
+
+    Attributes:
+      config: the configuration, with the fields that were given on the command line.
+      workdir: the run's folder.
+      distributed: whether there are several processes.
+      cluster: arguments of `jax.distributed.initialize`.
+    """
+
+    config: Any
+    workdir: Path
+    distributed: bool
+    cluster: dict[str, Any]
+
+
+def parse(arguments: Sequence[str]) -> TrainOptions:
+    """Reads the words after the command.
+
+    Raises:
+      ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
+    """
+    _FLAGS.unparse_flags()
+    try:
+        rest = _FLAGS(["flair-jax train", *arguments])[1:]
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config: {error.filename or error}: no such configuration file") from None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(_first_sentence(error)) from None
+    except Exception as error:  # the configuration file is a program, and can fail in any way
+        raise ConfigError(f"--config: the file cannot be run ({type(error).__name__}: {_first_sentence(error)})") from None
+    if rest:
+        raise ConfigError(f"unknown argument {rest[0]!r}; usage: {USAGE}")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
+    given = {
+        "coordinator_address": _COORDINATOR.value,
+        "process_id": _PROCESS.value,
+        "num_processes": _PROCESSES.value,
+    }
+    cluster = {name: value for name, value in given.items() if value is not None}
+    if cluster and not (_DISTRIBUTED.value and len(cluster) == len(given)):
+        raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
+    return TrainOptions(_CONFIG.value, Path(_WORKDIR.value), _DISTRIBUTED.value, cluster)
+
+
+def help_text() -> str:
+    """What the flags mean."""
+    return _FLAGS.main_module_help() or _FLAGS.get_help()
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
