@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form
     c.init = ""  # checkpoint folder to start from, made by `flair-jax convert` (FLAIR, or CLIP's towers); "": random
-    c.lock = ()  # towers that keep their weights: "image", "text"; their projections are trained
+    c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
     c.remat = "none"  # what the backward pass recomputes of the towers: "none", "dots", "full"
     c.unroll = 1  # layers in each step of the layer loop; changes speed only

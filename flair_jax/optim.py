@@ -22,7 +22,7 @@ _NO_DECAY_LEAVES = ("bias", "scale", "class_token", "logit_scale", "logit_bias")
 # exp(logit_scale) stays from 1 to 100 (Radford et al. 2021, section 2.5; the lower bound is the PyTorch release's).
 _MAX_LOGIT_SCALE = math.log(100)
 
-# The parameters of a tower, without its projection into the shared space.
+# The parameters of a tower.
 _TOWER = {"image": "vision", "text": "text"}
 
 
@@ -69,9 +69,9 @@ def decay_mask(params: Params) -> Params:
 
 
 def lock_mask(params: Params, lock: tuple[str, ...]) -> Params:
-    """True for parameters of the locked towers ("image", "text"); the projections that follow them stay free."""
+    """True for parameters of the locked towers ("image", "text"), with their projections into the shared space."""
     towers = {_TOWER[tower] for tower in lock}
-    return _map_names(lambda name: name.split("/")[0] in towers and "/projection/" not in name, params)
+    return _map_names(lambda name: name.split("/")[0] in towers, params)
 
 
 def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule, lock: tuple[str, ...]) -> Any:

@@ -17,6 +17,7 @@ from flair_jax.models.config import FlairConfig, read_config
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 TOWERS = ("image", "text")
 LOSS_TERMS = ("tcs", "mps")
+_MOST_CAPTIONS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +183,11 @@ class TrainSettings:
         for name, value in (("b1", self.optimizer.b1), ("b2", self.optimizer.b2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
+        if self.captions_per_image > _MOST_CAPTIONS:
+            raise ConfigError(
+                f"config.captions_per_image={self.captions_per_image}: the recaptioned sets have some 10 to 40 sentences a "
+                f"picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
+            )
         if self.batch_size % self.group_size:
             raise ConfigError(
                 f"config.batch_size={self.batch_size} is not a multiple of config.loss.group_size={self.group_size}"

@@ -57,10 +57,11 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
       ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
     """
     _FLAGS.unparse_flags()
+    for file in (word.removeprefix("--config=") for word in arguments if word.startswith("--config=")):
+        if not Path(file.split(":")[0]).is_file():
+            raise ConfigError(f"--config={file}: no such configuration file")
     try:
         rest = _FLAGS(["flair-jax train", *arguments])[1:]
-    except FileNotFoundError as error:
-        raise ConfigError(f"--config: {error.filename or error}: no such configuration file") from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(_first_sentence(error)) from None
     except Exception as error:  # the configuration file is a program, and can fail in any way
@@ -86,5 +87,7 @@ def help_text() -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = str(error.args[0]) if error.args else str(error)  # str of a KeyError has quotes around it
     return " ".join(text.split()) or type(error).__name__

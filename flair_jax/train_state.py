@@ -149,7 +149,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = clamp_logit_scale(optax.apply_updates(state.params, updates))
         metrics = StepMetrics(
-            losses.total, losses.tcs, losses.mps, optax.global_norm(grads), jnp.exp(params["logit_scale"])
+            losses.total, losses.tcs, losses.mps, optax.tree.norm(grads), jnp.exp(params["logit_scale"])
         )
         return TrainState(state.step + 1, params, opt_state), metrics
 

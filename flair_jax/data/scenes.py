@@ -198,3 +198,13 @@ def draw_mentioned(rng: np.random.Generator) -> frozenset[str]:
         chosen = frozenset(name for name, share in MENTIONED.items() if rng.random() < share)
         if len(chosen) >= 2:
             return chosen
+
+
+def fits(scene: Scene, caption: str) -> bool:
+    """Whether some one object of the scene is as a caption about a single object (`describe_object`) says."""
+    words = caption.split()
+    place = " ".join(words[-2:]) if "in" in words else None
+    said = {name: word for name, known in VALUES.items() for word in words if word in known}
+    if place:
+        said["place"] = place
+    return any(all(getattr(item, name) == word for name, word in said.items()) for item in scene.objects)

@@ -52,12 +52,12 @@ class TfdsSource:
 
         try:
             builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-        except Exception as error:  # TFDS's own class is a LookupError of one module or another, by version
-            if data_dir.exists() and not isinstance(error, (LookupError, FileNotFoundError)):
-                raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
+        except tfds.core.DatasetNotFoundError:
             raise DatasetError(
                 f"{data_dir}: no prepared data set {name} there; set config.data.dir and config.data.name"
             ) from None
+        except Exception as error:  # a damaged folder leads TFDS to any kind
+            raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
         features = builder.info.features
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:

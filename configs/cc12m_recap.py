@@ -1,0 +1,20 @@
+"""CC12M-recap, as published: 32 epochs of 10,010,225 pairs; the original used 32 GPUs with 192 images each.
+
+    flair-jax train --config=configs/cc12m_recap.py --config.data.dir=DIR --workdir=runs/cc12m_recap
+"""
+
+import ml_collections
+
+from flair_jax.configs.default import get_config as get_default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Published hyper-parameters; `default.py` explains the fields."""
+    c = get_default()
+    c.data.name = "cc12m_recap"
+    c.batch_size = 6144
+    c.captions_per_image = 8
+    c.loss.group_size = 192
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.5
+    return c

@@ -1,0 +1,20 @@
+"""CC3M-recap, as published: 32 epochs of 2,823,019 pairs; the original used 8 GPUs with 128 images each.
+
+    flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=runs/cc3m_recap
+"""
+
+import ml_collections
+
+from flair_jax.configs.default import get_config as get_default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Published hyper-parameters; `default.py` explains the fields."""
+    c = get_default()
+    c.data.name = "cc3m_recap"
+    c.batch_size = 1024
+    c.captions_per_image = 8
+    c.loss.group_size = 128
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.5
+    return c

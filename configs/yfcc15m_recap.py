@@ -1,0 +1,22 @@
+"""YFCC15M-recap, as in the original's script: 32 epochs of 14,065,827 pairs; 8 GPUs with 192 images each.
+
+The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_size is 6144.
+
+    flair-jax train --config=configs/yfcc15m_recap.py --config.data.dir=DIR --workdir=runs/yfcc15m_recap
+"""
+
+import ml_collections
+
+from flair_jax.configs.default import get_config as get_default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Published hyper-parameters; `default.py` explains the fields."""
+    c = get_default()
+    c.data.name = "yfcc15m_recap"
+    c.batch_size = 1536
+    c.captions_per_image = 10
+    c.loss.group_size = 192
+    c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.5
+    return c
