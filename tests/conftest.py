@@ -90,7 +90,7 @@ def small_checkpoint(small_model: tuple[Flair, dict], tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real photographs and captions in COCO's layout."""
-    from flair_jax.demo import write_photographs
+    from photographs import write_photographs
 
     folder = tmp_path_factory.mktemp("data") / "coco"
     write_photographs(folder)

@@ -189,4 +189,9 @@ PRESETS: dict[str, FlairConfig] = {
         vision=VisionConfig(image_size=64, patch_size=16, width=96, layers=2, head_width=24),
         text=TextConfig(width=64, layers=2, heads=4),
     ),
+    "scenes": FlairConfig(  # of the demonstration
+        embed_dim=128,
+        vision=VisionConfig(image_size=64, patch_size=8, width=96, layers=3, head_width=24),
+        text=TextConfig(context_length=32, width=64, layers=2, heads=4),
+    ),
 }

@@ -1,0 +1,95 @@
+"""Training runs as users start them, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 24, "layers": 2, "head_width": 8},
+    "text_cfg": {"width": 16, "layers": 2, "heads": 2, "context_length": 16},
+}
+CONFIG = """
+from flair_jax.configs.default import get_config as get_default
+
+def get_config():
+    c = get_default()
+    c.model = {model!r}
+    c.dtype = "float32"
+    c.batch_size = 8
+    c.captions_per_image = 2
+    c.steps = 12
+    c.loss.group_size = 4
+    c.optimizer.warmup_steps = 2
+    c.data.name = "scenes/small"
+    c.data.dir = {data!r}
+    c.data.workers = 0
+    c.checkpoint.every_steps = 3
+    c.log_every_steps = 1
+    c.compilation_cache = {cache!r}
+    return c
+"""
+
+
+def write_config(folder: Path, data: Path) -> Path:
+    """A configuration file for a run of seconds."""
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    path = folder / "config.py"
+    path.write_text(CONFIG.format(model=str(folder / "model.json"), data=str(data), cache=str(folder / "compiled")))
+    return path
+
+
+def start(config: Path, workdir: Path, *flags: str, devices: int = 1, **options) -> subprocess.Popen:
+    """Starts `python -m flair_jax.train` with so many host devices."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "flair_jax.train", f"--config={config}", f"--workdir={workdir}", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def run(config: Path, workdir: Path, *flags: str, devices: int = 1) -> tuple[int, str, str]:
+    return finish(start(config, workdir, *flags, devices=devices))
+
+
+def run_distributed(config: Path, workdir: Path, *flags: str, processes: int, devices: int) -> list[tuple[int, str, str]]:
+    """One run as several real processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    started = [
+        start(
+            config,
+            workdir,
+            *flags,
+            "--distributed",
+            f"--coordinator={address}",
+            f"--process={number}",
+            f"--processes={processes}",
+            devices=devices,
+        )
+        for number in range(processes)
+    ]
+    return [finish(process) for process in started]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
