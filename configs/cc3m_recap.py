@@ -1,10 +1,9 @@
 """CC3M-recap, as published: 32 epochs of 2,823,019 pairs; the original used 8 GPUs with 128 images each.
 
-    flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=runs/cc3m_recap
+flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=runs/cc3m_recap
 """
 
 import ml_collections
-
 from flair_jax.configs.default import get_config as get_default
 
 

@@ -6,7 +6,6 @@
 """
 
 import ml_collections
-
 from flair_jax.configs.default import get_config as get_default
 
 

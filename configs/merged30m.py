@@ -1,4 +1,4 @@
-"""The three recaptioned sets together, as in the original's script: 32 epochs of 27,000,000 pairs; 8 GPUs with 128 images each.
+"""The three recaptioned sets together, as in the original's script: 32 epochs of 27,000,000 pairs; 8 GPUs x 128 images.
 
 The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_size is 4096.
 
@@ -6,7 +6,6 @@ The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_siz
 """
 
 import ml_collections
-
 from flair_jax.configs.default import get_config as get_default
 
 

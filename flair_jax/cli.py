@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     # argparse would take the configuration's own flags for its own; after `train` they are all left to `train`.
-    options = _parser().parse_args([*words[:1], "--", *words[1:]] if words[:1] == ["train"] and not {"-h", "--help"} & set(words) else words)
+    options = _parser().parse_args(
+        [*words[:1], "--", *words[1:]] if words[:1] == ["train"] and not {"-h", "--help"} & set(words) else words
+    )
     sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
     try:
         return options.run(options) or 0
@@ -238,8 +240,8 @@ def _add_demo(commands: Any) -> None:
         "demo",
         _demo,
         "train a small FLAIR on drawn scenes, evaluate it, and write a report with attention maps",
-        "Needs the extra `demo`, but neither PyTorch nor a download. About four minutes on two CPU cores; a demonstration\n"
-        "that was stopped goes on where it was.",
+        "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that was\n"
+        "stopped goes on where it was.",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("demo"), help="folder to fill (default demo)"

@@ -80,7 +80,7 @@ def run(output: Path, *, control: bool = False) -> None:
 
 
 def write_pictures(folder: Path, scenes: list[scenes_builder.LabelledScene]) -> None:
-    """Writes scenes as a retrieval set that `flair-jax evaluate --dataset folder` reads: PNG files and long captions."""
+    """Writes scenes as a retrieval set for `flair-jax evaluate --dataset folder`: PNG files and long captions."""
     from PIL import Image
 
     with replace_when_complete(folder) as partial:

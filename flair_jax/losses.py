@@ -18,7 +18,7 @@ from flair_jax.models.normalize import l2_normalize
 Params = dict[str, Any]
 TERMS = ("tcs", "mps")
 
-# (key, group, row) -> int32 [B+K-1]: which of the B*K captions of `group` an image in row `row` of a group is pooled by.
+# (key, group, row) -> int32 [B+K-1]: which of the B*K captions of `group` pool an image that is in row `row` of its own.
 CaptionSampler = Callable[[Array, Array, Array], Array]
 
 
@@ -94,8 +94,8 @@ def flair_loss(
       -sum(log_sigmoid(label * logit)) / (B*K).
 
     The loss of a group adds to its own captions those of every other group, all of them negatives: image i meets what
-    row i of that group drew. Groups are averaged. This is what G GPUs of the PyTorch release compute with B images each,
-    on any number of devices: the numbers depend on `group_size` and not on the mesh.
+    row i of that group drew. Groups are averaged. This is what G GPUs of the PyTorch release compute with B images
+    each, on any number of devices: the numbers depend on `group_size` and not on the mesh.
 
     Cost, for N images on W devices, in G = N/B groups, with L local tokens and H heads:
 
@@ -145,7 +145,7 @@ def flair_loss(
     )
     if axes:
         rows = P(axes)
-        sums = jax.shard_map(sums, in_specs=(P(), Features(rows, rows, rows), P()), out_specs=P())
+        sums = jax.shard_map(sums, in_specs=(P(), rows, P()), out_specs=P())
     tcs, mps = sums(params, features, key)
     groups = count // group_size
     tcs /= groups * (group_size + captions - 1)

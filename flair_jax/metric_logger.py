@@ -22,7 +22,9 @@ class MetricLogger:
     A run that goes on from an earlier step first drops what was logged after that step.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, steps: int, wandb_project: str = "", active: bool = True) -> None:
+    def __init__(
+        self, workdir: Path, *, first_step: int, steps: int, wandb_project: str = "", active: bool = True
+    ) -> None:
         """Opens the logs.
 
         Args:

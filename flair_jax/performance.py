@@ -6,8 +6,8 @@ import jax
 
 from flair_jax.models.config import FlairConfig
 
-# Peak FLOP/s in bfloat16, dense, of one chip as JAX counts devices, by a part of `device_kind`. Sources: the makers' data
-# sheets (cloud.google.com/tpu/docs/system-architecture-tpu-vm; NVIDIA's A100, H100 and H200 data sheets).
+# Peak FLOP/s in bfloat16, dense, of one chip as JAX counts devices, by a part of `device_kind`. Sources: the makers'
+# data sheets (cloud.google.com/tpu/docs/system-architecture-tpu-vm; NVIDIA's A100, H100 and H200 data sheets).
 _PEAK = (
     ("v6 lite", 918e12),
     ("v6e", 918e12),

@@ -90,7 +90,7 @@ def tables(result: ScenesResult, control: Control) -> Iterator[tuple[str, list[s
         ],
     )
     yield (
-        "Where attention falls, for a sentence about one object",
+        "Where attention falls, for the full description of one object",
         ["per cent", "chance", "FLAIR", "MPS alone (its pooling is untrained)"],
         [
             [name, f"{chance[name]:.1f}" if name in chance else "-", f"{value:.1f}", f"{other.localization[name]:.1f}"]

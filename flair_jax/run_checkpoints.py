@@ -1,7 +1,7 @@
 """Checkpoints of a training run: saved while it goes on, resumed from the newest that is whole.
 
-Each is a folder WORKDIR/checkpoints/STEP that `flair_jax.load` reads as well; it appears under that name only once it is
-complete.
+Each is a folder WORKDIR/checkpoints/STEP that `flair_jax.load` reads as well; it appears under that name only once it
+is complete.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class RunCheckpoints:
                 continue
             return TrainState(restored[_OPTIMIZER]["step"], restored[PARAMS], restored[_OPTIMIZER]["opt_state"]), step
         if steps:
-            raise CheckpointError(f"{self._folder}: none of the {len(steps)} checkpoint(s) can be read; start elsewhere")
+            raise CheckpointError(
+                f"{self._folder}: none of the {len(steps)} checkpoint(s) can be read; start elsewhere"
+            )
         return None
 
     def _check_identity(self, found: dict[str, Any]) -> None:

@@ -185,8 +185,8 @@ class TrainSettings:
                 raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
         if self.captions_per_image > _MOST_CAPTIONS:
             raise ConfigError(
-                f"config.captions_per_image={self.captions_per_image}: the recaptioned sets have some 10 to 40 sentences a "
-                f"picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
+                f"config.captions_per_image={self.captions_per_image}: recaptioned sets have some 10 to 40 sentences "
+                f"a picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
             )
         if self.batch_size % self.group_size:
             raise ConfigError(

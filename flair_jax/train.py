@@ -70,7 +70,9 @@ def train(settings: TrainSettings, workdir: Path, source: Source | None = None) 
     model = Flair(settings.model_config())
     schedule = make_schedule(settings.optimizer, steps)
     optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    evaluation = RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+    evaluation = (
+        RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+    )
     workdir.mkdir(parents=True, exist_ok=True)
     if settings.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
@@ -95,8 +97,8 @@ def train(settings: TrainSettings, workdir: Path, source: Source | None = None) 
             meter = _Meter(settings, model, schedule, logger)
             logger.say(
                 f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {len(source):,} samples, "
-                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} {jax.devices()[0].device_kind} device(s)"
-                + (f"; going on after step {first:,}" if first else "")
+                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
+                f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
             )
             for step in range(first + 1, steps + 1):
                 batch = meter.wait_for(stream)
@@ -186,7 +188,7 @@ def _preemption_notice() -> Iterator[Any]:
         return
     received = False
 
-    def receive(number: int, frame: FrameType | None) -> None:
+    def receive(_number: int, _frame: FrameType | None) -> None:
         nonlocal received
         received = True
 
@@ -212,9 +214,7 @@ class _Meter:
 
     def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(
-            model.config, settings.batch_size, settings.captions_per_image, settings.group_size
-        )
+        self._flops = step_flops(model.config, settings.batch_size, settings.captions_per_image, settings.group_size)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         self._pending: deque[_Pending] = deque()
@@ -244,8 +244,8 @@ class _Meter:
         if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
             samples = ", ".join(map(str, pending.samples))
             raise TrainingError(
-                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, and "
-                f"the last good checkpoint is kept. Samples of this host's batch: {samples}"
+                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, "
+                f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
             )
         self._done.append(metrics)
 

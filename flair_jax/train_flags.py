@@ -65,7 +65,9 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(_first_sentence(error)) from None
     except Exception as error:  # the configuration file is a program, and can fail in any way
-        raise ConfigError(f"--config: the file cannot be run ({type(error).__name__}: {_first_sentence(error)})") from None
+        raise ConfigError(
+            f"--config: the file cannot be run ({type(error).__name__}: {_first_sentence(error)})"
+        ) from None
     if rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; usage: {USAGE}")
     if _CONFIG.value is None or _WORKDIR.value is None:

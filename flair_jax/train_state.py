@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -39,8 +40,8 @@ class TrainState(NamedTuple):
 class Batch(NamedTuple):
     """N pictures and K captions of each; rows i*K to i*K+K-1 of `tokens` belong to picture i."""
 
-    pixels: UInt8[Array, "N S S 3"]
-    tokens: Int[Array, "NK T"]
+    pixels: UInt8[Array | np.ndarray, "N S S 3"]
+    tokens: Int[Array | np.ndarray, "NK T"]
 
 
 class StepMetrics(NamedTuple):

@@ -104,9 +104,9 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image
     except (ImageError, MemoryError):
         raise
     except FileNotFoundError:
-        raise ImageError(f"{image}: no such picture") from None
+        raise ImageError(f"{_name(image)}: no such picture") from None
     except IsADirectoryError:
-        raise ImageError(f"{image}: is a folder, not a picture") from None
+        raise ImageError(f"{_name(image)}: is a folder, not a picture") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         if isinstance(error, UnidentifiedImageError):
             if (len(image) if isinstance(image, bytes) else os.path.getsize(str(image))) == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import grain
@@ -97,7 +97,7 @@ def batches(
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,
-) -> Iterator[HostBatch]:
+) -> Generator[HostBatch, None, None]:
     """An endless stream of one host's part of each batch.
 
     Samples come in a new random order each epoch; a batch may reach from one epoch into the next.

@@ -183,7 +183,11 @@ def sub_captions(
     Returns:
       Sentence and number of the only object it is about, from 0; -1 if it is about none or two.
     """
-    captions = [(describe_object(item, draw_mentioned(rng)), n) for n, item in enumerate(scene.objects) for _ in range(per_object)]
+    captions = [
+        (describe_object(item, draw_mentioned(rng)), n)
+        for n, item in enumerate(scene.objects)
+        for _ in range(per_object)
+    ]
     true = list(relations(scene))
     for pick in rng.permutation(len(true))[:about_relations]:
         i, relation, j = true[pick]

@@ -62,7 +62,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
                     "caption_object": tfds.features.Sequence(np.int32),
                     "long_caption": text,
                     "background": text,
-                    "objects": tfds.features.Sequence({name: text for name in VALUES}),
+                    "objects": tfds.features.Sequence(dict.fromkeys(VALUES, text)),
                 }
             ),
             description="Drawn pictures with sentences about their parts, and a mask for every object.",
@@ -79,15 +79,18 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             scene = draw_scene(rng, fewest=1 if split == "train" else 2)
             pixels, mask = render(scene, rng)
             captions, objects = zip(*sub_captions(scene, rng), strict=True)
-            yield number, {
-                "image": _png(pixels),
-                "mask": _png(mask),
-                "captions": list(captions),
-                "caption_object": list(objects),
-                "long_caption": describe_long(scene),
-                "background": scene.background,
-                "objects": [dataclasses.asdict(item) for item in scene.objects],
-            }
+            yield (
+                number,
+                {
+                    "image": _png(pixels),
+                    "mask": _png(mask),
+                    "captions": list(captions),
+                    "caption_object": list(objects),
+                    "long_caption": describe_long(scene),
+                    "background": scene.background,
+                    "objects": [dataclasses.asdict(item) for item in scene.objects],
+                },
+            )
 
 
 def prepare(data_dir: str | Path, config: str = "full") -> None:

@@ -100,7 +100,13 @@ class ScenesEvaluation:
         }
 
     def _localization(self, scorer: _Scorer) -> dict[str, float]:
-        maps = scorer.attention([(number, caption) for number, _, caption in self.about_objects])
+        """Attention for the full description of each object, which fits no other."""
+        maps = scorer.attention(
+            [
+                (number, describe_object(self.scenes[number].scene.objects[item]))
+                for number, item, _ in self.about_objects
+            ]
+        )
         pointing, most, iou = [], [], []
         for (number, item, _), attention in zip(self.about_objects, maps, strict=True):
             labelled = self.scenes[number]

@@ -68,7 +68,10 @@ def test_goes_on_from_any_batch() -> None:
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_have_their_parts_in_order(hosts: int) -> None:
     parts = [take(5, host=host, hosts=hosts, first=1) for host in range(hosts)]
-    joined = [type(rows[0])(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True))) for rows in zip(*parts, strict=True)]
+    joined = [
+        type(rows[0])(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True)))
+        for rows in zip(*parts, strict=True)
+    ]
     assert_same(joined, take(6)[1:])
 
 

@@ -71,9 +71,7 @@ def test_captions_are_true() -> None:
         for caption, number in captions:
             if number >= 0:
                 words = caption.removeprefix("an ").removeprefix("a ").replace(" in the ", " ").split()
-                assert set(words) <= {
-                    *" ".join(dataclasses.astuple(scene.objects[number])).split(), "object"
-                }, caption
+                assert set(words) <= {*" ".join(dataclasses.astuple(scene.objects[number])).split(), "object"}, caption
             else:
                 assert caption in [*true, f"the background is {scene.background}"]
 

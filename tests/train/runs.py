@@ -68,7 +68,9 @@ def run(config: Path, workdir: Path, *flags: str, devices: int = 1) -> tuple[int
     return finish(start(config, workdir, *flags, devices=devices))
 
 
-def run_distributed(config: Path, workdir: Path, *flags: str, processes: int, devices: int) -> list[tuple[int, str, str]]:
+def run_distributed(
+    config: Path, workdir: Path, *flags: str, processes: int, devices: int
+) -> list[tuple[int, str, str]]:
     """One run as several real processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -52,7 +52,9 @@ def assert_gradients_close(ours_params, ours_features, theirs: dict, model) -> N
 
 
 def golden_gradients(data, prefix: str) -> dict:
-    return {name.removeprefix(f"{prefix}/grad/"): data[name] for name in data.files if name.startswith(f"{prefix}/grad/")}
+    return {
+        name.removeprefix(f"{prefix}/grad/"): data[name] for name in data.files if name.startswith(f"{prefix}/grad/")
+    }
 
 
 @pytest.mark.golden
@@ -116,9 +118,8 @@ def test_golden_ring(golden, golden_model, terms: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def batch(small_model) -> Features:
+def batch() -> Features:
     """16 images with 3 captions each."""
-    model, _ = small_model
     rng = np.random.default_rng(1)
     shapes = ((16, 16), (16, 4, 16), (48, 16))
     return Features(*(jnp.asarray(rng.normal(0, 1, shape), np.float32) for shape in shapes))
@@ -133,9 +134,7 @@ def test_meshes_and_blocks_change_nothing(small_model, batch, group_size: int, p
         with jax.set_mesh(mesh):
             rows = NamedSharding(mesh, P(mesh.axis_names))
             sharded = jax.tree.map(lambda leaf, rows=rows: jax.device_put(leaf, rows), batch)
-            loss, ours = with_gradients(
-                model, params, sharded, group_size=group_size, pairs_per_block=pairs_per_block
-            )
+            loss, ours = with_gradients(model, params, sharded, group_size=group_size, pairs_per_block=pairs_per_block)
         assert_close(loss, expected, rtol=1e-5)
         assert_close(ours[0]["pooling"]["out"]["kernel"], gradients[0]["pooling"]["out"]["kernel"], rtol=1e-4)
         for one, other in zip(ours[1], gradients[1], strict=True):

@@ -125,7 +125,9 @@ def batches(small_model) -> list[Batch]:
 @pytest.fixture(scope="module")
 def one_device(small_model, batches):
     model, params = small_model
-    return run(model, settings_for(**{"batch_size": 8, "loss.group_size": 4, "optimizer.warmup_steps": 1}), params, batches)
+    return run(
+        model, settings_for(**{"batch_size": 8, "loss.group_size": 4, "optimizer.warmup_steps": 1}), params, batches
+    )
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -186,9 +188,7 @@ def test_every_large_parameter_is_split_at_full_size() -> None:
     assert whole < 0.01 * sum(leaf.size for leaf in leaves)
     params = dict(jax.tree_util.tree_leaves_with_path(state.params))
     moments = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, dict))
-    of_moments = [
-        leaf.sharding.spec for node in moments if isinstance(node, dict) for leaf in jax.tree.leaves(node)
-    ]
+    of_moments = [leaf.sharding.spec for node in moments if isinstance(node, dict) for leaf in jax.tree.leaves(node)]
     assert of_moments == 2 * [leaf.sharding.spec for leaf in params.values()]
 
 
@@ -199,7 +199,10 @@ def test_every_partition_rule_names_something() -> None:
     from flair_jax.sharding import PARTITION_RULES
 
     params = Flair(PRESETS["tiny"]).abstract_params()
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
     for pattern, _ in PARTITION_RULES:
         assert any(re.search(f"(^|/){pattern}$", name) for name in names), pattern
 
