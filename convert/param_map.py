@@ -156,6 +156,31 @@ def torch_from_params(params: Params, config: FlairConfig) -> dict[str, np.ndarr
     return tensors
 
 
+# Tensors of open_clip's CLIP that FLAIR has under another name, and those that it does not take over: CLIP's scale belongs
+# to a softmax over the batch, not to a sigmoid with a bias.
+_CLIP_NAMES = {"visual.proj": "image_post.proj", "text_projection": "text_post.proj"}
+_CLIP_DROPPED = ("logit_scale", "logit_bias")
+
+
+def is_clip(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict is a CLIP of open_clip: projections inside its towers, and no pooling."""
+    return set(_CLIP_NAMES) <= set(tensors) and not any(name.startswith("visual_proj.") for name in tensors)
+
+
+def towers_of_clip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CLIP's towers and projections under FLAIR's names; the pooling, scale and bias are missing."""
+    return {_CLIP_NAMES.get(name, name): tensor for name, tensor in tensors.items() if name not in _CLIP_DROPPED}
+
+
+def complete(tensors: Mapping[str, np.ndarray], config: FlairConfig) -> dict[str, np.ndarray]:
+    """The towers of `towers_of_clip` with a pooling, scale and bias drawn as for training from nothing (seed 0)."""
+    drawn = torch_from_params(jax.device_get(Flair(config).init(jax.random.key(0))), config)
+    new = {
+        name: tensor for name, tensor in drawn.items() if name.startswith("visual_proj.") or name in _CLIP_DROPPED
+    }
+    return {**new, **tensors}
+
+
 def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in tensors]
     problems += [f"left over: {name} {list(np.shape(tensors[name]))}" for name in tensors if name not in shapes]

@@ -14,7 +14,15 @@ from flair_jax.models.flair import Flair
 
 from . import hub
 from .files import read_tensors, require_torch, write_tensors
-from .param_map import ConversionError, infer_config, params_from_torch, torch_from_params
+from .param_map import (
+    ConversionError,
+    complete,
+    infer_config,
+    is_clip,
+    params_from_torch,
+    torch_from_params,
+    towers_of_clip,
+)
 
 # Largest difference of features, over the largest feature, that float32 rounding explains, with room for accelerators,
 # whose sums run in another order. CPUs differ by a few 1e-6.
@@ -23,6 +31,8 @@ VERIFY_TOLERANCE = 1e-4
 
 def convert(source: str, target: str | Path, config: FlairConfig | None = None) -> FlairConfig:
     """Imports a PyTorch weight file as a checkpoint that `flair_jax.load` reads.
+
+    Of a CLIP of open_clip the towers and projections are taken, as a start for training; the rest is drawn anew.
 
     Args:
       source: a `.pt` or `.safetensors` file, or a hub name (`hf://OWNER/REPOSITORY/FILE`).
@@ -41,14 +51,20 @@ def convert(source: str, target: str | Path, config: FlairConfig | None = None) 
     checkpoint.check_target(target)
     file = _local_file(source)
     tensors = read_tensors(file)
+    clip = is_clip(tensors)
     try:
+        if clip:
+            tensors = towers_of_clip(tensors)
         config = infer_config(tensors, config)
-        params = params_from_torch(tensors, config)
+        params = params_from_torch(complete(tensors, config) if clip else tensors, config)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    checkpoint.save(target, Flair(config), params, {"file": Path(source).name, "sha256": digest})
+    origin = {"file": Path(source).name, "sha256": digest}
+    if clip:
+        origin["towers"] = "CLIP; the pooling is random and must be trained"
+    checkpoint.save(target, Flair(config), params, origin)
     return config
 
 
@@ -85,10 +101,10 @@ def verify(source: str, target: str | Path) -> dict[str, float]:
     from .torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    reference = TorchFlair(
-        {name: torch.from_numpy(np.array(tensor)) for name, tensor in read_tensors(_local_file(source)).items()},
-        model.config,
-    )
+    tensors = read_tensors(_local_file(source))
+    if is_clip(tensors):
+        tensors = complete(towers_of_clip(tensors), model.config)
+    reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)
     rng = np.random.default_rng(0)
     size, text = model.config.vision.image_size, model.config.text
     images = rng.standard_normal((2, size, size, 3), dtype=np.float32)

@@ -21,11 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    # argparse would take the configuration's own flags for its own; after `train` they are all left to `train`.
-    options = _parser().parse_args(
-        [*words[:1], "--", *words[1:]] if words[:1] == ["train"] and not {"-h", "--help"} & set(words) else words
-    )
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.run is _train:
+        options.words = rest  # the configuration's flags are for absl
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
     try:
         return options.run(options) or 0
@@ -89,7 +90,8 @@ def _add_convert(commands: Any) -> None:
         "examples:\n"
         "  flair-jax convert hf://xiaorui638/flair/flair-cc3m-recap.pt checkpoints/cc3m\n"
         "  flair-jax convert flair-cc3m-recap.pt checkpoints/cc3m --verify\n"
-        "  flair-jax convert my-model.safetensors checkpoints/mine --config my-model.json\n\n"
+        "  flair-jax convert my-model.safetensors checkpoints/mine --config my-model.json\n"
+        "  flair-jax convert open_clip_model.safetensors checkpoints/clip   # CLIP's towers, to start training from\n\n"
         "Every tensor of the file must be used exactly once; if not, all that is missing, left over or misshapen is\n"
         "listed and nothing is written. Reading .pt needs PyTorch (its CPU build is enough); .safetensors does not.\n"
         "Downloads keep to the hub library's cache and settings (HF_HOME, HF_TOKEN, HF_ENDPOINT).",
@@ -112,6 +114,7 @@ def _add_convert(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from flair_jax.checkpoint import read_description
     from flair_jax.convert.files import require_torch
     from flair_jax.convert.transfer import convert, verify
     from flair_jax.models.config import read_config
@@ -124,6 +127,9 @@ def _convert(options: argparse.Namespace) -> None:
         f"{config.vision.image_size} pixels; text {config.text.layers} x {config.text.width}; "
         f"embedding {config.embed_dim}"
     )
+    towers = read_description(options.target).get("source", {}).get("towers")
+    if towers:
+        print(f"towers of {towers}: start training with --config.init={options.target}")
     if options.verify:
         print("largest difference from PyTorch, over the largest value:")
         for name, difference in verify(options.source, options.target).items():
@@ -210,7 +216,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    parser = _add_command(
+    _add_command(
         commands,
         "train",
         _train,
@@ -225,7 +231,6 @@ def _add_train(commands: Any) -> None:
         "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n\n"
         "SIGTERM finishes the step, saves and exits with 0. The same as `python -m flair_jax.train`.",
     )
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -240,8 +245,8 @@ def _add_demo(commands: Any) -> None:
         "demo",
         _demo,
         "train a small FLAIR on drawn scenes, evaluate it, and write a report with attention maps",
-        "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that was\n"
-        "stopped goes on where it was.",
+        "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that\n"
+        "was stopped goes on where it was.",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("demo"), help="folder to fill (default demo)"

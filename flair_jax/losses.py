@@ -18,7 +18,7 @@ from flair_jax.models.normalize import l2_normalize
 Params = dict[str, Any]
 TERMS = ("tcs", "mps")
 
-# (key, group, row) -> int32 [B+K-1]: which of the B*K captions of `group` pool an image that is in row `row` of its own.
+# (key, group, row) -> int32 [B+K-1]: captions of `group` that pool an image in row `row` of its own group.
 CaptionSampler = Callable[[Array, Array, Array], Array]
 
 

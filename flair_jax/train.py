@@ -281,6 +281,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     from flair_jax.train_flags import parse
 
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         options = parse(arguments)

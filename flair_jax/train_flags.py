@@ -14,25 +14,6 @@ from flair_jax.errors import ConfigError
 
 USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
-_FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file; configs/default.py says what its fields mean.", flag_values=_FLAGS
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints and metrics. A run found there goes on.", flag_values=_FLAGS
-)
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed",
-    False,
-    "Run on several hosts, or as several processes. On TPU pods, SLURM and Kubernetes they find each other; elsewhere "
-    "give the three flags below to each.",
-    flag_values=_FLAGS,
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=_FLAGS)
-_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=_FLAGS)
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=_FLAGS)
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """The command line.
@@ -56,12 +37,13 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     Raises:
       ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
     """
-    _FLAGS.unparse_flags()
+    words = ["flair-jax train", *arguments]
+    values = _define(words)
     for file in (word.removeprefix("--config=") for word in arguments if word.startswith("--config=")):
         if not Path(file.split(":")[0]).is_file():
             raise ConfigError(f"--config={file}: no such configuration file")
     try:
-        rest = _FLAGS(["flair-jax train", *arguments])[1:]
+        rest = values(words)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(_first_sentence(error)) from None
     except Exception as error:  # the configuration file is a program, and can fail in any way
@@ -70,22 +52,29 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
         ) from None
     if rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; usage: {USAGE}")
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if values.config is None or values.workdir is None:
         raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
     given = {
-        "coordinator_address": _COORDINATOR.value,
-        "process_id": _PROCESS.value,
-        "num_processes": _PROCESSES.value,
+        "coordinator_address": values.coordinator,
+        "process_id": values.process,
+        "num_processes": values.processes,
     }
     cluster = {name: value for name, value in given.items() if value is not None}
-    if cluster and not (_DISTRIBUTED.value and len(cluster) == len(given)):
+    if cluster and not (values.distributed and len(cluster) == len(given)):
         raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
-    return TrainOptions(_CONFIG.value, Path(_WORKDIR.value), _DISTRIBUTED.value, cluster)
+    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster)
 
 
-def help_text() -> str:
-    """What the flags mean."""
-    return _FLAGS.main_module_help() or _FLAGS.get_help()
+def _define(words: list[str]) -> flags.FlagValues:
+    """The flags, new each time: reading a configuration adds one for each of its fields."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Configuration file.", flag_values=values, sys_argv=words)
+    flags.DEFINE_string("workdir", None, "Folder for checkpoints and metrics.", flag_values=values)
+    flags.DEFINE_boolean("distributed", False, "Run as several processes.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
+    return values
 
 
 def _first_sentence(error: Exception) -> str:

@@ -16,7 +16,7 @@ import flair_jax
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
-from flair_jax.demo import PHOTOGRAPHS
+from photographs import PHOTOGRAPHS
 from flair_jax.evaluate.retrieval import Retriever
 
 CONSOLE = Path(sys.executable).with_name("flair-jax")

@@ -42,7 +42,7 @@ COLUMNS = ("left", "center", "right")
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 
 # How often an object's description mentions each attribute; the shape is otherwise "object". At least two are.
-MENTIONED = {"size": 0.5, "texture": 0.5, "colour": 0.65, "shape": 0.7, "place": 0.65}
+MENTIONED = {"size": 0.5, "texture": 0.5, "colour": 0.75, "shape": 0.7, "place": 0.65}
 RELATIONS = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 VALUES: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
@@ -178,7 +178,7 @@ def describe_long(scene: Scene) -> str:
 def sub_captions(
     scene: Scene, rng: np.random.Generator, *, per_object: int = 4, about_relations: int = 2
 ) -> list[tuple[str, int]]:
-    """Sentences about single objects, pairs and the background.
+    """Sentences about single objects, about how two stand to each other and about the background, and joined twos.
 
     Returns:
       Sentence and number of the only object it is about, from 0; -1 if it is about none or two.
@@ -193,6 +193,9 @@ def sub_captions(
         i, relation, j = true[pick]
         captions.append((describe_relation(scene.objects[i], relation, scene.objects[j]), -1))
     captions.append((describe_background(scene), -1))
+    for _ in range(len(captions) // 3):
+        one, other = rng.choice(len(captions), 2, replace=False)
+        captions.append((f"{captions[one][0]}. {captions[other][0]}", -1))
     return [captions[pick] for pick in rng.permutation(len(captions))]
 
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 import torch
 from flair_jax.convert import transfer
 from flair_jax.convert.files import read_tensors, write_tensors
-from flair_jax.convert.param_map import ConversionError, torch_shapes
+from flair_jax.convert.param_map import ConversionError, torch_from_params, torch_shapes
 
 import flair_jax
 from flair_jax.errors import CheckpointError
@@ -79,6 +79,36 @@ def test_half_precision_files_become_float32(golden, tmp_path, dtype) -> None:
         projection = params["text"]["projection"]["kernel"]
         assert projection.dtype == np.float32
         np.testing.assert_array_equal(projection, tensors["text_post.proj"].float().numpy())
+
+
+@pytest.mark.golden
+def test_towers_of_clip(golden, tmp_path) -> None:
+    """The same towers under open_clip's names; what CLIP lacks is drawn, and all of it is the same each time."""
+    flair = safetensors.numpy.load_file(golden / "tiny.safetensors")
+    clip = {name: tensor for name, tensor in flair.items() if not name.startswith(("visual_proj.", "logit_bias"))}
+    clip |= {"visual.proj": clip.pop("image_post.proj"), "text_projection": clip.pop("text_post.proj")}
+    safetensors.numpy.save_file(clip, tmp_path / "clip.safetensors")
+    config = read_config(golden / "tiny_config.json")
+    transfer.convert(str(tmp_path / "clip.safetensors"), tmp_path / "checkpoint", config)
+    assert max(transfer.verify(str(tmp_path / "clip.safetensors"), tmp_path / "checkpoint").values()) < 1e-5
+    assert "CLIP" in flair_jax.checkpoint.read_description(tmp_path / "checkpoint")["source"]["towers"]
+    model, params = flair_jax.load(tmp_path / "checkpoint")
+    back = torch_from_params(jax.device_get(params), model.config)
+    for name, tensor in flair.items():
+        assert (back[name] == tensor).all() == (not name.startswith(("visual_proj.", "logit_"))), name
+    assert float(params["logit_scale"]) == np.float32(config.init_logit_scale)
+
+
+@pytest.mark.golden
+def test_a_clip_that_lacks_a_tensor_is_refused(golden, tmp_path) -> None:
+    flair = safetensors.numpy.load_file(golden / "tiny.safetensors")
+    clip = {name: tensor for name, tensor in flair.items() if not name.startswith(("visual_proj.", "ln_final.bias"))}
+    clip |= {"visual.proj": clip.pop("image_post.proj"), "text_projection": clip.pop("text_post.proj")}
+    safetensors.numpy.save_file(clip, tmp_path / "clip.safetensors")
+    with pytest.raises(ConversionError, match=r"missing: ln_final.bias"):
+        transfer.convert(
+            str(tmp_path / "clip.safetensors"), tmp_path / "checkpoint", read_config(golden / "tiny_config.json")
+        )
 
 
 SHAPES = {

@@ -92,6 +92,7 @@ def run_distributed(
 
 
 def losses(workdir: Path) -> dict[int, float]:
+    """Logged losses by step."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     return {line["step"]: line["loss"] for line in lines if "loss" in line}

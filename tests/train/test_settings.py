@@ -1,0 +1,166 @@
+"""Configurations: all their fields are read, and what cannot be is one sentence."""
+
+import ast
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+from flair_jax.configs.default import get_config
+from runs import run
+
+from flair_jax.cli import main
+from flair_jax.errors import ConfigError
+from flair_jax.settings import TrainSettings
+from flair_jax.train_flags import parse
+
+REPOSITORY = Path(__file__).parent.parent.parent
+RECIPES = {
+    # name: global batch, K, epsilon, weight decay, images in a loss group (the original's batch on one GPU)
+    "cc3m_recap": (8 * 128, 8, 1e-8, 0.5, 128),
+    "cc12m_recap": (32 * 192, 8, 1e-8, 0.5, 192),
+    "yfcc15m_recap": (8 * 192, 10, 1e-8, 0.5, 192),
+    "merged30m": (8 * 128, 10, 1e-6, 0.2, 128),
+    "pixelprose": (32 * 192, 8, 1e-8, 0.5, 192),
+}
+
+
+def configuration(name: str):
+    return importlib.import_module(f"flair_jax.configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_recipes(name: str) -> None:
+    settings = TrainSettings.from_config(configuration(name))
+    optimizer = settings.optimizer
+    assert (
+        settings.batch_size,
+        settings.captions_per_image,
+        optimizer.eps,
+        optimizer.weight_decay,
+        settings.group_size,
+    ) == RECIPES[name]
+    assert (optimizer.learning_rate, optimizer.b1, optimizer.b2, optimizer.warmup_steps) == (5e-4, 0.9, 0.98, 2000)
+    assert (settings.epochs, optimizer.schedule, settings.loss.terms) == (32, "cosine", ("tcs", "mps"))
+
+
+def test_the_demo_is_a_configuration_like_the_others() -> None:
+    assert TrainSettings.from_config(configuration("demo")).model_config().vision.image_size == 64
+
+
+def test_every_field_is_read() -> None:
+    """Each name of a field occurs as an attribute somewhere in the package, outside `settings.py`'s definitions."""
+    read = set()
+    for path in (REPOSITORY / "flair_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+
+    def fields(kind):
+        for field in dataclasses.fields(kind):
+            yield field.name
+
+    kinds = [value for value in vars(importlib.import_module("flair_jax.settings")).values() if isinstance(value, type)]
+    axes = {"data", "fsdp", "tensor"}  # of the mesh, read by name
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind) and kind.__name__ != "FlairConfig":
+            assert set(fields(kind)) - axes <= read, kind
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "config.batch_size=0 must be greater than 0"),
+        ({"captions_per_image": 1000}, "more than 64 captions would repeat them"),
+        ({"loss.group_size": 100}, "config.batch_size=1024 is not a multiple of config.loss.group_size=100"),
+        ({"accumulation_steps": 3}, "not a multiple of config.accumulation_steps=3"),
+        ({"loss.terms": ("tcs", "tcs")}, "only once"),
+        ({"loss.terms": ()}, "config.loss.terms is empty"),
+        ({"lock": ("vision",)}, "each must be one of image, text"),
+        ({"optimizer.schedule": "linear"}, "each must be one of cosine, constant, constant-cooldown"),
+        ({"optimizer.b1": 1.0}, "config.optimizer.b1=1.0 must be from 0 to below 1"),
+        ({"data.crop_scale": (0.0, 1.0)}, "must be 0 < from <= to <= 1"),
+        ({"model": "ViT-Q"}, "neither a JSON file nor a preset"),
+        ({"dtype": "float16"}, "dtype='float16' is unknown"),
+        ({"optimizer.clip_norm": -1.0}, "must not be negative"),
+    ],
+)
+def test_impossible_settings(changes, message: str) -> None:
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        TrainSettings.from_config(config)
+
+
+def test_missing_and_unknown_fields() -> None:
+    config = get_config().to_dict()
+    with pytest.raises(ConfigError, match=r"config: unknown field\(s\) nonsense"):
+        TrainSettings.from_config({**config, "nonsense": 1})
+    del config["mesh"]["fsdp"]
+    with pytest.raises(ConfigError, match=r"config.mesh: missing field\(s\) fsdp"):
+        TrainSettings.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--config and --workdir are needed"),
+        (["--config=nowhere.py", "--workdir=w"], "--config=nowhere.py: no such configuration file"),
+        (["--config={}", "--workdir=w", "--config.batch_sise=3"], 'Did you mean "batch_size"'),
+        (["--config={}", "--workdir=w", "--config.batch_size=many"], "--config.batch_size=many: invalid literal"),
+        (["--config={}", "--workdir=w", "--nonsense"], "Unknown command line flag 'nonsense'"),
+        (["--config={}", "--workdir=w", "extra"], "unknown argument 'extra'"),
+        (["--config={}", "--workdir=w", "--process=1"], "--coordinator, --process and --processes go together"),
+    ],
+)
+def test_wrong_command_lines(words, message: str, capsys) -> None:
+    words = [word.format(REPOSITORY / "configs" / "default.py") for word in words]
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1, "one sentence"
+
+
+def test_a_broken_configuration_file(tmp_path, capsys) -> None:
+    (tmp_path / "broken.py").write_text("def get_config(): return 1 / 0\n")
+    assert main(["train", f"--config={tmp_path / 'broken.py'}", "--workdir=w"]) == 2
+    assert "division by zero" in capsys.readouterr().err
+
+
+def test_fields_on_the_command_line(tmp_path) -> None:
+    options = parse([f"--config={REPOSITORY / 'configs' / 'demo.py'}", "--workdir=w", "--config.loss.terms=('mps',)"])
+    settings = TrainSettings.from_config(options.config)
+    assert settings.loss.terms == ("mps",)
+    assert options.workdir == Path("w")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.mesh.data=3"], "config.mesh: data=3, fsdp=1, tensor=1 does not make 8 device(s)"),
+        (["--config.data.name=nothing"], "no prepared data set nothing there"),
+        (["--config.data.split=nothing"], "split nothing: cannot be opened"),
+        (["--config.init=/nowhere"], "/nowhere: no checkpoint here"),
+        (["--config.optimizer.warmup_steps=100"], "100 warm-up and 0 cool-down steps do not fit in a run of 12"),
+        (["--config.evaluation.every_steps=1", "--config.evaluation.dataset=koko"], "did you mean coco"),
+        (["--config.evaluation.every_steps=1", "--config.evaluation.mode=best"], "config.evaluation.mode='best' is unknown"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_compiles(config, tmp_path, flags, message: str, capsys) -> None:
+    assert main(["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path) -> None:
+    """The step and the samples are named, and the last good checkpoint stays."""
+    status, _, err = run(
+        config, tmp_path / "run", "--config.optimizer.learning_rate=1e30", "--config.checkpoint.every_steps=1"
+    )
+    assert status == 2
+    assert "gradient norm" in err
+    assert "Samples of this host's batch: " in err
+    assert "Traceback" not in err
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
+    named = int(err.split("step ")[-1].split(":")[0]) if "error: step" in err else 99
+    assert kept
+    assert max(kept) < named
