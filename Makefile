@@ -6,12 +6,13 @@ BIN = $(VENV)/bin
 .PHONY: help demo test lint constraints clean
 
 help:
-	@echo "make demo   convert and evaluate a tiny model on a few photographs (report in demo/)"
+	@echo "make demo   train a small FLAIR on drawn scenes and show what it learned (demo/report.html)"
 	@echo "make test   lint, type check and the whole test suite"
 	@echo "make clean  remove the virtual environment and what demo made"
 
+# Huge pages for what XLA allocates anew each step: a quarter less time on Linux, no effect elsewhere.
 demo: $(VENV)/demo.stamp
-	$(BIN)/flair-jax demo --output demo
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/flair-jax demo --output demo
 
 test: lint
 	$(BIN)/python -m pytest -n auto

@@ -156,8 +156,8 @@ def torch_from_params(params: Params, config: FlairConfig) -> dict[str, np.ndarr
     return tensors
 
 
-# Tensors of open_clip's CLIP that FLAIR has under another name, and those that it does not take over: CLIP's scale belongs
-# to a softmax over the batch, not to a sigmoid with a bias.
+# Tensors of open_clip's CLIP that FLAIR has under another name, and those that it does not take over: CLIP's scale
+# belongs to a softmax over the batch, not to a sigmoid with a bias.
 _CLIP_NAMES = {"visual.proj": "image_post.proj", "text_projection": "text_post.proj"}
 _CLIP_DROPPED = ("logit_scale", "logit_bias")
 
@@ -175,9 +175,7 @@ def towers_of_clip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def complete(tensors: Mapping[str, np.ndarray], config: FlairConfig) -> dict[str, np.ndarray]:
     """The towers of `towers_of_clip` with a pooling, scale and bias drawn as for training from nothing (seed 0)."""
     drawn = torch_from_params(jax.device_get(Flair(config).init(jax.random.key(0))), config)
-    new = {
-        name: tensor for name, tensor in drawn.items() if name.startswith("visual_proj.") or name in _CLIP_DROPPED
-    }
+    new = {name: tensor for name, tensor in drawn.items() if name.startswith("visual_proj.") or name in _CLIP_DROPPED}
     return {**new, **tensors}
 
 

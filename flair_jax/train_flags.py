@@ -14,6 +14,7 @@ from flair_jax.errors import ConfigError
 
 USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
+
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """The command line.

@@ -11,12 +11,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from photographs import PHOTOGRAPHS
 
 import flair_jax
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
-from photographs import PHOTOGRAPHS
 from flair_jax.evaluate.retrieval import Retriever
 
 CONSOLE = Path(sys.executable).with_name("flair-jax")

@@ -77,9 +77,9 @@ class Scene:
     objects: tuple[SceneObject, ...]
 
 
-def draw_scene(rng: np.random.Generator, *, fewest: int = 2, most: int = 4) -> Scene:
-    """A random scene of `fewest` to `most` objects."""
-    count = int(rng.integers(fewest, most + 1))
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """A random scene."""
+    count = int(rng.integers(2, 5))
     places = rng.permutation(len(PLACES))[:count]
     looks = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
     objects = tuple(

@@ -75,8 +75,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for number in range(getattr(self.builder_config, split)):
             rng = np.random.default_rng([_SEEDS[split], number])
-            # A picture of one object says plainly what its words mean; see the README of the demonstration.
-            scene = draw_scene(rng, fewest=1 if split == "train" else 2)
+            scene = draw_scene(rng)
             pixels, mask = render(scene, rng)
             captions, objects = zip(*sub_captions(scene, rng), strict=True)
             yield (

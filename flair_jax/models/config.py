@@ -191,7 +191,7 @@ PRESETS: dict[str, FlairConfig] = {
     ),
     "scenes": FlairConfig(  # of the demonstration
         embed_dim=128,
-        vision=VisionConfig(image_size=64, patch_size=8, width=96, layers=3, head_width=24),
+        vision=VisionConfig(image_size=64, patch_size=8, width=64, layers=2, head_width=16),
         text=TextConfig(context_length=32, width=64, layers=2, heads=4),
     ),
 }

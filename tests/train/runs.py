@@ -46,7 +46,7 @@ def start(config: Path, workdir: Path, *flags: str, devices: int = 1, **options)
     """Starts `python -m flair_jax.train` with so many host devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "flair_jax.train", f"--config={config}", f"--workdir={workdir}", *flags],

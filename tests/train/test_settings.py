@@ -143,7 +143,10 @@ def test_fields_on_the_command_line(tmp_path) -> None:
         (["--config.init=/nowhere"], "/nowhere: no checkpoint here"),
         (["--config.optimizer.warmup_steps=100"], "100 warm-up and 0 cool-down steps do not fit in a run of 12"),
         (["--config.evaluation.every_steps=1", "--config.evaluation.dataset=koko"], "did you mean coco"),
-        (["--config.evaluation.every_steps=1", "--config.evaluation.mode=best"], "config.evaluation.mode='best' is unknown"),
+        (
+            ["--config.evaluation.every_steps=1", "--config.evaluation.mode=best"],
+            "config.evaluation.mode='best' is unknown",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_compiles(config, tmp_path, flags, message: str, capsys) -> None:
