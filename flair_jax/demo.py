@@ -20,7 +20,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train import train
 
 # What `flair-jax demo --control` measured: the same model, data and steps, with the multi-positive loss alone.
-_RECORDED = Path(__file__).parent / "data" / "demo_control.json"
+RECORDED_CONTROL = Path(__file__).parent / "data" / "demo_control.json"
 
 
 def run(output: Path, *, control: bool = False) -> None:
@@ -39,8 +39,9 @@ def run(output: Path, *, control: bool = False) -> None:
     config.data.dir = str(output / "data")
     output.mkdir(parents=True, exist_ok=True)
     print(f"1. scenes: {output / 'data'}", flush=True)
-    scenes_builder.prepare(output / "data")
-    held_out = scenes_builder.read(output / "data", "test")
+    _, size = config.data.name.split("/")
+    scenes_builder.prepare(output / "data", size)
+    held_out = scenes_builder.read(output / "data", "test", size)
     write_pictures(output / "held-out", held_out)
 
     print(f"2. training: {output / 'run'}", flush=True)
@@ -50,7 +51,7 @@ def run(output: Path, *, control: bool = False) -> None:
         config.loss.terms = ("mps",)
         control_checkpoint = train(TrainSettings.from_config(config), output / "control")
 
-    print("3. what it learned, on 512 held-out scenes", flush=True)
+    print(f"3. what it learned, on {len(held_out)} held-out scenes", flush=True)
     evaluation = ScenesEvaluation(held_out)
     with tqdm(total=1 + control, desc="evaluate", unit="model") as bar:
         model, params = flair_jax.load(checkpoint)
@@ -58,12 +59,12 @@ def run(output: Path, *, control: bool = False) -> None:
         bar.update()
         if control:
             other = evaluation.run(*flair_jax.load(control_checkpoint), trained_pooling=False)
-            by = f"trained here, on {jax.devices()[0].device_kind}, with the same settings"
-            recorded = {"by": by, "result": dataclasses.asdict(other)}
+            by = f"the same model, data and steps, trained by flair-jax demo --control on {jax.default_backend()}"
+            recorded = {"by": by, "settings": config.to_dict(), "result": dataclasses.asdict(other)}
             with replace_when_complete(output / "control.json") as partial:
                 partial.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
             bar.update()
-    source = output / "control.json" if control else _RECORDED
+    source = output / "control.json" if control else RECORDED_CONTROL
     recorded = json.loads(source.read_text(encoding="utf-8"))
     compared = Control(recorded["by"], ScenesResult(**recorded["result"]))
     with replace_when_complete(output / "metrics.json") as partial:

@@ -147,7 +147,7 @@ def write_report(
     body = ["<h1>FLAIR on scenes</h1>", "<h2>Training</h2>", _picture(_curves(Figure(figsize=(10, 3)), metrics))]
     body += ["<h2>Attention</h2>", "<p>Mean over the heads of the pooling, for two sentences a picture.</p>"]
     body.append(_picture(_maps(Figure(figsize=(12, 2.4 * (len(shown) // 2 + len(shown) % 2))), shown)))
-    body.append("<h2>On 512 held-out scenes</h2>")
+    body.append(f"<h2>On {result.scenes} held-out scenes</h2>")
     for title, heading, rows in tables(result, control):
         body.append(f"<h3>{html.escape(title)}</h3><table>")
         for tag, cells in [("th", heading), *(("td", row) for row in rows)]:

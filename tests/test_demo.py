@@ -4,26 +4,73 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flair_jax.configs.demo as recipe
+import pytest
+
+from flair_jax import demo
 from flair_jax.cli import main
+from flair_jax.metric_logger import read_metrics
+
+STEPS = 4
 
 
-def test_the_demo_runs_without_torch_and_the_readme_works_on_it(tmp_path, capsys, monkeypatch) -> None:
+@pytest.fixture
+def short(monkeypatch) -> None:
+    """The demonstration on few scenes for few steps, where torch cannot be imported."""
+
+    def get_config():
+        config = recipe.get_config()
+        config.data.name = "scenes/small"
+        config.steps, config.optimizer.warmup_steps = STEPS, 1
+        config.checkpoint.every_steps, config.log_every_steps = 2, 1
+        return config
+
+    monkeypatch.setattr(demo, "get_config", get_config)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
+
+
+def test_the_demo_trains_and_reports_and_the_readme_works_on_it(short, tmp_path, capsys) -> None:
+    output = tmp_path / "demo"
+    assert main(["demo", "--output", str(output), "--control"]) == 0
     printed = capsys.readouterr().out
-    assert "RANDOM weights" in printed
-    assert "The weights are random, so these scores are chance." in printed
-    for mode in ("text-conditioned", "top-k", "global"):
-        document = json.loads((tmp_path / "demo" / f"{mode}.json").read_text())
-        assert document["settings"]["mode"] == mode
-        assert 0 < document["metrics"]["text_to_image_mean_rank"] <= document["images"]
+    assert "on 16 held-out scenes" in printed
+    metrics = read_metrics(output / "run")
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
+    assert all("tcs" in line for line in metrics)
+    assert not any("tcs" in line for line in read_metrics(output / "control"))
+
+    result = json.loads((output / "metrics.json").read_text())
+    pointing = f"{result['localization']['pointing game']:.1f}"
+    control = json.loads((output / "control.json").read_text())["result"]
+    row = next(line for line in printed.splitlines() if line.strip().startswith("pointing game"))
+    assert row.split()[-2:] == [pointing, f"{control['localization']['pointing game']:.1f}"]
+    page = (output / "report.html").read_text()
+    assert f"<td>{pointing}</td>" in page
+    assert page.count("data:image/png;base64,") == 2
+
+    # Again: nothing is trained anew, and the figures are the same.
+    assert main(["demo", "--output", str(output), "--control"]) == 0
+    again = capsys.readouterr().out
+    assert again[again.index("Retrieval by") :] == printed[printed.index("Retrieval by") :]
+    assert len(read_metrics(output / "run")) == STEPS
 
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
-    outcome = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True)
-    promised = re.search(r"this prints `([^`]*)`", readme)[1]
-    numbers, said = (re.findall(r"-?\d+\.\d+", text) for text in (outcome.stdout, promised))
-    assert len(numbers) == len(said) == 2
-    # XLA's rounding differs between processors.
-    assert all(abs(float(a) - float(b)) < 1e-3 for a, b in zip(numbers, said, strict=True))
-    assert outcome.stdout.split("]] ")[1].strip() == promised.split("]] ")[1]
+    number = f"checkpoints/{recipe.get_config().steps}"
+    assert number in snippet
+    outcome = subprocess.run(
+        [sys.executable, "-c", snippet.replace(number, f"checkpoints/{STEPS}")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    promised = re.search(r"this prints two logits and `([^`]*)`", readme)[1]
+    assert outcome.stdout.split("]] ")[1].strip() == promised
+
+
+def test_the_recorded_control_is_of_the_demos_recipe() -> None:
+    recorded = json.loads(demo.RECORDED_CONTROL.read_text())["settings"]
+    config = demo.get_config()
+    config.loss.terms, config.data.dir = ("mps",), recorded["data"]["dir"]
+    assert recorded == json.loads(json.dumps(config.to_dict()))

@@ -39,8 +39,9 @@ _ROWS = 256  # pictures or texts at once
 
 @dataclasses.dataclass(frozen=True)
 class ScenesResult:
-    """All in per cent, by name; `chance` has the names of the others."""
+    """On how many scenes, and the figures: all in per cent, by name; `chance` has the names of the others."""
 
+    scenes: int
     retrieval: dict[str, dict[str, float]]
     sub_captions: dict[str, float]
     localization: dict[str, float]
@@ -78,6 +79,7 @@ class ScenesEvaluation:
         """
         scorer = _Scorer(model, params, [labelled.pixels for labelled in self.scenes])
         return ScenesResult(
+            len(self.scenes),
             self._retrieval(scorer),
             self._sub_captions(scorer),
             self._localization(scorer),
