@@ -26,7 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.name = "scenes/full"
     c.data.workers = 0
     c.data.merged_sentences = 1
-    c.data.crop_scale = (1.0, 1.0)
     c.checkpoint.every_steps = 400
     c.log_every_steps = 20
     return c

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
@@ -46,7 +46,7 @@ class MetricLogger:
         if path.exists():
             _drop_after(path, first_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        self._board = _import_summary_writer()(str(workdir), purge_step=first_step + 1)
         if self._wandb:
             identity = workdir.name
             self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
@@ -98,6 +98,19 @@ def _drop_after(path: Path, step: int) -> None:
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
     with replace_when_complete(path) as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _import_summary_writer() -> Any:
+    """Hides torch from tensorboardX, which would import it, for seconds; scalars need none of it."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _import_wandb() -> Any:
