@@ -10,7 +10,7 @@ from flair_jax.configs.default import get_config as get_default
 def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
-    c.data.name = "cc12m_recap"
+    c.data.name = "recaptioned/cc12m"
     c.batch_size = 6144
     c.captions_per_image = 8
     c.loss.group_size = 192

@@ -10,7 +10,7 @@ from flair_jax.configs.default import get_config as get_default
 def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
-    c.data.name = "cc3m_recap"
+    c.data.name = "recaptioned/cc3m"
     c.batch_size = 1024
     c.captions_per_image = 8
     c.loss.group_size = 128

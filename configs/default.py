@@ -52,11 +52,14 @@ def get_config() -> ml_collections.ConfigDict:
     c.mesh.fsdp = 1  # batch split, parameters split and gathered when used
     c.mesh.tensor = 1  # layers split: heads and hidden units
 
-    # Training data: a TFDS data set with features `image` and `captions` (sentences) or `caption`
+    # Training data: TFDS data sets with features `image` and `captions` (sentences) or `caption`, or WebDataset tars
     c.data = ml_collections.ConfigDict()
-    c.data.name = "cc3m_recap"
-    c.data.dir = "~/tensorflow_datasets"
-    c.data.split = "train"
+    c.data.name = "recaptioned/cc3m"  # or "cc3m/{0000..0331}.tar", or a URL; several joined by `::`
+    c.data.dir = "~/tensorflow_datasets"  # TFDS's folder; relative paths of tars start here
+    c.data.split = "train"  # of TFDS data sets
+    c.data.index_dir = ""  # where the indexes of tars are; "": beside them, or in ~/.cache/flair_jax/tars
+    c.data.weights = ()  # part of each set in the stream, in any unit; (): by their sizes
+    c.data.epoch_samples = 0  # samples in an epoch; 0: every sample of every set once
     c.data.workers = 4  # processes that decode, in each host; 0: threads of the main process
     c.data.merged_sentences = 3  # a caption is 1 to so many sentences
     c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to

@@ -1,4 +1,4 @@
-"""A small FLAIR on drawn scenes, for `make demo`: two minutes and a half of training on two CPU cores.
+"""A small FLAIR on drawn scenes, for `make demo`: some three minutes and a half of training on two CPU cores.
 
     flair-jax train --config=configs/demo.py --config.data.dir=DIR --workdir=runs/demo
 
@@ -16,8 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.dtype = "float32"
     c.unroll = 4
     c.batch_size = 32
-    c.captions_per_image = 6
-    c.steps = 1200
+    c.captions_per_image = 4
+    c.steps = 1500
     c.loss.group_size = 0
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 50
@@ -26,6 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.name = "scenes/full"
     c.data.workers = 0
     c.data.merged_sentences = 1
-    c.checkpoint.every_steps = 400
+    c.checkpoint.every_steps = 500
     c.log_every_steps = 20
     return c

@@ -12,7 +12,8 @@ from flair_jax.configs.default import get_config as get_default
 def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
-    c.data.name = "merged30m"
+    c.data.name = "recaptioned/cc3m::recaptioned/cc12m::recaptioned/yfcc15m"
+    c.data.epoch_samples = 27_000_000
     c.batch_size = 1024
     c.captions_per_image = 10
     c.loss.group_size = 128

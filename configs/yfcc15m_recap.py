@@ -12,7 +12,7 @@ from flair_jax.configs.default import get_config as get_default
 def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
-    c.data.name = "yfcc15m_recap"
+    c.data.name = "recaptioned/yfcc15m"
     c.batch_size = 1536
     c.captions_per_image = 10
     c.loss.group_size = 192

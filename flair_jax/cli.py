@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax import __version__
+from flair_jax import __version__, data_command
 from flair_jax.errors import FlairError
 
 
@@ -23,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.run is _train:
-        options.words = rest  # the configuration's flags are for absl
+    if getattr(options, "takes_more", False):
+        options.words = rest  # for absl's flags, or Apache Beam's options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_evaluate(commands)
     _add_train(commands)
+    data_command.add(commands)
     _add_demo(commands)
     return parser
 
@@ -216,7 +218,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    _add_command(
+    parser = _add_command(
         commands,
         "train",
         _train,
@@ -231,6 +233,7 @@ def _add_train(commands: Any) -> None:
         "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n\n"
         "SIGTERM finishes the step, saves and exits with 0. The same as `python -m flair_jax.train`.",
     )
+    parser.set_defaults(takes_more=True)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -260,6 +263,9 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # Without a GPU or TPU, one device for each core: XLA keeps several small devices busier than one large one.
+    cores = min(os.cpu_count() or 1, 8)
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(1 << (cores.bit_length() - 1)))
     from flair_jax.demo import run
 
     run(options.output, control=options.control)

@@ -60,6 +60,7 @@ def run(output: Path, *, control: bool = False) -> None:
         if control:
             other = evaluation.run(*flair_jax.load(control_checkpoint), trained_pooling=False)
             by = f"the same model, data and steps, trained by flair-jax demo --control on {jax.default_backend()}"
+            config.data.dir = ""  # where it lay changes nothing
             recorded = {"by": by, "settings": config.to_dict(), "result": dataclasses.asdict(other)}
             with replace_when_complete(output / "control.json") as partial:
                 partial.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")

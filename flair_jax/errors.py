@@ -1,5 +1,7 @@
 """Errors that a user can act on: each says what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
 
 class FlairError(ValueError):
     """Bad input from outside the program; the command line prints it as one sentence and exits with 2."""
@@ -14,7 +16,19 @@ class CheckpointError(FlairError):
 
 
 class ImageError(FlairError):
-    """A picture that cannot be read; the message names the file."""
+    """A picture that cannot be read; the message names the file.
+
+    Attributes:
+      kind: the kind of damage in a few words, the same for all of a kind; to count by.
+    """
+
+    def __init__(self, message: str, kind: str = "picture is broken") -> None:
+        """An error with its message and kind."""
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (str(self), self.kind)
 
 
 class DatasetError(FlairError):

@@ -60,6 +60,9 @@ class DataSettings:
     name: str
     dir: str
     split: str
+    index_dir: str
+    weights: tuple[float, ...]
+    epoch_samples: int
     workers: int
     merged_sentences: int
     crop_scale: tuple[float, float]
@@ -133,8 +136,8 @@ class TrainSettings:
         return dataclasses.replace(read_config(self.model), dtype=self.dtype, remat=self.remat, unroll=self.unroll)
 
     def total_steps(self, samples: int) -> int:
-        """Steps of the whole run on a set of that many samples; an epoch's last step is a full batch."""
-        return self.steps or math.ceil(self.epochs * math.ceil(samples / self.batch_size))
+        """Steps of the whole run on so many samples, if no epoch is stated; an epoch's last step is a full batch."""
+        return self.steps or math.ceil(self.epochs * math.ceil((self.data.epoch_samples or samples) / self.batch_size))
 
     def _check(self) -> None:
         positive = {
@@ -160,6 +163,7 @@ class TrainSettings:
             "optimizer.cooldown_steps": self.optimizer.cooldown_steps,
             "optimizer.weight_decay": self.optimizer.weight_decay,
             "optimizer.clip_norm": self.optimizer.clip_norm,
+            "data.epoch_samples": self.data.epoch_samples,
             "data.workers": self.data.workers,
             "checkpoint.keep_every_steps": self.checkpoint.keep_every_steps,
             "evaluation.every_steps": self.evaluation.every_steps,
@@ -197,6 +201,8 @@ class TrainSettings:
                 f"config.batch_size={self.batch_size} is not a multiple of "
                 f"config.accumulation_steps={self.accumulation_steps}"
             )
+        if not all(weight > 0 for weight in self.data.weights):
+            raise ConfigError(f"config.data.weights={self.data.weights} must all be greater than 0")
         low, high = self.data.crop_scale
         if not 0 < low <= high <= 1:
             raise ConfigError(f"config.data.crop_scale={self.data.crop_scale} must be 0 < from <= to <= 1")

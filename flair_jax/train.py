@@ -27,7 +27,8 @@ from jax.sharding import Mesh
 
 from flair_jax import checkpoint
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
-from flair_jax.data.sources import Source, TfdsSource
+from flair_jax.data.sources import Source
+from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
@@ -45,13 +46,13 @@ class TrainingError(FlairError):
     """A run that cannot go on, such as one whose loss is not finite."""
 
 
-def train(settings: TrainSettings, workdir: Path, source: Source | None = None) -> Path:
+def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Path:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Args:
       settings: of the run.
       workdir: folder for checkpoints and metrics; a run found there goes on.
-      source: training samples, instead of the data set that the settings name.
+      sources: training samples, instead of the data sets that the settings name.
 
     Returns:
       The folder of the newest checkpoint; `flair_jax.load` reads it.
@@ -64,9 +65,9 @@ def train(settings: TrainSettings, workdir: Path, source: Source | None = None) 
     """
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
-    if source is None:
-        source = TfdsSource(settings.data.name, expand(settings.data.dir), settings.data.split)
-    steps = settings.total_steps(len(source))
+    sources = sources or open_sets(settings.data)
+    samples = sum(map(len, sources))
+    steps = settings.total_steps(samples)
     model = Flair(settings.model_config())
     schedule = make_schedule(settings.optimizer, steps)
     optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
@@ -80,7 +81,7 @@ def train(settings: TrainSettings, workdir: Path, source: Source | None = None) 
     with (
         jax.set_mesh(mesh),
         _preemption_notice() as preempted,
-        RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, len(source))) as checkpoints,
+        RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
     ):
         state, first = _start(model, optimizer, mesh, settings, checkpoints)
         train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
@@ -92,18 +93,18 @@ def train(settings: TrainSettings, workdir: Path, source: Source | None = None) 
                 wandb_project=settings.wandb_project,
                 active=jax.process_index() == 0,
             ) as logger,
-            _input(source, model, settings, first) as stream,
+            _input(sources, model, settings, first) as stream,
         ):
             meter = _Meter(settings, model, schedule, logger)
             logger.say(
-                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {len(source):,} samples, "
+                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
                 f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
                 f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
             )
             for step in range(first + 1, steps + 1):
                 batch = meter.wait_for(stream)
                 state, metrics = train_step(state, global_batch(Batch(batch.pixels, batch.tokens), mesh))
-                meter.add(step, metrics, batch.samples)
+                meter.add(step, metrics, batch)
                 stopping = preempted(step)
                 if step % settings.log_every_steps == 0 or step == steps or stopping:
                     meter.log(step)
@@ -125,6 +126,7 @@ def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
     return {
         "model": config_to_json(settings.model_config()),
         "data": f"{settings.data.name}, {settings.data.split}",
+        "data.weights": list(settings.data.weights),
         "samples": samples,
         "seed": settings.seed,
         "batch_size": settings.batch_size,
@@ -156,10 +158,12 @@ def _initial_params(path: Path, model: Flair, target: Any) -> Any:
 
 
 @contextmanager
-def _input(source: Source, model: Flair, settings: TrainSettings, first: int) -> Iterator[Iterator[HostBatch]]:
+def _input(
+    sources: Sequence[Source], model: Flair, settings: TrainSettings, first: int
+) -> Iterator[Iterator[HostBatch]]:
     """This host's batches from number `first` on; closed, with its workers, at the end."""
     stream = batches(
-        source,
+        sources,
         SampleSettings(
             seed=settings.seed,
             image_size=model.config.vision.image_size,
@@ -172,6 +176,7 @@ def _input(source: Source, model: Flair, settings: TrainSettings, first: int) ->
         first=first,
         host=jax.process_index(),
         hosts=jax.process_count(),
+        weights=settings.data.weights,
         workers=settings.data.workers,
     )
     try:
@@ -207,6 +212,7 @@ class _Pending(NamedTuple):
     step: int
     metrics: StepMetrics
     samples: np.ndarray
+    skipped: int
 
 
 class _Meter:
@@ -219,7 +225,7 @@ class _Meter:
         self._peak = peak and peak * jax.device_count()
         self._pending: deque[_Pending] = deque()
         self._done: list[StepMetrics] = []
-        self._waited, self._since = 0.0, time.monotonic()
+        self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
 
     def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
         start = time.monotonic()
@@ -227,9 +233,9 @@ class _Meter:
         self._waited += time.monotonic() - start
         return batch
 
-    def add(self, step: int, metrics: StepMetrics, samples: np.ndarray) -> None:
+    def add(self, step: int, metrics: StepMetrics, batch: HostBatch) -> None:
         """Takes a step's metrics, and waits for those of the step before."""
-        self._pending.append(_Pending(step, metrics, samples))
+        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
         while len(self._pending) > 1:
             self._check(self._pending.popleft())
         self._logger.advance(self._settings.batch_size)
@@ -248,6 +254,7 @@ class _Meter:
                 f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
             )
         self._done.append(metrics)
+        self._skipped += pending.skipped
 
     def log(self, step: int) -> None:
         """Writes the means since the last time, and the speed."""
@@ -262,6 +269,7 @@ class _Meter:
             "learning_rate": float(self._schedule(step - 1)),
             "images_per_second": count * self._settings.batch_size / seconds,
             "waiting_for_data": self._waited / seconds,
+            "skipped_samples": float(self._skipped),  # of this host, since it started
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak

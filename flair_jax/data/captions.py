@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from flair_jax.errors import DatasetError
+
+# Lists of the recaptioned sets: the web's own caption, and short and long ones of InstructBLIP, ShareGPT4V and LLaVA.
+CAPTION_LISTS = (
+    "raw_caption",
+    "shortIB_captions",
+    "longIB_captions",
+    "shortSV_captions",
+    "longSV_captions",
+    "shortLLA_captions",
+    "longLLA_captions",
+)
 _SENTENCE_END = re.compile(r"\n|</s>|\.")
 
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of a caption: cut at newline, `</s>` and every full stop, stripped, empty ones dropped."""
     return [sentence for part in _SENTENCE_END.split(text) if (sentence := part.strip())]
+
+
+def sentences_of(document: Mapping[str, Any]) -> list[str]:
+    """Sentences of a sample's JSON: those of all `CAPTION_LISTS` that it has, otherwise of its `caption`.
+
+    Each may be a text, which is split, or a list of sentences.
+
+    Raises:
+      DatasetError: if there are none, in a few words.
+    """
+    names = [name for name in CAPTION_LISTS if document.get(name)] or ["caption"]
+    sentences: list[str] = []
+    for name in names:
+        value = document.get(name) or ()
+        if isinstance(value, str):
+            sentences.extend(split_sentences(value))
+        elif isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+            sentences.extend(text for each in value if (text := each.strip()))
+        else:
+            raise DatasetError(f"{name} is neither a text nor a list of texts")
+    if not sentences:
+        raise DatasetError("no caption")
+    return sentences
 
 
 def rejoin(text: str) -> str:

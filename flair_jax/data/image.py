@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from flair_jax.errors import ImageError
 
+_LEAST_SIDE = 8
+
 
 def preprocess(image: str | os.PathLike[str] | Image.Image, size: int = 224) -> np.ndarray:
     """The evaluation transform: shorter side to `size` by PIL's antialiased bicubic, then the centre square.
@@ -110,18 +112,37 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         if isinstance(error, UnidentifiedImageError):
             if (len(image) if isinstance(image, bytes) else os.path.getsize(str(image))) == 0:
-                raise ImageError(f"{_name(image)}: the file is empty") from None
+                raise ImageError(f"{_name(image)}: the file is empty", "picture is empty") from None
             reason = "the format is not one that Pillow knows"
         else:
             reason = str(error).strip() or type(error).__name__
-        raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})") from error
+        kind = "picture is too large" if isinstance(error, Image.DecompressionBombError) else "picture is broken"
+        raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})", kind) from error
+
+
+def open_training_picture(data: bytes) -> Image.Image:
+    """The bytes of a picture decoded to RGB, if it is large enough to show something.
+
+    Raises:
+      ImageError: as `preprocess`, or if a side has fewer than 8 pixels, as the counters of web pages have.
+    """
+    picture = open_rgb(data)
+    if min(picture.size) < _LEAST_SIDE:
+        raise ImageError(
+            f"the picture: {picture.width}x{picture.height} pixels show nothing; {_LEAST_SIDE} a side are the least",
+            "picture is too small",
+        )
+    return picture
 
 
 def _check_size(width: int, height: int, what: str) -> None:
     """Pillow's own bound against decompression bombs, which stops a file that would fill the memory."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
-        raise ImageError(f"{what}, is over the limit of {2 * limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS, doubled)")
+        raise ImageError(
+            f"{what}, is over the limit of {2 * limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS, doubled)",
+            "picture is too large",
+        )
 
 
 def _name(image: str | os.PathLike[str] | Image.Image | bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -17,10 +17,10 @@ import numpy as np
 from absl import flags
 
 from flair_jax.data.captions import sample_caption
-from flair_jax.data.image import open_rgb, random_crop_box, resized_crop
-from flair_jax.data.sources import Source
+from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
+from flair_jax.data.sources import Concatenated, Source
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import DatasetError, FlairError
 
 # Neighbours tried for a picture that does not decode.
 _REPLACEMENTS = 10
@@ -54,17 +54,25 @@ class HostBatch(NamedTuple):
       pixels: uint8 [n, S, S, 3].
       tokens: int32 [n*K, T].
       samples: int64 [n], the numbers of the samples in the source.
+      skipped: how many samples could not be used, and were replaced by the next.
     """
 
     pixels: np.ndarray
     tokens: np.ndarray
     samples: np.ndarray
+    skipped: int
 
 
-def load_sample(source: Source, settings: SampleSettings, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 [S, S, 3] and tokens int32 [K, T] of one sample in one epoch.
+class Sample(NamedTuple):
+    """One sample: pixels uint8 [S, S, 3], tokens int32 [K, T], and its number."""
 
-    A picture that does not decode, or that nothing is said of, is replaced by the next, with a warning.
+    pixels: np.ndarray
+    tokens: np.ndarray
+    number: int
+
+
+def load_sample(source: Source, settings: SampleSettings, epoch: int, number: int) -> Sample:
+    """One sample in one epoch; if its picture or its captions cannot be used, the next that can, with a warning.
 
     Raises:
       DatasetError: if the next ones cannot be used either.
@@ -72,27 +80,29 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
     rng = np.random.default_rng([settings.seed, epoch, number])
     for offset in range(_REPLACEMENTS):
         chosen = (number + offset) % len(source)
-        record = source[chosen]
         try:
+            record = source[chosen]
             if not record.sentences:
-                raise ImageError("there is no caption")
-            picture = open_rgb(record.image)
-        except ImageError as error:
-            logging.warning("sample %d is skipped: %s", chosen, error)
+                raise DatasetError("there is no caption")
+            picture = open_training_picture(record.image)
+        except FlairError as error:
+            logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
             continue
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
         captions = [
             sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(settings.captions_per_image)
         ]
-        return resized_crop(picture, box, settings.image_size), tokenize(captions, settings.context_length)
+        pixels, tokens = resized_crop(picture, box, settings.image_size), tokenize(captions, settings.context_length)
+        return Sample(pixels, tokens, chosen)
     raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
 
 
 def batches(
-    source: Source,
+    sources: Sequence[Source],
     settings: SampleSettings,
     batch_size: int,
     *,
+    weights: Sequence[float] = (),
     first: int = 0,
     host: int = 0,
     hosts: int = 1,
@@ -100,12 +110,14 @@ def batches(
 ) -> Generator[HostBatch, None, None]:
     """An endless stream of one host's part of each batch.
 
-    Samples come in a new random order each epoch; a batch may reach from one epoch into the next.
+    Without weights an epoch is every sample of every source once, in a new random order each time. With weights each
+    source has epochs of its own, and gives the stream so large a part. A batch may reach from one epoch into the next.
 
     Args:
-      source: the samples.
+      sources: the samples; their numbers go on from one source to the next.
       settings: how they become arrays.
       batch_size: rows over all hosts; hosts have equal parts, in their order.
+      weights: parts of the sources in the stream, in any unit; by their sizes if not given.
       first: number of the batch to start with.
       host: number of this host.
       hosts: how many there are.
@@ -114,15 +126,24 @@ def batches(
     Raises:
       DatasetError: if the source is empty.
     """
-    if len(source) == 0:
+    if not all(map(len, sources)):
         raise DatasetError("the training data holds no samples")
     if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
         flags.FLAGS.mark_as_parsed()
-    order = grain.MapDataset.range(len(source)).shuffle(seed=settings.seed).repeat()
-    order = order.map_with_index(_WithEpoch(len(source)))
+    ends = np.cumsum([len(source) for source in sources]).tolist()
+    if weights:
+        order = grain.MapDataset.mix(
+            [
+                _shuffled(end - len(source), end, settings.seed + number)
+                for number, (source, end) in enumerate(zip(sources, ends, strict=True))
+            ],
+            weights,
+        )
+    else:
+        order = _shuffled(0, ends[-1], settings.seed)
     parts = order.batch(batch_size // hosts, drop_remainder=True, batch_fn=list)
     mine = parts.slice(slice(first * hosts + host, None, hosts))
-    loaded = mine.map(_LoadRows(source, settings)).to_iter_dataset(
+    loaded = mine.map(_LoadRows(Concatenated(sources), settings)).to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     )
     if workers:
@@ -134,6 +155,12 @@ def batches(
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
+
+
+def _shuffled(start: int, stop: int, seed: int) -> grain.MapDataset:
+    """Epochs without end of the numbers from `start` to below `stop`, as (epoch, number)."""
+    numbers = grain.MapDataset.range(start, stop).shuffle(seed=seed).repeat()
+    return numbers.map_with_index(_WithEpoch(stop - start))
 
 
 # Classes rather than closures, so that they pickle to worker processes.
@@ -152,5 +179,6 @@ class _LoadRows:
 
     def __call__(self, rows: list[tuple[int, int]]) -> tuple[Any, ...]:
         loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
-        pixels, tokens = zip(*loaded, strict=True)
-        return np.stack(pixels), np.concatenate(tokens), np.array([number for _, number in rows], np.int64)
+        skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
+        pixels, tokens, numbers = zip(*loaded, strict=True)
+        return np.stack(pixels), np.concatenate(tokens), np.array(numbers, np.int64), skipped

@@ -101,27 +101,27 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     Returns:
       uint8 [64, 64, 3], and uint8 [64, 64] with the number of the object at each pixel, from 1; 0 is background.
     """
-    rows, columns = np.mgrid[:SIDE, :SIDE].astype(np.float32)
-    slope = rng.uniform(-0.35, 0.35, 2)
+    rows, columns = np.arange(SIDE, dtype=np.float32)[:, None], np.arange(SIDE, dtype=np.float32)[None, :]
+    slope = rng.uniform(-0.35, 0.35, 2).astype(np.float32)
     light = 1 + slope[0] * (rows / SIDE - 0.5) * 2 + slope[1] * (columns / SIDE - 0.5) * 2
     pixels = np.array(BACKGROUNDS[scene.background], np.float32) * light[..., None]
     mask = np.zeros((SIDE, SIDE), np.uint8)
-    cell = SIDE / CELLS
+    cell = np.float32(SIDE / CELLS)
     for number, item in enumerate(scene.objects, start=1):
-        radius = rng.uniform(*SIZES[item.size])
+        radius = np.float32(rng.uniform(*SIZES[item.size]))
         room = cell / 2 - radius
-        jitter = rng.uniform(-1, 1, 2) * min(3.0, max(room, 0.7))
+        jitter = rng.uniform(-1, 1, 2).astype(np.float32) * np.clip(room, np.float32(0.7), np.float32(3))
         y = rows - (item.cell[0] + 0.5) * cell - jitter[0]
         x = columns - (item.cell[1] + 0.5) * cell - jitter[1]
         inside = _inside(item.shape, x / radius, y / radius)
         colour = np.array(COLOURS[item.colour], np.float32)
         if item.texture == "striped":
-            bands = (np.floor((x + y) / 2.5) % 2).astype(np.float32)
-            pixels[inside] = (colour * (1 - 0.65 * bands[..., None]))[inside]
+            bands = (np.floor((x + y) / 3.5) % 2).astype(np.float32)
+            pixels[inside] = (colour * (1 - 0.8 * bands[..., None]))[inside]
         else:
             pixels[inside] = colour
         mask[inside] = number
-    pixels += rng.normal(0, 8, pixels.shape)
+    pixels += 5 * rng.standard_normal(pixels.shape, np.float32)
     return np.clip(pixels, 0, 255).astype(np.uint8), mask
 
 
@@ -193,8 +193,9 @@ def sub_captions(
         i, relation, j = true[pick]
         captions.append((describe_relation(scene.objects[i], relation, scene.objects[j]), -1))
     captions.append((describe_background(scene), -1))
-    for _ in range(len(captions) // 3):
-        one, other = rng.choice(len(captions), 2, replace=False)
+    single = len(captions)
+    for _ in range(single // 3):
+        one, other = rng.choice(single, 2, replace=False)
         captions.append((f"{captions[one][0]}. {captions[other][0]}", -1))
     return [captions[pick] for pick in rng.permutation(len(captions))]
 

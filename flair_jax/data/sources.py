@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +20,12 @@ class Record:
     Attributes:
       image: the encoded picture (JPEG, PNG, ...).
       sentences: what is said of it, one sentence each.
+      url: where the picture comes from; "" if that is not known.
     """
 
     image: bytes
     sentences: list[str]
+    url: str = ""
 
 
 class Source(Protocol):
@@ -29,6 +33,9 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Record: ...
+    def where(self, index: int) -> str:
+        """Where a sample lies, for messages."""
+        ...
 
 
 class TfdsSource:
@@ -62,7 +69,8 @@ class TfdsSource:
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:
             raise DatasetError(f"{name}: needs the features image and captions (or caption), has {', '.join(features)}")
-        self._captions = names[0]
+        self._name, self._captions = name, names[0]
+        self._has = set(features)
         pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         try:
             self._data: Sequence[Any] = builder.as_data_source(
@@ -77,6 +85,38 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record = self._data[index]
         captions = record[self._captions]
+        url = record["url"].decode("utf-8") if "url" in self._has else ""
         if self._captions == "caption":
-            return Record(record["image"], split_sentences(captions.decode("utf-8")))
-        return Record(record["image"], [caption.decode("utf-8") for caption in captions])
+            return Record(record["image"], split_sentences(captions.decode("utf-8")), url)
+        return Record(record["image"], [caption.decode("utf-8") for caption in captions], url)
+
+    def where(self, index: int) -> str:
+        """The number of the record, and its key if it has one."""
+        return f"{self._name}: record {index}" + (
+            f" ({self._data[index]['key'].decode()})" if "key" in self._has else ""
+        )
+
+
+class Concatenated:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """Takes at least one source."""
+        self.sources = tuple(sources)
+        self._ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        source, number = self._find(index)
+        return source[number]
+
+    def where(self, index: int) -> str:
+        """Where the source has the sample."""
+        source, number = self._find(index)
+        return source.where(number)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        which = bisect.bisect_right(self._ends, index)
+        return self.sources[which], index - (self._ends[which - 1] if which else 0)

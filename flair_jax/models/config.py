@@ -192,6 +192,6 @@ PRESETS: dict[str, FlairConfig] = {
     "scenes": FlairConfig(  # of the demonstration
         embed_dim=128,
         vision=VisionConfig(image_size=64, patch_size=8, width=64, layers=2, head_width=16),
-        text=TextConfig(context_length=32, width=64, layers=2, heads=4),
+        text=TextConfig(context_length=28, width=64, layers=2, heads=4),
     ),
 }

@@ -33,9 +33,12 @@ class MadeSource:
         Image.new("RGB", (24, 20), (index, 0, 0)).save(stream, "png")
         return Record(stream.getvalue(), [] if index in self.silent else [f"sample {index}", "second", "third"])
 
+    def where(self, index: int) -> str:
+        return f"made {index}"
+
 
 def take(count: int, source=None, **settings) -> list:
-    stream = batches(MadeSource(10) if source is None else source, SETTINGS, 4, **settings)
+    stream = batches([MadeSource(10) if source is None else source], SETTINGS, 4, **settings)
     taken = [next(stream) for _ in range(count)]
     stream.close()
     return taken
@@ -69,7 +72,7 @@ def test_goes_on_from_any_batch() -> None:
 def test_hosts_have_their_parts_in_order(hosts: int) -> None:
     parts = [take(5, host=host, hosts=hosts, first=1) for host in range(hosts)]
     joined = [
-        type(rows[0])(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True)))
+        type(rows[0])(*(np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*rows, strict=True)))
         for rows in zip(*parts, strict=True)
     ]
     assert_same(joined, take(6)[1:])
@@ -88,12 +91,40 @@ def test_randomness_is_the_samples_own() -> None:
 
 def test_what_cannot_be_used_is_replaced_by_the_next(caplog) -> None:
     source = MadeSource(6, broken=(2,), silent=(3,))
-    pixels, _ = load_sample(source, SETTINGS, 0, 2)
-    assert pixels[0, 0, 0] == 4
-    assert "sample 2 is skipped: the picture: cannot be read" in caplog.text
-    assert "sample 3 is skipped: there is no caption" in caplog.text
+    pixels, _, number = load_sample(source, SETTINGS, 0, 2)
+    assert pixels[0, 0, 0] == number == 4
+    assert "sample 2 is skipped (made 2): the picture: cannot be read" in caplog.text
+    assert "sample 3 is skipped (made 3): there is no caption" in caplog.text
     with pytest.raises(DatasetError, match="none can be used"):
         load_sample(MadeSource(4, broken=(0, 1, 2, 3)), SETTINGS, 0, 0)
+
+
+def test_skipped_samples_are_counted() -> None:
+    taken = take(5, MadeSource(10, broken=(2, 3)))
+    assert sum(batch.skipped for batch in taken) == 4
+    assert not {2, 3} & set(np.concatenate([batch.samples for batch in taken]))
+
+
+def mixed(count: int, **settings) -> list[np.ndarray]:
+    stream = batches([MadeSource(10), MadeSource(30)], SETTINGS, 4, **settings)
+    taken = [next(stream).samples for _ in range(count)]
+    stream.close()
+    return taken
+
+
+def test_without_weights_an_epoch_is_every_sample_once() -> None:
+    assert sorted(np.concatenate(mixed(10))) == list(range(40))
+
+
+def test_weights_set_the_parts_and_each_source_keeps_its_epochs() -> None:
+    numbers = np.concatenate(mixed(20, weights=(3, 1)))
+    first, second = numbers[numbers < 10], numbers[numbers >= 10]
+    assert (len(first), len(second)) == (60, 20)
+    for epoch in first.reshape(6, 10):
+        assert sorted(epoch) == list(range(10))
+    assert len(set(second)) == 20
+    resumed = mixed(5, weights=(3, 1), first=15)
+    np.testing.assert_array_equal(np.concatenate(resumed), numbers[60:])
 
 
 def test_empty_source() -> None:

@@ -1,0 +1,171 @@
+"""TFDS builders of recaptioned sets and PixelProse, from the tars that img2dataset made, through Apache Beam.
+
+A new set is an entry of `SETS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from flair_jax.data.captions import sentences_of
+from flair_jax.data.image import open_training_picture
+from flair_jax.data.tars import Damage, read_shard, require_shards
+from flair_jax.errors import DatasetError, FlairError, ImageError
+
+# The sets that FLAIR was trained on; their tars come from the user.
+SETS = {
+    "cc3m": "CC3M with the synthetic captions of DreamLIP.",
+    "cc12m": "CC12M with the synthetic captions of DreamLIP.",
+    "yfcc15m": "YFCC15M with the synthetic captions of DreamLIP.",
+    "pixelprose": "PixelProse: one long caption a picture.",
+    "custom": "Any pictures and captions in tars like those of img2dataset.",
+}
+_JPEG_QUALITY = 95
+# Damaged members that the metadata names, beside the counts of all.
+_MOST_NAMED = 1000
+# Keys put samples in the order of the tars: the number of the tar times this, and the place in it.
+_MOST_IN_A_TAR = 10**8
+
+
+@dataclasses.dataclass
+class RecaptionedConfig(tfds.core.BuilderConfig):
+    """Where the tars are, and how pictures are stored.
+
+    Attributes:
+      shards: paths or URLs of the tars.
+      shorter_side: larger pictures are re-encoded as JPEG with this shorter side in pixels; 0: kept as they are.
+    """
+
+    shards: Sequence[str] = ()
+    shorter_side: int = 0
+
+
+class Recaptioned(tfds.core.BeamBasedBuilder):
+    """Pictures and sentences about them, in the order of the tars that they come from.
+
+    Features: `image`, encoded; `captions`, sentences, split when the set was built; `key`, tar and member; `url`. The
+    metadata counts, by reason, what was left out.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First."}  # noqa: RUF012
+
+    def _info(self) -> Any:
+        text = tfds.features.Text()
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "captions": tfds.features.Sequence(text),
+                    "key": text,
+                    "url": text,
+                }
+            ),
+            metadata=tfds.core.BeamMetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any, pipeline: Any) -> dict[str, Any]:
+        import apache_beam as beam
+        from apache_beam.transforms import combiners
+
+        del dl_manager
+        config = self.builder_config
+        read = (
+            pipeline
+            | "tars" >> beam.Create(list(enumerate(config.shards)))
+            | "spread" >> beam.Reshuffle()
+            | "read" >> beam.FlatMap(_read, config.shorter_side)
+        )
+        damage = read | "damage" >> beam.Filter(lambda each: isinstance(each, Damage))
+        self.info.metadata["left_out"] = (
+            damage
+            | "reasons" >> beam.Map(lambda harm: harm.reason)
+            | "count" >> combiners.Count.PerElement()
+            | "together" >> combiners.ToDict()
+        )
+        self.info.metadata["left_out_members"] = (
+            damage | "names" >> beam.Map(str) | "first" >> combiners.Top.Smallest(_MOST_NAMED)
+        )
+        return {"train": read | "samples" >> beam.Filter(lambda each: not isinstance(each, Damage))}
+
+    def _generate_examples(self) -> None:
+        """Nothing: the samples of all splits are made in one pass, above."""
+
+
+def _read(shard: tuple[int, str], shorter_side: int) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
+    tar, path = shard
+    for each in read_shard(path):
+        if isinstance(each, Damage):
+            yield each
+            continue
+        number, name, data, document = each
+        try:
+            image = _stored(data, shorter_side)
+        except ImageError as error:
+            yield Damage(path, name, error.kind)
+            continue
+        url = document.get("url")
+        example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": f"{path}: {name}"}
+        yield tar * _MOST_IN_A_TAR + number, {**example, "url": url if isinstance(url, str) else ""}
+
+
+def _stored(data: bytes, shorter_side: int) -> bytes:
+    picture = open_training_picture(data)
+    width, height = picture.size
+    scale = shorter_side / min(width, height)
+    if not shorter_side or scale >= 1:
+        return data
+    stream = io.BytesIO()
+    resized = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    resized.save(stream, "jpeg", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def build(
+    name: str,
+    shards: Sequence[str],
+    data_dir: Path,
+    *,
+    shorter_side: int = 0,
+    pipeline_options: Sequence[str] = (),
+) -> dict[str, int]:
+    """Builds a set into `data_dir`/recaptioned/NAME, unless it is there.
+
+    A build that was stopped starts again from the tars, and comes to the same data.
+
+    Args:
+      name: of `SETS`.
+      shards: paths or URLs of the tars, which all workers can read.
+      data_dir: TFDS's folder.
+      shorter_side: see `RecaptionedConfig`.
+      pipeline_options: Apache Beam's, such as "--runner=DataflowRunner"; by default all cores of this machine.
+
+    Returns:
+      How many members were left out, by reason.
+
+    Raises:
+      FlairError: if Apache Beam is missing.
+      DatasetError: if the name is unknown, or a tar is missing.
+    """
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise FlairError('building needs Apache Beam: pip install "flair-jax[beam]"') from None
+    if name not in SETS:
+        raise DatasetError(f"no set {name}; there are {', '.join(SETS)}")
+    require_shards(shards)
+    config = RecaptionedConfig(name=name, description=SETS[name], shards=list(shards), shorter_side=shorter_side)
+    builder = Recaptioned(data_dir=str(data_dir), config=config, file_format="array_record")
+    options = pipeline_options or ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
+    )
+    return dict(builder.info.metadata["left_out"])

@@ -1,0 +1,130 @@
+"""What a training set holds: counts, lengths of captions, duplicates, and all that is damaged. Imports no JAX."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from flair_jax.data.image import open_training_picture
+from flair_jax.data.sources import Source
+from flair_jax.data.tars import TarSource, parallel
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.errors import FlairError, ImageError
+
+# Upper ends of the bins of the histograms; a caption of 77 tokens or more is cut.
+SENTENCE_BINS = (1, 2, 4, 8, 16, 32, 64)
+TOKEN_BINS = (8, 16, 24, 32, 48, 64, 77)
+_CHUNK = 256
+_CONTEXT = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Figures of a set.
+
+    Attributes:
+      samples: how many can be used, as far as was looked at.
+      sentences: number of samples by sentences, in `SENTENCE_BINS` and above.
+      tokens: number of sentences by tokens with start and end, in `TOKEN_BINS` and above.
+      same_url: samples whose URL an earlier sample has.
+      same_picture: samples whose picture an earlier sample has, byte for byte.
+      left_out: number of what cannot be used, by reason.
+      damage: each of these, by name.
+    """
+
+    samples: int
+    sentences: list[int]
+    tokens: list[int]
+    same_url: int
+    same_picture: int
+    left_out: dict[str, int]
+    damage: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    sentences: np.ndarray
+    tokens: np.ndarray
+    urls: np.ndarray
+    pictures: np.ndarray
+    damage: list[tuple[str, str]]
+
+
+def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool = True) -> Survey:
+    """Reads all of a set.
+
+    Args:
+      source: the set.
+      decode: whether to decode every picture too, which finds all damage and takes longer.
+      processes: how many read at once; 0: one for each core.
+      progress: show a progress bar.
+    """
+    chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+    look = functools.partial(_look, source, decode)
+    parts = list(
+        parallel(look, chunks, processes=processes, description="read", unit=f"x{_CHUNK} samples", progress=progress)
+    )
+    before = [(str(harm), harm.reason) for harm in source.damage] if isinstance(source, TarSource) else []
+    damage = before + [each for part in parts for each in part.damage]
+    return Survey(
+        samples=len(source) - (len(damage) - len(before)),
+        sentences=_histogram([part.sentences for part in parts], SENTENCE_BINS),
+        tokens=_histogram([part.tokens for part in parts], TOKEN_BINS),
+        same_url=_repeated([part.urls for part in parts]),
+        same_picture=_repeated([part.pictures for part in parts]),
+        left_out=dict(collections.Counter(reason for _, reason in damage).most_common()),
+        damage=[name for name, _ in damage],
+    )
+
+
+def _look(source: Source, decode: bool, chunk: Sequence[int]) -> _Part:
+    sentences, tokens, urls, pictures, damage = [], [], [], [], []
+    for index in chunk:
+        try:
+            record = source[index]
+            if decode:
+                open_training_picture(record.image)
+        except FlairError as error:
+            reason = error.kind if isinstance(error, ImageError) else str(error)
+            damage.append((f"{source.where(index)}: {error}", reason))
+            continue
+        sentences.append(len(record.sentences))
+        tokens.extend((tokenize(record.sentences, _CONTEXT) != 0).sum(axis=1))
+        if record.url:
+            urls.append(_hash(record.url.encode()))
+        pictures.append(_hash(record.image))
+    return _Part(
+        np.array(sentences, np.int32),
+        np.array(tokens, np.int32),
+        np.array(urls, np.uint64),
+        np.array(pictures, np.uint64),
+        damage,
+    )
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _histogram(parts: Sequence[np.ndarray], bins: Sequence[int]) -> list[int]:
+    values = np.concatenate([*parts, np.array([], np.int32)])
+    return np.bincount(np.searchsorted(bins, values, side="left"), minlength=len(bins) + 1).tolist()
+
+
+def _repeated(parts: Sequence[np.ndarray]) -> int:
+    values = np.concatenate([*parts, np.array([], np.uint64)])
+    return len(values) - len(np.unique(values))
+
+
+def rows(values: Sequence[int], bins: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Names of a histogram's bins, with their counts."""
+    low = 1
+    for high, count in zip([*bins, None], values, strict=True):
+        name = f"{low} and more" if high is None else f"{low}" if low == high else f"{low} to {high}"
+        yield name, count
+        low = (high or 0) + 1

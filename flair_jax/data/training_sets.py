@@ -1,0 +1,28 @@
+"""Opens the training data that a configuration names. Imports no JAX."""
+
+from __future__ import annotations
+
+from flair_jax.data.sources import Source, TfdsSource
+from flair_jax.data.tars import TarSource, is_tars
+from flair_jax.errors import ConfigError
+from flair_jax.settings import DataSettings, expand
+
+
+def open_sets(settings: DataSettings) -> list[Source]:
+    """The sets that `name` joins by `::`, each a TFDS data set or a pattern of tars.
+
+    Raises:
+      ConfigError: if there are not as many weights as sets.
+      DatasetError: if one cannot be opened.
+    """
+    names = settings.name.split("::")
+    if settings.weights and len(settings.weights) != len(names):
+        raise ConfigError(f"config.data.weights has {len(settings.weights)} numbers for {len(names)} data sets")
+    return [open_set(name, settings) for name in names]
+
+
+def open_set(name: str, settings: DataSettings) -> Source:
+    """One set; see `open_sets`."""
+    if is_tars(name):
+        return TarSource(name, expand(settings.dir), settings.index_dir)
+    return TfdsSource(name, expand(settings.dir), settings.split)
