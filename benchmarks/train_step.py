@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="B (default %(default)s)")
     parser.add_argument("--captions", type=int, default=8, help="K (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="timed steps of each side (default %(default)s)")
-    parser.add_argument("--remat", default="none", help="rematerialisation of ours (default %(default)s)")
+    parser.add_argument(
+        "--unroll", type=int, default=1, help="layers in each step of our layer loop (default %(default)s)"
+    )
+    parser.add_argument("--remat", default="dots", help="rematerialisation of ours (default %(default)s)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -39,8 +42,12 @@ def main() -> None:
         return
 
     command = [sys.executable, __file__, *sys.argv[1:], "--side"]
+    # Huge pages for both: gigabytes are allocated anew in each step, and small pages would be most of the time.
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     sides = {
-        side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        side: subprocess.Popen(
+            [*command, side], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for side in SIDES
     }
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -108,7 +115,8 @@ def jax_side(options: argparse.Namespace) -> Callable[[], float]:
     from flair_jax.train_state import Batch, init_state, make_train_step
 
     config = get_config()
-    config.update(model=options.model, dtype="float32", remat=options.remat, batch_size=options.images)
+    config.update(model=options.model, dtype="float32", remat=options.remat, unroll=options.unroll)
+    config.update(batch_size=options.images)
     config.update(captions_per_image=options.captions)
     config.loss.group_size = 0
     settings = TrainSettings.from_config(config)
