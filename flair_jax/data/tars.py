@@ -359,6 +359,7 @@ def build_index(
             progress=progress,
         ):
             pass
+        _load_spans.cache_clear()
     made = []
     for shard in shards:
         found = _read_index(shard, index_dir)
