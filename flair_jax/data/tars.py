@@ -348,6 +348,7 @@ def build_index(
     Raises:
       DatasetError: if a tar cannot be opened.
     """
+    _load_spans.cache_clear()  # what lies on the disk counts
     missing = [shard for shard in shards if _read_index(shard, index_dir) is None]
     if missing:
         for _ in parallel(
