@@ -2,8 +2,9 @@
 
     python benchmarks/train_step.py
 
-Forward, backward and AdamW on the same random batch and parameters, ViT-B/16 shapes in float32. Each side runs in a
-process of its own, so that peak memory is its own, and the two take turns so that a busy machine slows both.
+Forward, backward and AdamW on the same random batch and parameters, ViT-B/16 shapes in float32. The sides take turns,
+so that a busy machine slows both, each turn in a process of its own with nothing else running: a process that holds
+gigabytes slows the other even while it waits, and peak memory is to be its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 SIDES = ("PyTorch", "flair_jax")
 
@@ -30,7 +32,8 @@ def main() -> None:
     parser.add_argument("--model", default="ViT-B-16-FLAIR", help="preset (default %(default)s)")
     parser.add_argument("--images", type=int, default=8, help="B (default %(default)s)")
     parser.add_argument("--captions", type=int, default=8, help="K (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=4, help="timed steps of each side (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps in a turn (default %(default)s)")
     parser.add_argument(
         "--unroll", type=int, default=1, help="layers in each step of our layer loop (default %(default)s)"
     )
@@ -38,50 +41,43 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        serve(options)
+        run_side(options)
         return
 
-    command = [sys.executable, __file__, *sys.argv[1:], "--side"]
     # Huge pages for both: gigabytes are allocated anew in each step, and small pages would be most of the time.
     environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    sides = {
-        side: subprocess.Popen(
-            [*command, side], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for side in SIDES
-    }
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    last: dict[str, dict[str, float]] = {}
-    for round_ in range(options.rounds + 1):
-        for side, process in sides.items():
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            last[side] = json.loads(process.stdout.readline())
-            if round_:  # the first compiles and warms up
-                seconds[side].append(last[side]["seconds"])
-    for process in sides.values():
-        process.communicate()
+    peak: dict[str, float] = {}
+    loss: dict[str, float] = {}
+    for _ in tqdm(range(options.rounds), unit="round"):
+        for side in SIDES:
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+            answer = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+            seconds[side] += answer["seconds"]
+            peak[side] = max(peak.get(side, 0), answer["peak"])
+            loss[side] = answer["loss"]
     print(f"{options.model}, {options.images} images x {options.captions} captions, float32, {os.cpu_count()} cores")
     print(f"{'':<12}{'s/step':>10}{'speed':>10}{'peak GiB':>10}{'memory':>10}{'loss':>12}")
-    base = statistics.median(seconds["PyTorch"]), last["PyTorch"]["peak"]
+    base = statistics.median(seconds["PyTorch"])
     for side in SIDES:
-        middle, peak = statistics.median(seconds[side]), last[side]["peak"]
+        middle = statistics.median(seconds[side])
         print(
-            f"{side:<12}{middle:>10.2f}{base[0] / middle:>8.2f} x{peak / 2**30:>10.2f}{peak / base[1]:>8.2f} x"
-            f"{last[side]['loss']:>12.5f}"
+            f"{side:<12}{middle:>10.2f}{base / middle:>8.2f} x{peak[side] / 2**30:>10.2f}"
+            f"{peak[side] / peak['PyTorch']:>8.2f} x{loss[side]:>12.5f}"
         )
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Runs a step for each line on stdin, and answers with its seconds, the peak memory so far and the loss."""
+def run_side(options: argparse.Namespace) -> None:
+    """Prints as JSON the seconds of each step after the first, the peak memory in bytes and the last loss."""
     step = (torch_side if options.side == "PyTorch" else jax_side)(options)
-    for _ in sys.stdin:
-        time.sleep(0.5)  # PyTorch's threads spin for a while after its last call
+    step()  # compiles, and touches the memory for the first time
+    seconds = []
+    for _ in range(options.steps):
         start = time.perf_counter()
         loss = step()
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak": peak, "loss": loss}), flush=True)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak": peak, "loss": loss}), flush=True)
 
 
 def random_batch(options: argparse.Namespace, config: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
