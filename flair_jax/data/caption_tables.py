@@ -19,7 +19,8 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 from flair_jax.data.captions import CAPTION_LISTS, split_sentences
-from flair_jax.data.tars import Damage, read_shard
+from flair_jax.data.tar_index import Damage
+from flair_jax.data.tars import read_shard
 from flair_jax.errors import DatasetError
 from flair_jax.files import replace_when_complete
 

@@ -16,7 +16,9 @@ from PIL import Image
 
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.image import open_training_picture
-from flair_jax.data.tars import Damage, read_shard, require_shards
+from flair_jax.data.shards import require_shards
+from flair_jax.data.tar_index import Damage
+from flair_jax.data.tars import read_shard
 from flair_jax.errors import DatasetError, FlairError, ImageError
 
 # The sets that FLAIR was trained on; their tars come from the user.

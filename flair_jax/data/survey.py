@@ -12,8 +12,9 @@ import numpy as np
 
 from flair_jax.data.image import open_training_picture
 from flair_jax.data.sources import Source
-from flair_jax.data.tars import TarSource, parallel
+from flair_jax.data.tars import TarSource
 from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.workers import parallel
 from flair_jax.errors import FlairError, ImageError
 
 # Upper ends of the bins of the histograms; a caption of 77 tokens or more is cut.

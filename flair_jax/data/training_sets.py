@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
-from flair_jax.data.tars import TarSource, is_tars
+from flair_jax.data.tars import TarSource
 from flair_jax.errors import ConfigError
 from flair_jax.settings import DataSettings, expand
 

@@ -9,7 +9,8 @@ from made_tars import picture, sample, write_tar, write_tars
 
 from flair_jax.cli import main
 from flair_jax.data.caption_tables import attach, captions_of_row, read_table, write_url_table
-from flair_jax.data.tars import TarSource, expand_shards
+from flair_jax.data.shards import expand_shards
+from flair_jax.data.tars import TarSource
 from flair_jax.errors import DatasetError
 
 ROWS = [

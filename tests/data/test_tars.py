@@ -10,9 +10,11 @@ import pytest
 from made_tars import document, picture, sample, write_tar, write_tars
 from PIL import Image
 
-from flair_jax.data import tars
+from flair_jax.data import tar_index
 from flair_jax.data.pipeline import SampleSettings, batches
-from flair_jax.data.tars import TarSource, expand_shards, index_shard
+from flair_jax.data.shards import expand_shards
+from flair_jax.data.tar_index import index_shard
+from flair_jax.data.tars import TarSource
 from flair_jax.errors import DatasetError
 
 SETTINGS = SampleSettings(seed=3, image_size=16, context_length=16, captions_per_image=2)
@@ -64,7 +66,7 @@ def test_several_sets_and_relative_paths(tmp_path) -> None:
 def test_the_index_is_kept_until_the_tar_changes(tmp_path, monkeypatch) -> None:
     pattern = write_tars(tmp_path, 2, 2)
     source_of(pattern)
-    monkeypatch.setattr(tars, "index_shard", lambda shard: pytest.fail("made again"))
+    monkeypatch.setattr(tar_index, "index_shard", lambda shard: pytest.fail("made again"))
     assert len(source_of(pattern)) == 4
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flair_jax.commands.parser import add_command
 from flair_jax.errors import DatasetError
 
 _TARS = (
@@ -38,20 +39,8 @@ def add(commands: Any) -> None:
     _add_attach(subcommands)
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, details: str) -> Any:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
 def _add_index(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "index",
         _index,
@@ -78,7 +67,7 @@ def _index(options: argparse.Namespace) -> None:
 def _add_survey(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, details: str
 ) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         name,
         run,
@@ -111,8 +100,9 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> Sequence[str]:
     import json
 
     from flair_jax.data import survey
+    from flair_jax.data.shards import is_tars
     from flair_jax.data.sources import Source, TfdsSource
-    from flair_jax.data.tars import TarSource, is_tars
+    from flair_jax.data.tars import TarSource
     from flair_jax.files import replace_when_complete
 
     source: Source = (
@@ -143,7 +133,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> Sequence[str]:
 
 
 def _add_build(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "build",
         _build,
@@ -174,8 +164,8 @@ def _build(options: argparse.Namespace) -> None:
     import os
 
     from flair_jax.data.recaptioned_builder import build
+    from flair_jax.data.shards import expand_shards
     from flair_jax.data.sources import TfdsSource
-    from flair_jax.data.tars import expand_shards
 
     if options.shorter_side < 0:
         raise DatasetError(f"--shorter-side {options.shorter_side} must not be negative")
@@ -196,7 +186,7 @@ def _build(options: argparse.Namespace) -> None:
 def _add_urls(commands: Any) -> None:
     from flair_jax.data.captions import CAPTION_LISTS
 
-    parser = _add(
+    parser = add_command(
         commands,
         "urls",
         _urls,
@@ -218,7 +208,7 @@ def _urls(options: argparse.Namespace) -> None:
 
 
 def _add_attach(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "attach",
         _attach,
@@ -235,7 +225,7 @@ def _add_attach(commands: Any) -> None:
 
 def _attach(options: argparse.Namespace) -> None:
     from flair_jax.data.caption_tables import attach
-    from flair_jax.data.tars import expand_shards
+    from flair_jax.data.shards import expand_shards
 
     for name, count in attach(options.table, expand_shards(options.tars), options.output).items():
         print(f"{name:<22}{count:>12,}")

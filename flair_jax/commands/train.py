@@ -1,0 +1,34 @@
+"""`flair-jax train`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from flair_jax.commands.parser import add_command
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "train",
+        _run,
+        "train from one configuration file, on one CPU or a pod",
+        "examples:\n"
+        "  flair-jax train --config=configs/demo.py --config.data.dir=demo/data --workdir=runs/demo\n"
+        "  flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m\n\n"
+        "--config=FILE           an ml_collections configuration; configs/default.py explains every field\n"
+        "--config.FIELD=VALUE    changes a field\n"
+        "--workdir=DIR           checkpoints and metrics; a run found there goes on where it was\n"
+        "--distributed           several hosts: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
+        "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n\n"
+        "SIGTERM finishes the step, saves and exits with 0. The same as `python -m flair_jax.train`.",
+    )
+    parser.set_defaults(takes_more=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flair_jax.train import main as train
+
+    return train(options.words)

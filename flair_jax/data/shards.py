@@ -1,0 +1,95 @@
+"""Tars by name: what a pattern means, and how one on a disk or in a bucket is opened. Imports no JAX."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from flair_jax.errors import DatasetError
+
+
+def is_tars(name: str) -> bool:
+    """Whether a data set's name is a pattern of tars, rather than the name of a TFDS data set."""
+    return name.endswith(".tar")
+
+
+def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
+    """Paths or URLs of tars, in order.
+
+    Args:
+      pattern: with brace patterns ({0000..0575}, {a,b}) and wildcards; several joined by `::`.
+      base: folder of relative paths.
+
+    Raises:
+      DatasetError: if a pattern is wrong, or a wildcard finds nothing.
+    """
+    shards: list[str] = []
+    for part in pattern.split("::"):
+        try:
+            paths = list(braceexpand(part))
+        except ValueError:
+            raise DatasetError(f"{part}: unbalanced braces; ranges are written as {{0000..0575}}") from None
+        for path in paths:
+            if "://" not in path:
+                path = str(Path(base).expanduser() / Path(path).expanduser())
+            if any(letter in path for letter in "*?["):
+                files, root = fsspec.core.url_to_fs(path)
+                found = sorted(files.glob(root))
+                if not found:
+                    raise DatasetError(f"{path}: no such tars")
+                shards.extend(files.unstrip_protocol(each) if "://" in path else each for each in found)
+            else:
+                shards.append(path)
+    return shards
+
+
+def require_shards(shards: Sequence[str]) -> None:
+    """Makes sure that all tars are there, before long work begins.
+
+    Raises:
+      DatasetError: if one is not.
+    """
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(fingerprint_of, shards))
+
+
+def fingerprint_of(shard: str) -> str:
+    """Changes when the tar does."""
+    files, path = filesystem(shard)
+    try:
+        if is_local(shard):
+            status = os.stat(path)
+            return f"{status.st_size} {status.st_mtime_ns}"
+        return str(files.ukey(path))
+    except OSError as error:
+        raise DatasetError(f"{shard}: cannot be opened ({error.strerror or error})") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def filesystem(shard: str) -> tuple[Any, str]:
+    """The fsspec file system of a tar, and its path there; raises DatasetError if there is none for the URL."""
+    try:
+        return fsspec.core.url_to_fs(shard)
+    except (ValueError, ImportError) as error:
+        raise DatasetError(f"{shard}: {error}") from None
+
+
+def is_local(shard: str) -> bool:
+    """Whether a tar lies in a folder of this machine."""
+    return "://" not in shard or shard.startswith("file://")
+
+
+def open_shard(shard: str) -> Any:
+    """A tar, open for reading; raises DatasetError if it cannot be."""
+    files, path = filesystem(shard)
+    try:
+        return files.open(path, "rb")
+    except OSError as error:
+        raise DatasetError(f"{shard}: cannot be opened ({error.strerror or error})") from None
