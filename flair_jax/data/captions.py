@@ -72,11 +72,15 @@ def sample_caption(sentences: Sequence[str], rng: np.random.Generator, max_merge
       The sentences, joined by ". ".
     """
     count = len(sentences)
-    merged = int(rng.integers(1, max_merged + 1))
+    # All numbers at once: a call for each would take longer than the rest.
+    first, second, *others = rng.random(2 + max_merged).tolist()
+    merged = 1 + int(first * max_merged)
     if merged == 1:
-        return sentences[int(rng.integers(count))]
-    if rng.random() < 0.5:
-        start = int(rng.integers(count - merged)) if count > merged else 0
+        return sentences[int(second * count)]
+    if second < 0.5:
+        start = int(others[0] * (count - merged)) if count > merged else 0
         return ". ".join(sentences[start : start + merged])
-    chosen = rng.choice(count, merged, replace=count < merged)
-    return ". ".join(sentences[int(number)] for number in chosen)
+    if count < merged:
+        return ". ".join(sentences[int(number * count)] for number in others[:merged])
+    pool = list(sentences)
+    return ". ".join(pool.pop(int(number * len(pool))) for number in others[:merged])

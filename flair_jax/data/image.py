@@ -83,13 +83,12 @@ def random_crop_box(
       Top, left, height, width in pixels.
     """
     for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        share, shape, down, right = rng.random(4).tolist()
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(rng.integers(height - box_height + 1))
-            left = int(rng.integers(width - box_width + 1))
-            return top, left, box_height, box_width
+            return int(down * (height - box_height + 1)), int(right * (width - box_width + 1)), box_height, box_width
     box_width = min(width, round(height * ratio[1]))
     box_height = min(height, round(width / ratio[0]))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
@@ -99,10 +98,10 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image
     """A picture, or the bytes of its file, decoded to RGB; raises ImageError as `preprocess` does."""
     try:
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
+            return _rgb(image)
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             _check_size(*opened.size, f"{_name(image)}: a picture of {opened.width}x{opened.height} pixels")
-            return opened.convert("RGB")
+            return _rgb(opened)
     except (ImageError, MemoryError):
         raise
     except FileNotFoundError:
@@ -118,6 +117,11 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image
             reason = str(error).strip() or type(error).__name__
         kind = "picture is too large" if isinstance(error, Image.DecompressionBombError) else "picture is broken"
         raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})", kind) from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
 
 
 def open_training_picture(data: bytes) -> Image.Image:

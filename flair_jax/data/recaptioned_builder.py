@@ -5,14 +5,17 @@ A new set is an entry of `SETS`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+import fsspec
 import tensorflow_datasets as tfds
 from PIL import Image
+from tqdm import tqdm
 
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.image import open_training_picture
@@ -43,10 +46,12 @@ class RecaptionedConfig(tfds.core.BuilderConfig):
     Attributes:
       shards: paths or URLs of the tars.
       shorter_side: larger pictures are re-encoded as JPEG with this shorter side in pixels; 0: kept as they are.
+      read_tars: folder that gets an empty file for each tar that was read to its end.
     """
 
     shards: Sequence[str] = ()
     shorter_side: int = 0
+    read_tars: str = ""
 
 
 class Recaptioned(tfds.core.BeamBasedBuilder):
@@ -84,7 +89,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
             pipeline
             | "tars" >> beam.Create(list(enumerate(config.shards)))
             | "spread" >> beam.Reshuffle()
-            | "read" >> beam.FlatMap(_read, config.shorter_side)
+            | "read" >> beam.FlatMap(_read, config.shorter_side, config.read_tars)
         )
         damage = read | "damage" >> beam.Filter(lambda each: isinstance(each, Damage))
         self.info.metadata["left_out"] = (
@@ -102,7 +107,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         """Nothing: the samples of all splits are made in one pass, above."""
 
 
-def _read(shard: tuple[int, str], shorter_side: int) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
+def _read(shard: tuple[int, str], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
     tar, path = shard
     for each in read_shard(path):
         if isinstance(each, Damage):
@@ -117,6 +122,39 @@ def _read(shard: tuple[int, str], shorter_side: int) -> Iterator[tuple[int, dict
         url = document.get("url")
         example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": f"{path}: {name}"}
         yield tar * _MOST_IN_A_TAR + number, {**example, "url": url if isinstance(url, str) else ""}
+    fsspec.open(f"{read_tars}/{tar}", "wb").open().close()
+
+
+@contextlib.contextmanager
+def _progress_bar(read_tars: str, count: int) -> Iterator[None]:
+    """Counts the files that workers leave, because Beam's runners tell nothing before they end."""
+    files, folder = fsspec.core.url_to_fs(read_tars)
+
+    def clear() -> None:
+        if files.exists(folder):
+            files.rm(folder, recursive=True)
+
+    def update(bar: tqdm) -> None:
+        files.invalidate_cache()
+        bar.update(len(files.ls(folder, detail=False)) - bar.n if files.exists(folder) else 0)
+
+    def watch() -> None:
+        with tqdm(total=count, desc="read", unit="tar") as bar:
+            while not finished.wait(1.0):
+                update(bar)
+            update(bar)
+
+    clear()
+    files.makedirs(folder, exist_ok=True)
+    finished = threading.Event()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        clear()
 
 
 def _stored(data: bytes, shorter_side: int) -> bytes:
@@ -134,7 +172,7 @@ def _stored(data: bytes, shorter_side: int) -> bytes:
 def build(
     name: str,
     shards: Sequence[str],
-    data_dir: Path,
+    data_dir: str,
     *,
     shorter_side: int = 0,
     pipeline_options: Sequence[str] = (),
@@ -146,7 +184,7 @@ def build(
     Args:
       name: of `SETS`.
       shards: paths or URLs of the tars, which all workers can read.
-      data_dir: TFDS's folder.
+      data_dir: TFDS's folder or URL.
       shorter_side: see `RecaptionedConfig`.
       pipeline_options: Apache Beam's, such as "--runner=DataflowRunner"; by default all cores of this machine.
 
@@ -164,10 +202,14 @@ def build(
     if name not in SETS:
         raise DatasetError(f"no set {name}; there are {', '.join(SETS)}")
     require_shards(shards)
-    config = RecaptionedConfig(name=name, description=SETS[name], shards=list(shards), shorter_side=shorter_side)
-    builder = Recaptioned(data_dir=str(data_dir), config=config, file_format="array_record")
-    options = pipeline_options or ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
+    read_tars = f"{data_dir}/recaptioned/.{name}.read"
+    config = RecaptionedConfig(
+        name=name, description=SETS[name], shards=list(shards), shorter_side=shorter_side, read_tars=read_tars
     )
+    builder = Recaptioned(data_dir=data_dir, config=config, file_format="array_record")
+    options = pipeline_options or ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
+    with _progress_bar(read_tars, len(shards)):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
+        )
     return dict(builder.info.metadata["left_out"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.shards import expand_shards, filesystem, is_local, open_shard
@@ -49,23 +49,17 @@ class TarSource:
         made = build_index(self.shards, index_dir, processes=processes, progress=progress)
         self.damage = [harm for _, _, damage in made for harm in damage]
         self._spans = [path for path, _, _ in made]
-        self._starts = np.cumsum([0, *(count for _, count, _ in made)])
+        self._starts = list(itertools.accumulate((count for _, count, _ in made), initial=0))
         if not len(self):
             raise DatasetError(f"{pattern}: no usable sample; `flair-jax data check` says why")
         self._opened: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __getitem__(self, index: int) -> Record:
-        shard, span = self._find(index)
-        pieces = self._read(
-            shard,
-            [
-                (int(span["json_offset"]), int(span["json_size"])),
-                (int(span["picture_offset"]), int(span["picture_size"])),
-            ],
-        )
+        shard, text, picture = self._find(index)
+        pieces = self._read(shard, [text, picture])
         try:
             document = parse_json(pieces[0])
             sentences = sentences_of(document)
@@ -75,27 +69,29 @@ class TarSource:
 
     def where(self, index: int) -> str:
         """The tar and member of a sample, for messages."""
-        shard, _ = self._find(index)
+        shard, _, _ = self._find(index)
         return f"{shard}: {self.member(index)}"
 
     def member(self, index: int) -> str:
         """Name of a sample's picture, from the header in front of it."""
-        shard, span = self._find(index)
-        (header,) = self._read(shard, [(int(span["picture_offset"]) - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)])
+        shard, _, (offset, _) = self._find(index)
+        (header,) = self._read(shard, [(offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)])
         return _member_name(header)
 
     def shard_ranges(self) -> Iterator[tuple[str, int, int]]:
         """Each tar, with the number of its first sample and of the one after its last."""
-        yield from zip(self.shards, map(int, self._starts[:-1]), map(int, self._starts[1:]), strict=True)
+        yield from zip(self.shards, self._starts[:-1], self._starts[1:], strict=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 
-    def _find(self, index: int) -> tuple[str, np.void]:
+    def _find(self, index: int) -> tuple[str, tuple[int, int], tuple[int, int]]:
+        """The tar of a sample, and offset and size in it of the JSON and of the picture."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.shards[number], load_spans(self._spans[number])[index - self._starts[number]]
+        number = bisect.bisect_right(self._starts, index) - 1
+        span = load_spans(self._spans[number])[index - self._starts[number]].item()
+        return self.shards[number], span[:2], span[2:]
 
     def _read(self, shard: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         first, last = min(start for start, _ in spans), max(start + size for start, size in spans)

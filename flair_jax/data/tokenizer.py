@@ -9,6 +9,7 @@ import functools
 import gzip
 import html
 import itertools
+import re
 from collections.abc import Sequence
 from importlib import resources
 
@@ -24,8 +25,8 @@ _END_OF_WORD = "</w>"
 _WORD = regex.compile(
     rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-# Printable ASCII without an ampersand: neither ftfy nor unescaping of HTML can change it. Most captions are.
-_PLAIN = regex.compile(r"[\x20-\x25\x27-\x7e\n\t]*")
+# The same for lower-case printable ASCII, by a faster engine.
+_ASCII_WORD = re.compile(rf"{_START}|{_END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+")
 _SPACES = regex.compile(r"\s+")
 
 
@@ -58,9 +59,15 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
 
 def clean(text: str) -> str:
     """Text as the encoding sees it: mended Unicode, HTML unescaped twice, single spaces, lower case."""
-    if not _PLAIN.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _SPACES.sub(" ", text.strip()).strip().lower()
+
+
+def _split(text: str) -> list[str]:
+    # Most captions are plain: printable ASCII without an ampersand is not changed by ftfy or by unescaping HTML.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return _ASCII_WORD.findall(text.lower())
+    return _WORD.findall(clean(text))
 
 
 @functools.cache
@@ -88,13 +95,18 @@ class _Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without start and end."""
-        return [token for word in _WORD.findall(clean(text)) for token in self._encode_word(word)]
+        return [token for word in _split(text) for token in self._encode_word(word)]
 
     def _merge(self, word: str) -> tuple[int, ...]:
         if word in (_START, _END):
             return (self._ids[word],)
         parts = [self._letter[byte] for byte in word.encode("utf-8")]
         parts[-1] += _END_OF_WORD
+        # The merges lead every word of the vocabulary to its own id; the tests try each.
+        whole = self._ids.get("".join(parts))
+        return (whole,) if whole is not None else self._merge_parts(parts)
+
+    def _merge_parts(self, parts: list[str]) -> tuple[int, ...]:
         while len(parts) > 1:
             best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
             if best not in self._rank:

@@ -1,8 +1,13 @@
 """Training from tars: the index, reading, and damage of every kind."""
 
+import concurrent.futures
 import io
 import json
+import multiprocessing
 import pickle
+import subprocess
+import sys
+import time
 
 import fsspec
 import numpy as np
@@ -219,6 +224,38 @@ def test_resuming_and_hosts_keep_the_order(tmp_path) -> None:
         for step, batch in enumerate(whole):
             joined = np.concatenate([part[step].samples for part in parts])
             np.testing.assert_array_equal(joined, batch.samples)
+
+
+def numbers_of_host(pattern: str, host: int, hosts: int) -> list[int]:
+    return [int(number) for batch in take(4, source_of(pattern), host=host, hosts=hosts) for number in batch.samples]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_processes_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
+    pattern = write_tars(tmp_path, 4, 8)
+    with concurrent.futures.ProcessPoolExecutor(hosts, multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(numbers_of_host, pattern, host, hosts) for host in range(hosts)]
+        numbers = [part.result() for part in parts]
+    assert [len(part) for part in numbers] == [32 // hosts] * hosts
+    assert sorted(number for part in numbers for number in part) == list(range(32))
+
+
+def test_an_index_that_was_killed_goes_on_where_it_was(tmp_path) -> None:
+    pattern = write_tars(tmp_path, 40, 50)
+    command = [sys.executable, "-m", "flair_jax.cli", "data", "index", pattern, "--processes", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(made := list(tmp_path.glob("*.index.json"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.index.json")}
+    assert len(made) < 40
+    whole = TarSource(pattern, progress=False)
+    assert all(path.stat().st_mtime_ns == when for path, when in made.items())
+    assert len(whole) == 2000
+    assert not whole.damage
+    assert len(list(tmp_path.glob("*.index.json"))) == 40
 
 
 def test_worker_processes_read_the_same(tmp_path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flair_jax import tokenize
-from flair_jax.data.tokenizer import _PLAIN, clean
+from flair_jax.data.tokenizer import _WORD, _letter_by_byte, _split, _vocabulary, clean
 
 
 @pytest.mark.golden
@@ -42,16 +42,26 @@ def test_wrong_input() -> None:
         tokenize("a", context_length=1)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.text(alphabet=st.characters(max_codepoint=126), max_size=60))
-def test_the_fast_path_for_plain_text_changes_nothing(text: str) -> None:
-    import html
+PIECES = st.sampled_from(
+    ["don't", "IT'S", "'", "<start_of_text>", "<|", "&amp;", "&", "3rd", "...", " ", "  ", "\n", "\x7f"]
+)
 
-    import ftfy
 
-    slow = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
-    assert " ".join(clean(text).split()) == slow
-    assert not _PLAIN.fullmatch("&amp;")
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PIECES | st.text(alphabet=st.characters(max_codepoint=126), max_size=12), max_size=8))
+def test_the_fast_path_for_plain_text_changes_nothing(parts: list[str]) -> None:
+    assert _split("".join(parts)) == _WORD.findall(clean("".join(parts)))
+
+
+def test_the_merges_lead_every_word_of_the_vocabulary_to_its_own_id() -> None:
+    vocabulary, bytes_of = _vocabulary(), {letter: byte for byte, letter in _letter_by_byte().items()}
+    tried = 0
+    for name, index in vocabulary._ids.items():
+        letters = name.removesuffix("</w>")
+        if name.endswith("</w>") and set(letters) <= set(bytes_of):
+            assert vocabulary._merge_parts([*letters[:-1], letters[-1] + "</w>"]) == (index,)
+            tried += 1
+    assert tried > 30_000
 
 
 @settings(max_examples=200, deadline=None)
