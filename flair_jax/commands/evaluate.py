@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         commands,
         "evaluate",
         _run,
-        "score a checkpoint on image-text retrieval",
+        "score a checkpoint",
         "examples:\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n\n"
@@ -27,6 +27,9 @@ def add(commands: Any) -> None:
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
         "With --output, a run that was stopped goes on where it was when it is started again.",
+    )
+    parser.add_argument(
+        "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
     )
     parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a set's name (below), or all")
@@ -60,8 +63,15 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    _TASKS[options.task](options)
+
+
+def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
     settings = Settings(options.mode, options.top_k, options.batch_size, options.skip_broken)
     run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
+
+
+_TASKS = {"retrieval": _retrieval}
