@@ -168,6 +168,8 @@ def _sums(
 ) -> tuple[Array, Array]:
     """Sums of -log_sigmoid over all groups and devices, for tcs and mps; `features` are one device's."""
     own = len(features.image)
+    if axes:  # or the gradients of the parameters would be summed over devices in every block
+        params = lax.pcast(params, axes, to="varying")
     numbers = jnp.arange(own) + (lax.axis_index(axes) * own if axes else 0)
     group, row = jnp.divmod(numbers, group_size)
     text = lax.all_gather(features.text, axes, tiled=True) if axes else features.text

@@ -77,7 +77,7 @@ class Flair:
 
     def abstract_params(self) -> Params:
         """Shapes and dtypes of the parameters as `jax.ShapeDtypeStruct`, at no cost in memory."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def encode_image(
         self, params: Params, images: Float[AnyArray, "B S1 S2 3"]

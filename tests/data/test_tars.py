@@ -7,7 +7,10 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
+import tracemalloc
 
 import fsspec
 import numpy as np
@@ -160,6 +163,23 @@ def test_damage_is_left_out_and_named(tmp_path, reason: str, members) -> None:
     assert usable[-1] == picture(2)
     assert len(usable) == (3 if reason.startswith("a second") else 2)
     assert sorted(path.name for path in tmp_path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(("kind", "most"), [("json", 2**24), ("jpg", 2**28)])
+def test_members_too_large_are_never_read(tmp_path, kind: str, most: int) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar, tempfile.TemporaryFile() as hole:
+        hole.truncate(most + 1)
+        for suffix, data in {"json": b'{"caption": "a"}', "jpg": picture(1)}.items():
+            member = tarfile.TarInfo(f"k.{suffix}")
+            member.size = most + 1 if suffix == kind else len(data)
+            tar.addfile(member, hole if suffix == kind else io.BytesIO(data))
+    tracemalloc.start()
+    index = index_shard(str(tmp_path / "0.tar"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (harm,) = index.damage
+    assert str(harm) == f"{tmp_path / '0.tar'}: k.{kind}: {'picture' if kind == 'jpg' else kind} is too large"
+    assert peak < 2**21  # the buffers of files
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.5, 0.55])  # 0.55 is between two members; what follows 0.7 is empty
