@@ -11,6 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
     c.data.name = "recaptioned/cc3m"
+    c.data.epoch_samples = 2_823_019
     c.batch_size = 1024
     c.captions_per_image = 8
     c.loss.group_size = 128

@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Published hyper-parameters; `default.py` explains the fields."""
     c = get_default()
     c.data.name = "recaptioned/yfcc15m"
+    c.data.epoch_samples = 14_065_827
     c.batch_size = 1536
     c.captions_per_image = 10
     c.loss.group_size = 192

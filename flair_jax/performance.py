@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import jax
 
 from flair_jax.models.config import FlairConfig
 
-# Peak FLOP/s in bfloat16, dense, of one chip as JAX counts devices, by a part of `device_kind`. Sources: the makers'
-# data sheets (cloud.google.com/tpu/docs/system-architecture-tpu-vm; NVIDIA's A100, H100 and H200 data sheets).
-_PEAK = (
-    ("v6 lite", 918e12),
-    ("v6e", 918e12),
-    ("v5 lite", 197e12),
-    ("v5e", 197e12),
-    ("v5p", 459e12),
-    ("v5", 459e12),
-    ("v4", 275e12),
-    ("h200", 989e12),
-    ("h100 80gb hbm3", 989e12),
-    ("h100 pcie", 756e12),
-    ("a100", 312e12),
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip, as JAX counts devices, can do at most.
+
+    Attributes:
+      name: as in `flair-jax plan --topology`, for those that it can compile for.
+      kinds: parts of `device_kind` that tell it, in lower case.
+      flops: FLOP/s of dense bfloat16 matrix products.
+      memory: bytes.
+      memory_bandwidth: bytes/s.
+      interconnect: bytes/s that it can send to others of its slice (TPU) or node (GPU), over all its links.
+      network: bytes/s that it can send farther, its part of its host's network cards.
+      clock: Hz of its cores; 0 where no compiler's estimate is counted in cycles.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    flops: float
+    memory: float
+    memory_bandwidth: float
+    interconnect: float
+    network: float
+    clock: float = 0.0
+
+
+_GIB = 2.0**30
+
+# Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
+# is half of what is given as bidirectional. The clock is the one at which the compiler's own estimate of a large matrix
+# product reaches the peak; `tests/test_plan.py` checks that.
+CHIPS = (
+    Chip("v6e", ("v6 lite", "v6e"), 918e12, 32 * _GIB, 1600e9, 400e9, 12.5e9, 1.75e9),
+    Chip("v5e", ("v5 lite", "v5e"), 197e12, 16 * _GIB, 819e9, 200e9, 3.125e9, 1.5e9),
+    Chip("v5p", ("v5p", "v5"), 459e12, 95 * _GIB, 2765e9, 600e9, 6.25e9, 1.75e9),
+    Chip("v4", ("v4",), 275e12, 32 * _GIB, 1200e9, 300e9, 6.25e9, 1.05e9),
+    Chip("h200", ("h200",), 989e12, 141e9, 4800e9, 450e9, 50e9),
+    Chip("h100", ("h100 80gb hbm3",), 989e12, 80e9, 3350e9, 450e9, 50e9),
+    Chip("h100-pcie", ("h100 pcie",), 756e12, 80e9, 2000e9, 64e9, 25e9),
+    Chip("a100", ("a100",), 312e12, 80e9, 2039e9, 300e9, 25e9),
 )
+
+
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip that JAX names so; None if it is not known."""
+    kind = device_kind.lower()
+    return next((chip for chip in CHIPS if any(name in kind for name in chip.kinds)), None)
 
 
 def peak_flops(device: jax.Device) -> float | None:
     """Peak FLOP/s of a device in bfloat16; None if it is not known."""
-    kind = device.device_kind.lower()
-    return next((peak for name, peak in _PEAK if name in kind), None)
+    chip = find_chip(device.device_kind)
+    return chip.flops if chip else None
 
 
-def step_flops(config: FlairConfig, images: int, captions: int, group_size: int) -> float:
+def step_flops(config: FlairConfig, images: int, captions: int, group_size: int, *, towers_only: bool = False) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     Counted are the matrix products of the model, at 2 FLOPs a multiplication, and 3 times the forward pass for a step;
@@ -40,6 +77,7 @@ def step_flops(config: FlairConfig, images: int, captions: int, group_size: int)
       images: N in a batch.
       captions: K of each image.
       group_size: B, see `flair_loss`.
+      towers_only: leave out the loss.
     """
     vision, text, width = config.vision, config.text, config.embed_dim
     local = vision.grid**2
@@ -47,12 +85,45 @@ def step_flops(config: FlairConfig, images: int, captions: int, group_size: int)
     image = patches + _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
     image += 2 * (local + 1) * vision.width * width
     caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
+    towers = 3.0 * (images * image + images * captions * caption)
+    if towers_only:
+        return towers
     pairs = images * (images // group_size) * (group_size + captions - 1)
     text_conditioned = pairs * (4 * local * width + 2 * width**2)
     text_conditioned += 2 * width**2 * (2 * local * images + images * captions)
     multi_positive = 2 * width * images * images * captions
-    return 3.0 * (images * image + images * captions * caption + text_conditioned + multi_positive)
+    return towers + 3.0 * (text_conditioned + multi_positive)
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
     return layers * length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
+
+
+def count_flops(jaxpr: Any) -> float:
+    """FLOPs of the matrix products in a traced function, over all devices, at 2 a multiplication.
+
+    Loops count as often as they run, and what rematerialisation computes again counts again.
+
+    Args:
+      jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        parameters = equation.params
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        times = parameters["length"] if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "shard_map":  # shapes in there are one device's
+            times = parameters["mesh"].size
+        total += times * sum(map(count_flops, _functions_in(parameters.values())))
+    return total
+
+
+def _functions_in(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _functions_in(value)
+        elif hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+            yield value

@@ -13,12 +13,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
+from flair_jax.models.layout import BATCH_AXES
 from flair_jax.settings import MeshSettings
 
 AXES = ("data", "fsdp", "tensor")
 
 # A batch is split over the axes that do not split layers.
-BATCH = P(("data", "fsdp"))
+BATCH = P(BATCH_AXES)
 
 # Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Adam's moments have
 # the paths of their parameters behind a prefix, so the same row holds for them. What no row names is copied to all:

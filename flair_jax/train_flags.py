@@ -38,6 +38,34 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     Raises:
       ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
     """
+    values = _read(arguments, USAGE)
+    if values.config is None or values.workdir is None:
+        raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
+    given = {
+        "coordinator_address": values.coordinator,
+        "process_id": values.process,
+        "num_processes": values.processes,
+    }
+    cluster = {name: value for name, value in given.items() if value is not None}
+    if cluster and not (values.distributed and len(cluster) == len(given)):
+        raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
+    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster)
+
+
+def parse_config(arguments: Sequence[str]) -> Any:
+    """The configuration alone, with the fields that were given on the command line.
+
+    Raises:
+      ConfigError: as `parse`.
+    """
+    usage = "--config=FILE [--config.FIELD=VALUE ...]"
+    config = _read(arguments, usage).config
+    if config is None:
+        raise ConfigError(f"--config is needed; usage: {usage}")
+    return config
+
+
+def _read(arguments: Sequence[str], usage: str) -> flags.FlagValues:
     words = ["flair-jax train", *arguments]
     values = _define(words)
     for file in (word.removeprefix("--config=") for word in arguments if word.startswith("--config=")):
@@ -52,18 +80,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
             f"--config: the file cannot be run ({type(error).__name__}: {_first_sentence(error)})"
         ) from None
     if rest:
-        raise ConfigError(f"unknown argument {rest[0]!r}; usage: {USAGE}")
-    if values.config is None or values.workdir is None:
-        raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
-    given = {
-        "coordinator_address": values.coordinator,
-        "process_id": values.process,
-        "num_processes": values.processes,
-    }
-    cluster = {name: value for name, value in given.items() if value is not None}
-    if cluster and not (values.distributed and len(cluster) == len(given)):
-        raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
-    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster)
+        raise ConfigError(f"unknown argument {rest[0]!r}; usage: {usage}")
+    return values
 
 
 def _define(words: list[str]) -> flags.FlagValues:

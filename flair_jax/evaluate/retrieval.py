@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
@@ -58,7 +58,6 @@ class Retriever:
         self._rows = NamedSharding(self._mesh, P("data"))
         self._everywhere = NamedSharding(self._mesh, P())
         self._params = jax.device_put(params, self._everywhere)
-        self._pairs_per_step = _PAIRS_PER_STEP.get(devices[0].platform, _PAIRS_PER_STEP_ACCELERATOR)
 
         def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:
             image, local = model.encode_image(params, normalize(pixels))
@@ -67,14 +66,13 @@ class Retriever:
         self._encode_images = jax.jit(tokens_of, static_argnames="with_local", out_shardings=self._rows)
         self._encode_texts = jax.jit(model.encode_text, out_shardings=self._rows)
         self._prepare_texts = jax.jit(model.prepare_texts, out_shardings=self._everywhere)
-        split = partial(jax.shard_map, mesh=self._mesh, out_specs=P("data"))
-        self._score_all = jax.jit(
-            split(partial(_score_all, model, self._pairs_per_step), in_specs=(P(), P("data"), P()))
-        )
+        self._score_all = score_all_step(model, self._mesh)
         self._score_top_k = jax.jit(
-            split(
-                partial(_score_top_k, model, self._pairs_per_step),
+            jax.shard_map(
+                partial(_score_top_k, model, pairs_per_step(self._mesh)),
+                mesh=self._mesh,
                 in_specs=(P(), P("data"), P("data"), P()),
+                out_specs=P("data"),
             )
         )
         self._score_global = jax.jit(_cosines, out_shardings=self._rows)
@@ -136,6 +134,20 @@ class Retriever:
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
         result = function(self._params, *(jax.device_put(array, self._rows) for array in padded))
         return np.asarray(result)[:count]
+
+
+def score_all_step(model: RetrievalModel, mesh: Mesh) -> Any:
+    """The jitted function behind `Retriever.score_all`, on a mesh with the one axis "data".
+
+    It takes (params, local [B, L, D], prepared texts) and gives [B, N rounded up to whole blocks].
+    """
+    score = partial(_score_all, model, pairs_per_step(mesh))
+    return jax.jit(jax.shard_map(score, mesh=mesh, in_specs=(P(), P("data"), P()), out_specs=P("data")))
+
+
+def pairs_per_step(mesh: Mesh) -> int:
+    """How many pairs a device of the mesh scores at once."""
+    return _PAIRS_PER_STEP.get(mesh.devices.flat[0].platform, _PAIRS_PER_STEP_ACCELERATOR)
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flair_jax.models.config import FlairConfig
+from flair_jax.models.layout import gather, split_rows
 from flair_jax.models.transformer import Block, LayerNorm, run_stacked
 
 
@@ -35,11 +36,12 @@ class TextTower(nn.Module):
 
     def end_of_text(self, tokens: Int[Array, "N T"]) -> Float[Array, "N W"]:
         """The normalised feature at the end-of-text token, which has the highest id, before projection."""
-        x = self.token_embedding[tokens] + self.position_embedding[: tokens.shape[1]]
+        x = gather(self.token_embedding)[tokens] + self.position_embedding[: tokens.shape[1]]
         x = run_stacked(
             self.blocks, x, layers=self.config.text.layers, remat=self.config.remat, unroll=self.config.unroll
         )
-        return self.ln_final(x[jnp.arange(x.shape[0]), tokens.argmax(axis=-1)])
+        last = tokens.argmax(axis=-1)[:, None, None]
+        return self.ln_final(split_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
 
     def __call__(self, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
         """Projected text features [N, D], not normalised."""

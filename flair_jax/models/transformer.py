@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flair_jax.models.layout import split_rows
+
 Initializer = jax.nn.initializers.Initializer
 
 # PyTorch's LayerNorm eps. The two-pass variance is the one PyTorch computes; Flax's default, E[x^2] - E[x]^2, loses
@@ -46,8 +48,10 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
         width = x.shape[-1]
         project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
-        query, key, value = (split_heads(project(name=name)(x), self.heads) for name in ("query", "key", "value"))
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        query, key, value = (
+            split_rows(split_heads(project(name=name)(x), self.heads), tensor=2) for name in ("query", "key", "value")
+        )
+        mixed = split_rows(jax.nn.dot_product_attention(query, key, value, is_causal=self.causal), tensor=2)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed.reshape(x.shape))
 
 
@@ -65,7 +69,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=self.up_init, bias_init=torch_bias_init(width), name="up"
         )(x)
-        x = jax.nn.gelu(x, approximate=False)
+        x = jax.nn.gelu(split_rows(x, tensor=2), approximate=False)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=self.down_init, bias_init=torch_bias_init(self.hidden), name="down"
         )(x)
@@ -114,7 +118,7 @@ def run_stacked(
     """
 
     def step(layer: Block, carry: Array, _: None) -> tuple[Array, None]:
-        return layer(carry), None
+        return split_rows(layer(carry)), None
 
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
@@ -123,4 +127,4 @@ def run_stacked(
     scan = nn.scan(
         step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers, unroll=min(unroll, layers)
     )
-    return scan(block, x, None)[0]
+    return split_rows(scan(block, split_rows(x), None)[0])

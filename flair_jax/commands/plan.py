@@ -1,0 +1,69 @@
+"""`flair-jax plan`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from flair_jax.commands.parser import add_command, positive
+
+_SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "plan",
+        _run,
+        "compile a training step for chips that need not be there: does it fit, how fast can it be, what binds",
+        "examples:\n"
+        "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4\n"
+        "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
+        "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
+        "--config=FILE and --config.FIELD=VALUE are those of `train`. Topologies are v4, v5e, v5p or v6e with the\n"
+        "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times are bounds: by the chip's\n"
+        "peaks or by the compiler's own estimate, whichever is more; a real run also waits for others and for data.",
+    )
+    parser.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or cpu:8")
+    parser.add_argument(
+        "--slices", metavar="N", type=positive, default=1, help="so many of them, joined by the data-centre network"
+    )
+    parser.add_argument("--mesh", metavar="SIZES", default="", help="such as data=64,fsdp=4; overrides config.mesh")
+    parser.add_argument("--evaluate", action="store_true", help="plan the evaluation's scoring step too")
+    parser.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="FIELD=VALUES",
+        help=f"a table over values of fields instead, such as batch_size=512,1024 remat=dots,full (default {_SWEEP})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.set_defaults(takes_more=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    kind, _, count = options.topology.partition(":")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if kind == "cpu" and count.isdecimal():
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", count)
+    from flair_jax.plan_report import Planner, as_json, show, show_changes, sweep
+    from flair_jax.train_flags import parse_config
+
+    planner = Planner(parse_config(options.words), options.topology, options.slices, options.mesh)
+    if options.sweep is not None:
+        sweep(planner, options.sweep, json=options.json)
+        return 0
+    plans = [planner.training({})]
+    if options.evaluate:
+        plans.append(planner.scoring())
+    if options.json:
+        print(as_json(plans))
+    else:
+        for plan in plans:
+            show(plan)
+    if plans[0].fits:
+        return 0
+    if not options.json:
+        show_changes(planner)
+    return 1

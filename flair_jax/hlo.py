@@ -1,0 +1,212 @@
+"""What a compiled program does in one run, read from its optimised HLO: collectives, and the compiler's time.
+
+Loops are counted as often as they run. XLA's own cost analysis counts the body of a loop once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "s4": 4, "u4": 4}
+_BITS |= {f"{sign}{bits}": bits for sign in "su" for bits in (8, 16, 32, 64)}
+
+_HEADER = re.compile(r"^(ENTRY )?%([^\s(]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([^\s=]+) = (.+)$")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]+|pred)\[([0-9,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%([^\s,})]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CONSTANT = re.compile(r"= s32\[\](?:\{[^}]*\})? constant\((\d+)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Data that devices exchange.
+
+    Attributes:
+      kind: one of `KINDS`.
+      shapes: dtype and shape of each array of the result on one device, such as ("f32[8192,512]",).
+      size: how many devices take part together.
+      across_slices: whether they belong to more than one slice.
+      times: how often it runs.
+      wire_bytes: what each device sends in all these runs, by the usual ring algorithms.
+    """
+
+    kind: str
+    shapes: tuple[str, ...]
+    size: int
+    across_slices: bool
+    times: int
+    wire_bytes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One run of a compiled program.
+
+    Attributes:
+      collectives: all of more than one device.
+      cycles: of one device's cores, by the compiler's estimate for computing, without waiting for others; 0 if the
+        compiler for this platform gives none.
+    """
+
+    collectives: tuple[Collective, ...]
+    cycles: int
+
+
+def read_program(text: str, slices: Sequence[int] = ()) -> Program:
+    """Reads optimised HLO, as `compiled.as_text()` gives it.
+
+    Args:
+      text: of one device's program.
+      slices: number of the slice of each device, in the order of the program's devices; (): one slice.
+
+    Raises:
+      ValueError: if the text has no entry, or a loop whose length it does not show.
+    """
+    computations, entry = _computations(text)
+    collectives: list[Collective] = []
+    cycles = 0
+    chains: set[str] = set()
+    for name, times in _runs(computations, entry).items():
+        for line in computations[name]:
+            estimate = _CYCLES.search(line)
+            if estimate:
+                cycles += int(estimate[1]) * times
+            # A collective that is overlapped with several computations stands in each of them, with one chain's number.
+            chain = re.search(r'chain_id="(\d+)"', line)
+            if chain and chain[1] in chains:
+                continue
+            found = _collective(line, times, slices)
+            if found:
+                collectives.append(found)
+                if chain:
+                    chains.add(chain[1])
+    return Program(tuple(collectives), cycles)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    computations: dict[str, list[str]] = {}
+    entry = ""
+    lines: list[str] = []
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            lines = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif _INSTRUCTION.match(line):
+            lines.append(line)
+    if not entry:
+        raise ValueError("the HLO has no entry computation")
+    return computations, entry
+
+
+def _runs(computations: dict[str, list[str]], entry: str) -> Counter[str]:
+    """How often each computation runs."""
+    runs: Counter[str] = Counter()
+
+    def visit(name: str, times: int) -> None:
+        runs[name] += times
+        for line in computations[name]:
+            called = _CALLED.findall(line) + [
+                name.strip().lstrip("%") for names in _BRANCHES.findall(line) for name in names.split(",")
+            ]
+            loops = _trip_count(line, computations) if " while(" in line else 1
+            for each in called:
+                if each in computations:
+                    visit(each, times * loops)
+
+    visit(entry, 1)
+    return runs
+
+
+def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if known:
+        return int(known[1])
+    # Loops of lax.scan and lax.map count from 0 to a constant, which stands in the condition.
+    condition = re.search(r"condition=%([^\s,})]+)", line)
+    constants = [
+        int(value)
+        for each in computations.get(condition[1] if condition else "", ())
+        for value in _CONSTANT.findall(each)
+    ]
+    if len(constants) != 1:
+        raise ValueError(f"the length of a loop is not to be seen: {line.strip()[:80]}")
+    return constants[0]
+
+
+def _collective(line: str, times: int, slices: Sequence[int]) -> Collective | None:
+    instruction = _INSTRUCTION.match(line)
+    if not instruction:
+        return None
+    found = re.match(rf"(.*?) ({'|'.join(KINDS)})(-start)?\(", instruction[2])
+    if not found:
+        return None
+    kind, asynchronous = found[2], bool(found[3])
+    shapes = [f"{dtype}[{sizes}]" for dtype, sizes in _SHAPE.findall(found[1])]
+    if asynchronous and kind != "all-reduce":  # (operands, results, and what keeps track)
+        shapes = [shape for shape in shapes if shape != "u32[]"]
+        shapes = shapes[len(shapes) // 2 :]
+    groups = list(_groups(instruction[2]))
+    size = max(map(len, groups), default=max(len(slices), 1))
+    if kind == "collective-permute":
+        size = 2
+    if size <= 1:
+        return None
+    across = any(len({slices[device] for device in group}) > 1 for group in groups) if slices else False
+    result = sum(map(bytes_of, shapes))
+    share = (size - 1) / size
+    sent = {
+        "all-gather": result * share,
+        "all-reduce": 2 * result * share,
+        "reduce-scatter": result * size * share,
+        "all-to-all": result * share,
+        "collective-permute": float(result),
+    }[kind]
+    return Collective(kind, tuple(shapes), size, across, times, sent * times)
+
+
+def bytes_of(shape: str) -> int:
+    """Bytes of an array, such as "bf16[128,512]"."""
+    found = _SHAPE.match(shape)
+    if not found or found[1] not in _BITS:
+        raise ValueError(f"{shape}: not a shape that is known")
+    return math.prod(int(size) for size in found[2].split(",") if size) * _BITS[found[1]] // 8
+
+
+def _groups(text: str) -> Iterator[list[int]]:
+    """Devices of each group, from any of the three ways in which HLO writes them."""
+    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[0-9,{}]*\})\}", text)
+    if listed:
+        for group in re.findall(r"\{([0-9,]+)\}", listed[1]):
+            yield [int(device) for device in group.split(",")]
+        return
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", text)
+    if counted:
+        devices = _transposed([int(n) for n in counted[3].split(",")], counted[4])
+        rows, columns = int(counted[1]), int(counted[2])
+        yield from (devices[row * columns : (row + 1) * columns] for row in range(rows))
+        return
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\([^)]*\))? ?\{([^}]*)\}", text)
+    if named:
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        axes = re.findall(r"'([^']+)'", named[2])
+        kept = [name for name in sizes if name not in axes]
+        order = [list(sizes).index(name) for name in [*kept, *axes]]
+        devices = _transposed(list(sizes.values()), ",".join(map(str, order)))
+        columns = math.prod(sizes[name] for name in axes)
+        yield from (devices[start : start + columns] for start in range(0, len(devices), columns))
+
+
+def _transposed(sizes: list[int], order: str | None) -> list[int]:
+    """0, 1, ... in an array of these sizes, its axes in another order, as one row."""
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return (numbers.transpose([int(axis) for axis in order.split(",")]) if order else numbers).reshape(-1).tolist()

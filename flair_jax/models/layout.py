@@ -1,0 +1,41 @@
+"""How activations lie on a mesh. Each function returns its array as it is when there is no mesh."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+# Axes of the mesh that split a batch; those of them that the mesh in use has not got are left out.
+BATCH_AXES = ("data", "fsdp")
+
+
+def split_rows(x: Array, tensor: int | None = None) -> Array:
+    """Holds the compiler to splitting the rows of `x` over the batch's axes, and one more axis over "tensor".
+
+    Without it, the compiler may rather split activations along the axis by which parameters are split, and exchange
+    them instead of the parameters.
+
+    Args:
+      x: activations, rows first. Returned as they are if the rows do not divide over the mesh.
+      tensor: the axis of heads or hidden units; not split if it does not divide.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    axes = tuple(axis for axis in BATCH_AXES if axis in shape)
+    if _devices() == 1 or x.shape[0] % math.prod(shape[axis] for axis in axes):
+        return x
+    spec: list[tuple[str, ...] | str | None] = [axes] + [None] * (x.ndim - 1)
+    if tensor is not None and x.shape[tensor] % shape.get("tensor", 1) == 0 and "tensor" in shape:
+        spec[tensor] = "tensor"
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def gather(parameter: Array) -> Array:
+    """Holds the compiler to having all of a parameter on every device when it is used."""
+    return parameter if _devices() == 1 else jax.lax.with_sharding_constraint(parameter, P())
+
+
+def _devices() -> int:
+    return math.prod(jax.sharding.get_abstract_mesh().shape.values())
