@@ -19,6 +19,9 @@ from .param_map import ConversionError
 
 SUFFIXES = (".pt", ".safetensors")
 
+# The names of a model's description and weights in a folder or hub repository.
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
 
 def require_torch(purpose: str) -> ModuleType:
     """Imports torch, or says how to get it.
