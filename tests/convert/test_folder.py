@@ -301,7 +301,9 @@ def test_what_cannot_be_had_is_one_sentence(hub) -> None:
 def test_an_upload_without_a_token_is_refused_first(monkeypatch, capsys) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert main(["export", "gone", "hf://me/mine"]) == 2
-    assert "hf://me/mine: uploading needs a token that may write; log in with `hf auth login`" in capsys.readouterr().err
+    assert (
+        "hf://me/mine: uploading needs a token that may write; log in with `hf auth login`" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
