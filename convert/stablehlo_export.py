@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
@@ -21,6 +20,7 @@ from flair_jax.files import replace_when_complete
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 
+from .files import save_safetensors
 from .folder import preprocessing
 from .stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, require_flatbuffers
 
@@ -41,7 +41,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
 
     Args:
       source: a checkpoint, as `flair_jax.load` takes it.
-      target: folder to make, by custom `NAME.stablehlo`; an older export there is replaced.
+      target: folder to make, NAME.stablehlo; an older export there is replaced.
       dtype: compute dtype, "float32" or "bfloat16"; parameters, arguments and results are float32 either way.
 
     Returns:
@@ -84,7 +84,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
         partial.mkdir()
         for name, content in files.items():
             (partial / f"{name}.bin").write_bytes(content)
-        safetensors.numpy.save_file(params, partial / PARAMS)
+        save_safetensors(partial / PARAMS, params)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return description
 

@@ -34,6 +34,8 @@ def test_every_bit_returns_and_torch_agrees(golden, golden_model, golden_checkpo
     original = safetensors.numpy.load_file(golden / "tiny.safetensors")
     assert main(["export", str(golden_checkpoint), str(target)]) == 0
     assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
+    modes = {path.stat().st_mode & 0o777 for path in target.iterdir()}
+    assert len(modes) == 1, "weights can be read by whom the rest can be"
     written = safetensors.numpy.load_file(target / "model.safetensors")
     assert written.keys() == original.keys()
     for name, tensor in original.items():
