@@ -20,10 +20,12 @@ from flair_jax.convert.torch_forward import TorchFlair
 from made_hub import TOKEN, MadeHub, made_hub
 
 import flair_jax
-from flair_jax import checkpoint
+from flair_jax import checkpoint, train
 from flair_jax.cli import main
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.models.config import PRESETS
+from flair_jax.settings import MeshSettings
+from flair_jax.sharding import make_mesh, shardings
 
 CONSOLE = Path(sys.executable).with_name("flair-jax")
 
@@ -165,6 +167,22 @@ def test_parameters_go_where_the_sharding_says(small_checkpoint, tmp_path) -> No
     params = flair_jax.load(tmp_path / "a", sharding=everywhere)[1]
     assert all(leaf.sharding == everywhere for leaf in jax.tree.leaves(params))
     jax.tree.map(np.testing.assert_array_equal, params, flair_jax.load(small_checkpoint)[1])
+
+
+def test_training_starts_from_an_exported_folder(small_model, small_checkpoint, tmp_path) -> None:
+    """Parameters split over a mesh, the same from the folder as from the checkpoint."""
+    export_folder(small_checkpoint, tmp_path / "a")
+    model, params = small_model
+    mesh = make_mesh(MeshSettings(data=2, fsdp=4, tensor=1))
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        params,
+        shardings(params, mesh),
+    )
+    found = train._initial_params(tmp_path / "a", model, target)
+    jax.tree.map(np.testing.assert_array_equal, found, train._initial_params(small_checkpoint, model, target))
+    jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail("elsewhere"), found, target)
+    assert not found["text"]["token_embedding"].sharding.is_fully_replicated
 
 
 @pytest.fixture(scope="module")
