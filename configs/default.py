@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form
-    c.init = ""  # checkpoint folder to start from, made by `flair-jax convert` (FLAIR, or CLIP's towers); "": random
+    c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
     c.remat = "none"  # what the backward pass recomputes of the towers: "none", "dots", "full"

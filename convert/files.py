@@ -19,6 +19,9 @@ from .param_map import ConversionError
 
 SUFFIXES = (".pt", ".safetensors")
 
+# The names of a model's description and weights in a folder or hub repository.
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
 
 def require_torch(purpose: str) -> ModuleType:
     """Imports torch, or says how to get it.
@@ -114,6 +117,17 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     torch: Any = require_torch(f"writing {path.name}") if path.suffix == ".pt" else None
     with replace_when_complete(path) as partial:
         if torch is None:
-            safetensors.numpy.save_file(dict(tensors), partial, metadata={"format": "pt"})
+            save_safetensors(partial, tensors, metadata={"format": "pt"})
         else:
             torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, partial)
+
+
+def save_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that may be read by whom the system's settings let read new files.
+
+    The library's own files can be read by their owner alone.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)

@@ -1,21 +1,26 @@
-"""Checkpoints on disk: a folder with `config.json` and the parameters, written whole or not at all."""
+"""Checkpoints: a folder with `config.json` and the parameters, written whole or not at all.
+
+Read besides: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from flair_jax.errors import CheckpointError
+from flair_jax.convert.files import CONFIG, WEIGHTS, read_tensors
+from flair_jax.convert.param_map import ConversionError, infer_config, params_from_torch
+from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.config import FlairConfig, config_from_json, config_to_json
 from flair_jax.models.flair import Flair, Params
-
-_CONFIG = "config.json"
 
 # In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
 PARAMS, DESCRIPTION = "params", "description"
@@ -43,20 +48,47 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, params)
         description = {**config_to_json(model.config), "source": source}
-        (partial / _CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def check_target(path: Path) -> None:
     """Raises CheckpointError if `path` holds something that `save` would destroy."""
-    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {_CONFIG, PARAMS}):
+    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {CONFIG, PARAMS}):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
 
 
-def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **settings: Any) -> tuple[Flair, Params]:
-    """Reads a checkpoint that `flair-jax convert` made, or one of a training run (WORKDIR/checkpoints/STEP).
+def locate(name: str | Path) -> Path:
+    """Where a checkpoint is on this machine; one on the hub is fetched into the hub's cache first.
+
+    As long as the process lives, a name means the commit that it meant at first.
 
     Args:
-      path: the checkpoint's folder.
+      name: a path, `~` being the home folder; `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put there;
+        or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
+
+    Raises:
+      ConversionError: if the name is malformed, or what it names cannot be had.
+    """
+    scheme, colon, rest = str(name).partition(":/")
+    if scheme == "hf" and colon:  # `Path` makes one stroke of two
+        return _fetch(f"hf://{rest.lstrip('/')}")
+    return Path(name).expanduser()
+
+
+@functools.cache
+def _fetch(name: str) -> Path:
+    from flair_jax.convert import hub  # what is on disk does not need the hub's library
+
+    return hub.download(name) if hub.split(name)[2] else hub.download_checkpoint(name)
+
+
+def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **settings: Any) -> tuple[Flair, Params]:
+    """Reads a checkpoint: one that `flair-jax convert` or `flair-jax export` made, or of a training run.
+
+    Args:
+      path: a folder (WORKDIR/checkpoints/STEP for one of a training run), a `.pt` or `.safetensors` file whose sizes
+        are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put there,
+        `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files need PyTorch.
       sharding: where to put every parameter; the first device if not given.
       **settings: compute settings of `FlairConfig`: `dtype`, `remat`, `unroll`.
 
@@ -66,7 +98,9 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
     Raises:
       CheckpointError: if there is no checkpoint, or it is damaged.
       ConfigError: if its description or a setting is wrong.
+      ConversionError: if it cannot be had from the hub, or is a weight file that cannot be read.
     """
+    path = locate(path)
     config = dataclasses.replace(read_model_config(path), **settings)
     model = Flair(config)
     if sharding is None:
@@ -81,13 +115,15 @@ def restore_params(path: str | Path, target: Params) -> Params:
     """The parameters of a checkpoint, put where `target` says.
 
     Args:
-      path: the checkpoint's folder.
+      path: the checkpoint, as in `load`.
       target: tree of `jax.ShapeDtypeStruct` with shardings.
 
     Raises:
       CheckpointError: if they are damaged, or of other shapes.
     """
-    path = Path(path).absolute()
+    path = locate(path).absolute()
+    if path.is_file() or (path / WEIGHTS).is_file():
+        return jax.tree.map(functools.partial(_put, path), target, _params_from_torch(path))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path / PARAMS, target)
@@ -98,6 +134,24 @@ def restore_params(path: str | Path, target: Params) -> Params:
         ) from error
 
 
+def _params_from_torch(path: Path) -> Params:
+    """The parameters in an exported folder or a weight file, as NumPy arrays."""
+    try:
+        if path.is_file():
+            tensors = read_tensors(path)
+            return params_from_torch(tensors, infer_config(tensors, None))
+        return params_from_torch(read_tensors(path / WEIGHTS), read_model_config(path))
+    except ConversionError as error:
+        raise CheckpointError(f"{path}: the parameters cannot be read ({error})") from None
+
+
+def _put(path: Path, target: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
+    """An array that every process has whole, as the sharding of `target` lays it out."""
+    if target.shape != array.shape:
+        raise CheckpointError(f"{path}: a parameter has shape {array.shape}, the model needs {target.shape}")
+    return jax.make_array_from_callback(target.shape, target.sharding, lambda index: array[index])
+
+
 def read_model_config(path: str | Path) -> FlairConfig:
     """The model that a checkpoint holds, with default compute settings.
 
@@ -105,7 +159,7 @@ def read_model_config(path: str | Path) -> FlairConfig:
       CheckpointError: if there is no checkpoint.
       ConfigError: if its description is wrong.
     """
-    path = Path(path).absolute()
+    path = locate(path).absolute()
     description = read_description(path)
     description.pop("source", None)
     return config_from_json(description, where=str(description_file(path)))
@@ -114,13 +168,19 @@ def read_model_config(path: str | Path) -> FlairConfig:
 def read_description(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint's `config.json`: the model's sizes, and under `source` where it came from.
 
+    Of a weight file, which has none, it is what the tensors show.
+
     Raises:
-      CheckpointError: if `path` is not a checkpoint's folder.
+      CheckpointError: if there is no checkpoint at `path`.
+      ConversionError: if it is a weight file that cannot be read.
     """
-    file = description_file(Path(path))
+    path = locate(path)
+    if path.is_file():
+        return _describe_weights(path)
+    file = description_file(path)
     if not file.is_file():
         raise CheckpointError(
-            f"{path}: no checkpoint here (no {_CONFIG}); make one with `flair-jax convert FILE {path}`"
+            f"{path}: no checkpoint here (no {CONFIG}); make one with `flair-jax convert FILE {path}`"
         )
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -128,7 +188,18 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); convert the checkpoint again") from None
 
 
+def _describe_weights(path: Path) -> dict[str, Any]:
+    tensors = read_tensors(path)
+    try:
+        config = infer_config(tensors, None)
+    except FlairError as error:
+        raise CheckpointError(f"{path}: make a checkpoint of it first, with `flair-jax convert` ({error})") from None
+    return {**config_to_json(config), "source": {"file": path.name}}
+
+
 def description_file(path: Path) -> Path:
-    """Where a checkpoint's description is, or should be."""
+    """Where a checkpoint's description is, or should be; a weight file is its own."""
+    if path.is_file():
+        return path
     of_run = path / DESCRIPTION / "metadata"
-    return of_run if of_run.is_file() else path / _CONFIG
+    return of_run if of_run.is_file() else path / CONFIG

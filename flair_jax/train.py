@@ -144,7 +144,7 @@ def _start(
         return resumed
     params = None
     if settings.init:
-        params = _initial_params(expand(settings.init), model, abstract_state(model, optimizer, mesh).params)
+        params = _initial_params(checkpoint.locate(settings.init), model, abstract_state(model, optimizer, mesh).params)
     return init_state(model, optimizer, mesh, settings.seed, params), 0
 
 

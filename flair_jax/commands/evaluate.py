@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import add_checkpoint, add_command, positive
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
     )
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    add_checkpoint(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a set's name (below), or all")
     parser.add_argument("--data-dir", required=True, metavar="DIR", type=Path, help="the set's folder as downloaded")
     parser.add_argument(

@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_command
+from flair_jax.errors import FlairError
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
+    from flair_jax.models.config import DTYPES
+
     parser = add_command(
         commands,
         "export",
         _run,
-        "write a checkpoint's weights as a file that the PyTorch release loads",
+        "write a checkpoint for other programs: weights, a folder for the hub, or StableHLO",
         "examples:\n"
-        "  flair-jax export checkpoints/mine mine.safetensors\n"
-        "  flair-jax export checkpoints/mine mine.pt\n\n"
-        "The file holds the state dict under the PyTorch release's names, bit for bit what `convert` read.\n"
-        "Writing .pt needs PyTorch; .safetensors does not.",
+        "  flair-jax export checkpoints/mine mine.safetensors  # the state dict, for the PyTorch release; or mine.pt\n"
+        "  flair-jax export checkpoints/mine mine/             # a folder for the hub, which flair_jax.load reads too\n"
+        "  flair-jax export checkpoints/mine hf://me/mine      # the same, put on the hub\n"
+        "  flair-jax export checkpoints/mine mine.stablehlo    # functions that need JAX and none of this code\n\n"
+        "DST's ending decides: .pt, .safetensors or .stablehlo; a name without an ending, or with / at its end, is a\n"
+        "folder; hf://OWNER/REPOSITORY[@BRANCH] is on the hub, where a missing repository is made, private.\n"
+        "Weights are under the PyTorch release's names, bit for bit what `convert` read. Writing .pt needs PyTorch,\n"
+        '.stablehlo flatbuffers (pip install "flair-jax[export]"), and uploading a token (`hf auth login`).',
     )
-    parser.add_argument("source", metavar="SRC", help="a checkpoint's folder")
-    parser.add_argument("target", metavar="DST", help=".pt or .safetensors file to write; an older one is replaced")
+    parser.add_argument("source", metavar="SRC", help="a checkpoint: its folder, or hf://OWNER/REPOSITORY[@REVISION]")
+    parser.add_argument("target", metavar="DST", help="what to write; an older one is replaced")
+    parser.add_argument("--dtype", choices=DTYPES, help="compute dtype of .stablehlo functions (default float32)")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.convert.transfer import export
+    target, ending = options.target, Path(options.target).suffix
+    on_hub, is_folder = target.startswith("hf://"), target.endswith("/") or not ending
+    if options.dtype and (on_hub or is_folder or ending != ".stablehlo"):
+        raise FlairError("--dtype: only .stablehlo has a compute dtype; weights are written in float32, as they are")
+    if on_hub:
+        from flair_jax.convert.folder import push
 
-    print(f"{options.target}: {export(options.source, options.target)} tensors")
+        print(f"{target}: {push(options.source, target)}")
+    elif is_folder:
+        from flair_jax.convert.folder import export_folder
+
+        print(f"{target}: {export_folder(options.source, target)} tensors")
+    elif ending == ".stablehlo":
+        from flair_jax.convert.stablehlo_export import export as export_stablehlo
+
+        description = export_stablehlo(options.source, target, dtype=options.dtype or "float32")
+        names, platforms = (", ".join(description[key]) for key in ("functions", "platforms"))
+        print(f"{target}: {names}; computing in {description['compute_dtype']} on {platforms}")
+    else:
+        from flair_jax.convert.files import SUFFIXES
+        from flair_jax.convert.transfer import export
+
+        if ending not in SUFFIXES:
+            raise FlairError(
+                f"{target}: nothing is written with the ending {ending}; choose {', '.join(SUFFIXES)} or .stablehlo, "
+                "or put / behind the name of a folder"
+            )
+        print(f"{target}: {export(options.source, target)} tensors")

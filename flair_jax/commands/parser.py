@@ -22,6 +22,17 @@ def add_command(
     return parser
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint`, as `flair_jax.load` takes it; not a Path, which would change the hub's names."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="folder made by `convert`, `export` or a training run, a weight file of the PyTorch release, or one of "
+        "these on the hub: hf://OWNER/REPOSITORY[@REVISION][/FILE]",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import description_file, load, read_description
+from flair_jax.checkpoint import description_file, load, locate, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -19,12 +19,12 @@ from flair_jax.evaluate.run import Settings, evaluate
 
 
 def run(
-    checkpoint: Path, dataset: str, data_dir: Path, settings: Settings, *, dtype: str, output: Path | None
+    checkpoint: str | Path, dataset: str, data_dir: Path, settings: Settings, *, dtype: str, output: Path | None
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint, prints a table and writes `output`.
 
     Args:
-      checkpoint: its folder.
+      checkpoint: as `flair_jax.load` takes it.
       dataset: a name in `RETRIEVAL_SETS`, or "all" for every set found in `data_dir` and right below it.
       data_dir: the set's folder.
       settings: how.
@@ -40,15 +40,16 @@ def run(
     sets = _find_sets(dataset, data_dir)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    description = read_description(checkpoint)
-    model, params = load(checkpoint, dtype=dtype)
+    files = locate(checkpoint)
+    description = read_description(files)
+    model, params = load(files, dtype=dtype)
     retriever = Retriever(model, params)
     source = description.get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
     # All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept.
-    written = description_file(checkpoint).stat().st_mtime_ns
+    written = description_file(files).stat().st_mtime_ns
     how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
-    identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
+    identity = [str(files), description, written, dtype, how, environment["versions"], environment["device"]]
     unfinished = output and Path(f"{output}.partial")
 
     results, failures = [], []

@@ -54,7 +54,7 @@ def result(
     }
 
 
-def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: Settings) -> dict[str, Any]:
+def environment(checkpoint: str | Path, source: dict[str, str], dtype: str, settings: Settings) -> dict[str, Any]:
     """What a result depends on, as plain JSON values: settings, package versions, devices."""
     import jax
 

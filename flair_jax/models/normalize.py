@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 # Channel means and deviations of CLIP's training pictures (Radford et al. 2021), which FLAIR keeps.
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalize(pixels: UInt8[Array | np.ndarray, "*batch 3"]) -> Float[Array, "*batch 3"]:
@@ -20,7 +20,7 @@ def normalize(pixels: UInt8[Array | np.ndarray, "*batch 3"]) -> Float[Array, "*b
     Returns:
       float32, of the same shape.
     """
-    return (jnp.asarray(pixels, jnp.float32) / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
+    return (jnp.asarray(pixels, jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
 
 
 def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

@@ -1,0 +1,171 @@
+"""A model as a folder for the hub: weights under the PyTorch release's names, descriptions and a model card.
+
+Both sides read it: `flair_jax.load(FOLDER)`, without PyTorch, and the PyTorch release, which loads `model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flair_jax import checkpoint
+from flair_jax.errors import CheckpointError
+from flair_jax.files import replace_when_complete
+from flair_jax.models.config import FlairConfig, config_to_json
+from flair_jax.models.normalize import MEAN, STD
+
+from . import hub
+from .files import CONFIG, WEIGHTS, write_tensors
+from .param_map import torch_from_params
+
+CARD, OPEN_CLIP = "README.md", "open_clip_config.json"
+FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP)
+
+
+def preprocessing(config: FlairConfig) -> dict[str, Any]:
+    """How pictures are prepared for the model, in the form of open_clip's `preprocess_cfg`; mean and deviation are of
+    pixels scaled to [0, 1].
+    """
+    return {
+        "size": config.vision.image_size,
+        "mode": "RGB",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+        "fill_color": 0,
+    }
+
+
+def export_folder(source: str | Path, target: str | Path) -> int:
+    """Writes a checkpoint as a folder with weights, `config.json`, `open_clip_config.json` and a model card.
+
+    A card that is in `source`, or else one that is in `target`, is kept as it is.
+
+    Args:
+      source: a checkpoint, as `flair_jax.load` takes it.
+      target: folder to make; an older export there is replaced.
+
+    Returns:
+      The number of tensors written.
+
+    Raises:
+      CheckpointError: if `source` is no checkpoint, or `target` exists and is something else.
+    """
+    target = Path(target).absolute()
+    if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
+        raise CheckpointError(f"{target}: exists and is not an exported model; choose another folder or remove it")
+    source = checkpoint.locate(source)
+    card = _read_card(source) or _read_card(target)
+    with replace_when_complete(target) as partial:
+        partial.mkdir()
+        return _write(source, partial, card, name=target.name, address="path/to/this/folder")
+
+
+def push(source: str | Path, name: str) -> str:
+    """Puts a checkpoint on the hub, as `export_folder` writes it.
+
+    A repository that does not exist is made, private. The repository's model card stays unless `source` brings one.
+
+    Args:
+      source: a checkpoint, as `flair_jax.load` takes it.
+      name: `hf://OWNER/REPOSITORY`, with `@REVISION` for a branch other than main.
+
+    Returns:
+      The address of the commit.
+
+    Raises:
+      CheckpointError: if `source` is no checkpoint.
+      ConversionError: if the name is malformed, there is no token, or the hub refuses.
+    """
+    repository, _ = hub.check_upload(name)
+    source = checkpoint.locate(source)
+    card = _read_card(source)
+    with tempfile.TemporaryDirectory(prefix="flair-jax-") as folder:
+        _write(source, Path(folder), card, name=repository.split("/")[1], address=name)
+        return hub.upload(Path(folder), name, keep=() if card else (CARD,))
+
+
+def _read_card(folder: Path) -> str | None:
+    """The model card of an exported folder."""
+    file = folder / CARD
+    return file.read_text(encoding="utf-8") if file.is_file() and (folder / WEIGHTS).is_file() else None
+
+
+def _write(source: Path, folder: Path, card: str | None, *, name: str, address: str) -> int:
+    model, params = checkpoint.load(source)
+    origin = checkpoint.read_description(source).get("source", {})
+    tensors = torch_from_params(jax.device_get(params), model.config)
+    description = config_to_json(model.config)
+    write_tensors(folder / WEIGHTS, tensors)
+    _write_json(folder / CONFIG, {**description, "source": origin})
+    _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
+    size = sum(tensor.size for tensor in tensors.values())
+    (folder / CARD).write_text(card or _card(model.config, size, origin, name, address), encoding="utf-8")
+    return len(tensors)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(config: FlairConfig, parameters: int, origin: dict[str, str], name: str, address: str) -> str:
+    vision, text = config.vision, config.text
+    made_from = ", ".join(f"{key} `{value}`" for key, value in origin.items())
+    return f"""---
+library_name: flair_jax
+pipeline_tag: zero-shot-image-classification
+tags:
+- flair
+- clip
+- jax
+- vision-language
+---
+
+# {name}
+
+A [FLAIR](https://arxiv.org/abs/2412.03561) model: a vision-language model whose image representation depends on the
+text that it is compared with. {parameters:,} parameters in float32{f"; made from {made_from}" if made_from else ""}.
+
+| | |
+| --- | --- |
+| vision tower | {vision.layers} layers of width {vision.width}, {vision.heads} heads, patch size {vision.patch_size} |
+| text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
+| shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
+| pictures | {vision.image_size} x {vision.image_size}, bicubic and cropped, with CLIP's mean and deviation |
+| texts | CLIP's byte-pair encoding, padded with 0 |
+
+## Use
+
+```python
+import flair_jax, jax
+
+model, params = flair_jax.load("{address}")
+images = flair_jax.normalize(flair_jax.preprocess("picture.jpg", model.config.vision.image_size)[None])
+tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.text.context_length)
+print(jax.jit(model.logits)(params, images, tokens))
+```
+
+`{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR; `{CONFIG}` is the model's
+description in its form, and `{OPEN_CLIP}` says how pictures and texts are prepared. open_clip's own CLIP class is
+another model and does not take these weights.
+
+## Training data, evaluation, licence
+
+To be written by whoever publishes this model; the licence also belongs into the lines at the top, as `license:`.
+
+## Citation
+
+```bibtex
+@inproceedings{{xiao2025flair,
+  title = {{FLAIR: VLM with Fine-grained Language-informed Image Representations}},
+  author = {{Xiao, Rui and Kim, Sanghwan and Georgescu, Mariana-Iuliana and Akata, Zeynep and Alaniz, Stephan}},
+  booktitle = {{CVPR}},
+  year = {{2025}}
+}}
+```
+"""

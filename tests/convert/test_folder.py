@@ -1,0 +1,217 @@
+"""Checkpoints as folders for the hub, and weight files as checkpoints."""
+
+import json
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from flair_jax.convert.files import write_tensors
+from flair_jax.convert.folder import FILES, export_folder
+from flair_jax.convert.param_map import ConversionError, torch_from_params, torch_shapes
+from flair_jax.convert.torch_forward import TorchFlair
+
+import flair_jax
+from flair_jax import checkpoint, train
+from flair_jax.cli import main
+from flair_jax.errors import CheckpointError, ConfigError
+from flair_jax.models.config import PRESETS
+from flair_jax.settings import MeshSettings
+from flair_jax.sharding import make_mesh, shardings
+
+
+@pytest.mark.golden
+def test_every_bit_returns_and_torch_agrees(golden, golden_model, golden_checkpoint, tmp_path) -> None:
+    target = tmp_path / "mine"
+    original = safetensors.numpy.load_file(golden / "tiny.safetensors")
+    assert main(["export", str(golden_checkpoint), str(target)]) == 0
+    assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
+    modes = {path.stat().st_mode & 0o777 for path in target.iterdir()}
+    assert len(modes) == 1, "weights can be read by whom the rest can be"
+    written = safetensors.numpy.load_file(target / "model.safetensors")
+    assert written.keys() == original.keys()
+    for name, tensor in original.items():
+        assert written[name].tobytes() == tensor.tobytes(), name
+
+    model, params = flair_jax.load(target)
+    assert model.config == golden_model[0].config
+    jax.tree.map(np.testing.assert_array_equal, params, golden_model[1])
+    forward = np.load(golden / "forward.npz")
+    images, tokens = np.ascontiguousarray(forward["images"].transpose(0, 2, 3, 1)), forward["tokens"]
+    logits = [jax.jit(model.logits)(each, images, tokens) for each in (params, golden_model[1])]
+    np.testing.assert_array_equal(*logits)  # the same program on the same numbers
+
+    reference = TorchFlair({name: torch.from_numpy(each) for name, each in written.items()}, model.config)
+    with torch.no_grad():
+        theirs = reference.pool(
+            reference.encode_image(torch.from_numpy(forward["images"]))[1],
+            reference.encode_text(torch.from_numpy(tokens).long()),
+        ).numpy()
+    ours = model.pool(params, model.encode_image(params, images)[1], model.encode_text(params, tokens))
+    # Two float32 implementations whose sums run in another order; measured 6e-7.
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.golden
+def test_what_the_folder_says(golden_checkpoint, golden_config, tmp_path) -> None:
+    target = tmp_path / "tiny-flair"
+    export_folder(golden_checkpoint, target)
+    config = json.loads((target / "config.json").read_text())
+    assert config["source"]["file"] == "tiny.safetensors"
+    assert checkpoint.read_model_config(target) == golden_config
+    pictures = json.loads((target / "open_clip_config.json").read_text())["preprocess_cfg"]
+    assert pictures["size"] == golden_config.vision.image_size
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    expected = (pixels / 255 - pictures["mean"]) / pictures["std"]
+    np.testing.assert_allclose(flair_jax.normalize(pixels), expected, rtol=1e-5)  # float32 against float64
+    card = huggingface_hub.ModelCard.load(target / "README.md")
+    assert card.data.library_name == "flair_jax"
+    assert "# tiny-flair" in card.text
+    assert "made from file `tiny.safetensors`" in card.text
+    scripts = card.text.split("```python\n")[1].split("```")[0]
+    compile(scripts, "README.md", "exec")
+
+
+def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:
+    for _ in range(2):
+        export_folder(small_checkpoint, tmp_path / "a")
+    (tmp_path / "a" / "README.md").write_text("My model.\n")
+    export_folder(small_checkpoint, tmp_path / "a")
+    export_folder(tmp_path / "a", tmp_path / "b")
+    for name in ("a", "b"):
+        assert (tmp_path / name / "README.md").read_text() == "My model.\n"
+    jax.tree.map(np.testing.assert_array_equal, flair_jax.load(tmp_path / "b")[1], flair_jax.load(small_checkpoint)[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_what_is_no_export_is_never_replaced(small_checkpoint, tmp_path, capsys) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    assert main(["export", str(small_checkpoint), str(tmp_path / "papers")]) == 2
+    assert "papers: exists and is not an exported model; choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_export_leaves_nothing(small_checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("flair_jax.convert.folder._card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_folder(small_checkpoint, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a", "folder"), ("v1.5/", "folder"), ("b.safetensors", "file"), ("c.pt", "file")]
+)
+def test_the_ending_decides(small_checkpoint, tmp_path, name: str, kind: str) -> None:
+    assert main(["export", str(small_checkpoint), f"{tmp_path}/{name}"]) == 0
+    assert (tmp_path / name).is_dir() == (kind == "folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["v1.5"], "v1.5: nothing is written with the ending .5; choose .pt, .safetensors or .stablehlo, or put /"),
+        (["a.safetensors", "--dtype", "bfloat16"], "--dtype: only .stablehlo has a compute dtype"),
+        (["a/", "--dtype", "float32"], "--dtype: only .stablehlo has a compute dtype"),
+        (["hf://me"], "hf://me: expected hf://OWNER/REPOSITORY"),
+        (["hf://me/mine/model.pt"], "hf://me/mine/model.pt: a whole repository is written; name it as hf://me/mine"),
+    ],
+)
+def test_bad_targets_are_one_sentence(small_checkpoint, tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(small_checkpoint), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("flair-jax: error: ")
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_named(small_checkpoint, tmp_path) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    weights = tmp_path / "a" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"a: the parameters cannot be read \(.*not a readable safetensors file"):
+        flair_jax.load(tmp_path / "a")
+    tensors = safetensors.numpy.load(content)
+    del tensors["ln_final.bias"]
+    safetensors.numpy.save_file(tensors, weights)
+    with pytest.raises(CheckpointError, match=r"(?s)a: the parameters cannot be read.*missing: ln_final.bias"):
+        flair_jax.load(tmp_path / "a")
+
+
+def test_parameters_of_another_model_are_refused(small_model, small_checkpoint, tmp_path) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*leaf.shape, 2), leaf.dtype, sharding=sharding), small_model[1]
+    )
+    with pytest.raises(CheckpointError, match="a parameter has shape"):
+        checkpoint.restore_params(tmp_path / "a", target)
+
+
+def test_parameters_go_where_the_sharding_says(small_checkpoint, tmp_path) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = flair_jax.load(tmp_path / "a", sharding=everywhere)[1]
+    assert all(leaf.sharding == everywhere for leaf in jax.tree.leaves(params))
+    jax.tree.map(np.testing.assert_array_equal, params, flair_jax.load(small_checkpoint)[1])
+
+
+def test_training_starts_from_an_exported_folder(small_model, small_checkpoint, tmp_path) -> None:
+    """Parameters split over a mesh, the same from the folder as from the checkpoint."""
+    export_folder(small_checkpoint, tmp_path / "a")
+    model, params = small_model
+    mesh = make_mesh(MeshSettings(data=2, fsdp=4, tensor=1))
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        params,
+        shardings(params, mesh),
+    )
+    found = train._initial_params(tmp_path / "a", model, target)
+    jax.tree.map(np.testing.assert_array_equal, found, train._initial_params(small_checkpoint, model, target))
+    jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail("elsewhere"), found, target)
+    assert not found["text"]["token_embedding"].sharding.is_fully_replicated
+
+
+@pytest.fixture(scope="module")
+def preset_tensors() -> dict[str, np.ndarray]:
+    """A state dict of a preset's sizes."""
+    rng = np.random.default_rng(0)
+    shapes = torch_shapes(PRESETS["tiny"])
+    return {name: np.asarray(rng.normal(0, 0.1, shape), np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", ["flair-cc3m-recap.pt", "flair-cc3m-recap.safetensors"])
+def test_a_weight_file_is_a_checkpoint(preset_tensors, tmp_path, name: str) -> None:
+    write_tensors(tmp_path / name, preset_tensors)
+    model, params = flair_jax.load(tmp_path / name, dtype="bfloat16")
+    assert model.config.dtype == "bfloat16"
+    assert checkpoint.read_model_config(tmp_path / name) == PRESETS["tiny"]
+    back = torch_from_params(jax.device_get(params), model.config)
+    assert all((back[key] == tensor).all() for key, tensor in preset_tensors.items())
+    assert checkpoint.read_description(tmp_path / name)["source"] == {"file": name}
+
+
+@pytest.mark.golden
+def test_a_weight_file_that_needs_converting_says_so(golden, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="make a checkpoint of it first, with `flair-jax convert` .*--config"):
+        flair_jax.load(golden / "tiny.safetensors")
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    with pytest.raises(ConversionError, match=r"noise\.pt"):
+        flair_jax.load(tmp_path / "noise.pt")
+
+
+def test_a_path_may_begin_with_the_home_folder(small_checkpoint, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(small_checkpoint.parent))
+    assert checkpoint.locate(f"~/{small_checkpoint.name}") == small_checkpoint
+
+
+def test_a_wrong_description_is_named(small_checkpoint, tmp_path) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text('{"embed_dim": 16, "vision_cfg": {}, "text_cfg": {"depth": 3}}')
+    with pytest.raises(ConfigError, match=r"config.json: unknown field\(s\) text_cfg.depth"):
+        flair_jax.load(tmp_path / "a")
