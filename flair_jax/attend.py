@@ -59,7 +59,7 @@ def run(
     ]
     with replace_when_complete(output / f"{kind}.png") as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box; the arrays have the sentence
-        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(partial, dpi=110)
+        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(partial, dpi=90)
     write_arrays(output / "maps.npz", pixels, sentences, found)
     print(f"\nwritten: {output / f'{kind}.png'}, a picture for each sentence, {output / 'maps.npz'}")
 
