@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -57,9 +58,15 @@ def run(
         f"{sentence}\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else sentence
         for sentence, empty in zip(sentences, found.attention.empty.mean(axis=1), strict=True)
     ]
-    with replace_when_complete(output / f"{kind}.png") as partial, warnings.catch_warnings():
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box; the arrays have the sentence
-        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(partial, dpi=90)
+        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
+    with replace_when_complete(output / f"{kind}.png") as partial:
+        # A palette halves the file, and the eye sees no difference if small areas keep their colours, others dithered.
+        drawn = Image.open(stream).convert("RGB")
+        palette = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        drawn.quantize(palette=palette).save(partial, optimize=True)
     write_arrays(output / "maps.npz", pixels, sentences, found)
     print(f"\nwritten: {output / f'{kind}.png'}, a picture for each sentence, {output / 'maps.npz'}")
 

@@ -95,7 +95,7 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
 
 
 def _layout(gradio: Any, page: Page) -> Any:
-    with gradio.Blocks(title="FLAIR", analytics_enabled=False, delete_cache=_FORGET) as blocks:
+    with gradio.Blocks(title="FLAIR", fill_width=True, analytics_enabled=False, delete_cache=_FORGET) as blocks:
         gradio.Markdown("# FLAIR\nWhere the model looks in a picture depends on the sentence.")
         with gradio.Tab("Picture and sentences"), gradio.Row():
             with gradio.Column(scale=1, min_width=260):

@@ -29,10 +29,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _TOP, _RERANK, _THUMBNAIL = 20, 200, 192
 
 STYLE = """
-.flair table {border-collapse: collapse; width: 100%}
+.flair table {border-collapse: collapse; border: none; width: 100%}
 .flair td, .flair th {padding: .5em .7em; border: none; border-bottom: 1px solid #8884; text-align: right}
 .flair td:first-child, .flair th:first-child {text-align: left; min-width: 9em}
-.flair td {vertical-align: middle} .flair th {vertical-align: bottom; font-weight: normal; opacity: .8}
+.flair td {vertical-align: middle} .flair th {vertical-align: bottom; font-weight: normal}
 .flair img {width: 100%; max-width: 15em; border-radius: 6px; display: block; margin: auto}
 .flair .map {width: 15em; min-width: 8em; text-align: center}
 .flair .message {border-left: 4px solid #c33; padding: .5em 1em; background: #c331}
@@ -99,17 +99,15 @@ class Page:
         if len(sentences) > MAX_SENTENCES or len(text) > MAX_CHARACTERS:
             raise FlairError(f"at most {MAX_SENTENCES} sentences and {MAX_CHARACTERS:,} characters at once, please")
         found = explain_picture(self._model, self._params, pixels, sentences)
-        if head == MEAN:
-            attention, empty = found.attention.heads.mean(axis=1), found.attention.empty.mean(axis=1)
-        else:
-            chosen = self.heads.index(head) - 1
-            attention, empty = found.attention.heads[:, chosen], found.attention.empty[:, chosen]
+        heads = slice(None) if head == MEAN else [self.heads.index(head) - 1]
+        attention, empty = (np.asarray(each)[:, heads].mean(axis=1) for each in found.attention)
+        logits, global_logits, patches = map(np.asarray, (found.logits, found.global_logits, found.patches))
         heading = (seen, "text-<br>conditioned", "global", "nothing<br>matched")
         rows = "".join(
-            f"<tr><td>{_escape(sentence)}</td>{_score(found.logits, n)}{_score(found.global_logits, n)}"
+            f"<tr><td>{_escape(sentence)}</td>{_score(logits, n)}{_score(global_logits, n)}"
             f"<td>{100 * empty[n]:.1f} %</td>"
             f"<td class='map'>{_image(overlay(pixels, attention[n]), 'attention: ' + sentence)}</td>"
-            f"<td class='map'>{_image(overlay(pixels, found.patches[n]), 'patches: ' + sentence)}</td></tr>"
+            f"<td class='map'>{_image(overlay(pixels, patches[n]), 'patches: ' + sentence)}</td></tr>"
             for n, sentence in enumerate(sentences)
         )
         return (
@@ -121,7 +119,8 @@ class Page:
     @_or_message
     def find(self, sentence: str) -> str:
         """The pictures of the index that fit a sentence best."""
-        assert self.searcher is not None  # noqa: S101
+        if self.searcher is None:
+            raise FlairError("there is no index to search; give one with --index")
         if not (sentence or "").strip():
             return "<p>Write a sentence.</p>"
         if len(sentence) > MAX_CHARACTERS:

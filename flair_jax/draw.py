@@ -47,7 +47,7 @@ def overlay(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
     values = Image.fromarray(relative(shown).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     height = np.clip(np.asarray(values), 0, 1)[..., None]
     grey = picture.mean(axis=-1, keepdims=True)
-    faded = 0.35 * picture + 0.25 * grey + 0.25
+    faded = 0.5 * picture + 0.2 * grey + 0.15
     mixed = faded + 0.7 * height * (colours(height[..., 0])[..., :3] - faded)
     return np.rint(255 * mixed).astype(np.uint8)
 
@@ -68,11 +68,11 @@ def contact_sheet(pixels: np.ndarray, titles: Sequence[str], shown: Sequence[np.
       FlairError: if matplotlib is missing.
     """
     wrapped = [
-        "\n".join(textwrap.fill(line, 30, max_lines=4, placeholder=" ...") for line in title.splitlines())
+        "\n".join(textwrap.fill(line, 33, max_lines=4, placeholder=" ...") for line in title.splitlines())
         for title in titles
     ]
-    columns = min(_COLUMNS, 1 + len(shown))
-    rows = math.ceil((1 + len(shown)) / columns)
+    rows = math.ceil((1 + len(shown)) / _COLUMNS)
+    columns = math.ceil((1 + len(shown)) / rows)
     lines = 1 + max(title.count("\n") for title in wrapped)
     figure = new_figure(2.6 * columns, rows * (2.6 + 0.17 * lines) + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

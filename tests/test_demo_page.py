@@ -137,3 +137,4 @@ def test_search_shows_what_is_found_in_its_order(small_model, cat, tmp_path) -> 
     assert "Write a sentence" in page.find(" ")
     assert "at most 4,000 characters" in page.find("a" * 4001)
     assert len(asked) == 1
+    assert "give one with --index" in Page(*small_model).find("a cat")
