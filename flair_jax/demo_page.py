@@ -29,13 +29,13 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _TOP, _RERANK, _THUMBNAIL = 20, 200, 192
 
 STYLE = """
-.flair table {border-collapse: collapse; border: none; width: 100%}
+.flair table, .flair tr {border-collapse: collapse; border: none !important; width: 100%}
 .flair td, .flair th {padding: .5em .7em; border: none; border-bottom: 1px solid #8884; text-align: right}
 .flair td:first-child, .flair th:first-child {text-align: left; min-width: 9em}
 .flair td {vertical-align: middle} .flair th {vertical-align: bottom; font-weight: normal}
 .flair img {width: 100%; max-width: 15em; border-radius: 6px; display: block; margin: auto}
-.flair .map {width: 15em; min-width: 8em; text-align: center}
-.flair .message {border-left: 4px solid #c33; padding: .5em 1em; background: #c331}
+.flair .map {width: 12em; min-width: 8em; text-align: center}
+.flair .message {border-left: 4px solid #c33; padding: .5em 1em; background: #c331; overflow-wrap: anywhere}
 .flair .found {display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: 1em}
 .flair figure {margin: 0; max-width: 9em} .flair figcaption {font-size: .85em; overflow-wrap: anywhere}
 """
@@ -44,9 +44,17 @@ STYLE = """
 class Hit(Protocol):
     """A picture that a search found."""
 
-    path: str
-    score: float
-    global_score: float
+    @property
+    def path(self) -> str:
+        """Its file."""
+
+    @property
+    def score(self) -> float:
+        """Text-conditioned cosine."""
+
+    @property
+    def global_score(self) -> float:
+        """Cosine of the global features."""
 
 
 class Searcher(Protocol):
