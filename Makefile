@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # What the tests need, but for what has an environment of its own.
 EXTRAS = convert,demo,export,tpu,test
 
-.PHONY: help demo test lint constraints clean
+.PHONY: help demo test lint browser constraints clean
 
 help:
 	@echo "make demo   train a small FLAIR on drawn scenes and show what it learned (demo/report.html)"
@@ -16,9 +16,11 @@ help:
 demo: $(VENV)/demo.stamp
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/flair-jax demo --output demo
 
-test: lint $(VENV)-beam/test.stamp
+test: lint $(VENV)-beam/test.stamp $(VENV)-app/test.stamp
 	$(BIN)/python -m pytest -n auto
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
+	@$(MAKE) --no-print-directory browser
+	$(VENV)-app/bin/python -m pytest -m browser tests/test_demo_app.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -45,6 +47,20 @@ $(VENV)-beam/test.stamp: pyproject.toml constraints-beam.txt
 	$(VENV)-beam/bin/pip install --quiet -c constraints-beam.txt -e ".[beam,test]"
 	touch $@
 
+# Gradio wants an older Pillow, so the web page has an environment of its own.
+$(VENV)-app/test.stamp: pyproject.toml constraints-app.txt
+	$(PYTHON) -m venv $(VENV)-app
+	$(VENV)-app/bin/pip install --quiet --upgrade pip
+	$(VENV)-app/bin/pip install --quiet -c constraints-app.txt -e ".[app,browser,test]"
+	touch $@
+
+# The browser that tests the page; installed where that can be done without asking.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
+	else echo "the tests of the web page need chromium and chromedriver; install them first"; exit 1; fi
+
 # Pins the newest releases that pyproject.toml allows; run it to move on, then `make test`.
 constraints:
 	$(PYTHON) -m venv --clear $(VENV)-pin
@@ -53,7 +69,10 @@ constraints:
 	$(PYTHON) -m venv --clear $(VENV)-pin
 	$(VENV)-pin/bin/pip install --quiet -e ".[beam,test]"
 	$(VENV)-pin/bin/pip freeze --exclude-editable > constraints-beam.txt
+	$(PYTHON) -m venv --clear $(VENV)-pin
+	$(VENV)-pin/bin/pip install --quiet -e ".[app,browser,test]"
+	$(VENV)-pin/bin/pip freeze --exclude-editable > constraints-app.txt
 	rm -rf $(VENV)-pin
 
 clean:
-	rm -rf $(VENV) $(VENV)-beam demo
+	rm -rf $(VENV) $(VENV)-app $(VENV)-beam demo

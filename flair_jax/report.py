@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import html
 import io
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,12 @@ import numpy as np
 from flair_jax.data.scenes import describe_object
 from flair_jax.data.scenes_builder import LabelledScene
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import FlairError
+from flair_jax.draw import new_figure, overlay
 from flair_jax.evaluate.scenes import ScenesResult
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.models.normalize import normalize
+from flair_jax.visualize import attention_maps
 
 _EXAMPLES = 6
 
@@ -54,13 +56,11 @@ class Example:
 def examples(model: Flair, params: Params, scenes: Sequence[LabelledScene]) -> list[Example]:
     """The first scenes with two objects or more whose colours are all different, and attention for two objects each."""
     chosen = [each for each in scenes if len({item.colour for item in each.scene.objects}) == len(each.scene.objects)]
-    grid, found = model.config.vision.grid, []
+    attention, found = jax.jit(functools.partial(attention_maps, model)), []
     for labelled in chosen[:_EXAMPLES]:
         captions = [describe_object(item) for item in labelled.scene.objects[:2]]
-        _, local = model.encode_image(params, normalize(labelled.pixels[None]))
-        text = model.encode_text(params, tokenize(captions, model.config.text.context_length))
-        _, weights = model.pool_with_weights(params, local, text)
-        maps = jax.device_get(weights[0, :, :, :-1].mean(axis=0)).reshape(-1, grid, grid)
+        tokens = tokenize(captions, model.config.text.context_length)
+        maps = np.asarray(attention(params, normalize(labelled.pixels[None]), tokens).heads[0].mean(axis=1))
         found.append(Example(labelled.pixels, list(zip(captions, maps, strict=True))))
     return found
 
@@ -140,13 +140,9 @@ def write_report(
     Raises:
       FlairError: if matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FlairError('the report needs matplotlib: pip install "flair-jax[demo]"') from None
-    body = ["<h1>FLAIR on scenes</h1>", "<h2>Training</h2>", _picture(_curves(Figure(figsize=(10, 3)), metrics))]
+    body = ["<h1>FLAIR on scenes</h1>", "<h2>Training</h2>", _picture(_curves(new_figure(10, 3), metrics))]
     body += ["<h2>Attention</h2>", "<p>Mean over the heads of the pooling, for two sentences a picture.</p>"]
-    body.append(_picture(_maps(Figure(figsize=(12, 2.4 * (len(shown) // 2 + len(shown) % 2))), shown)))
+    body.append(_picture(_maps(new_figure(12, 2.4 * (len(shown) // 2 + len(shown) % 2)), shown)))
     body.append(f"<h2>On {result.scenes} held-out scenes</h2>")
     for title, heading, rows in tables(result, control):
         body.append(f"<h3>{html.escape(title)}</h3><table>")
@@ -187,11 +183,9 @@ def _maps(figure: Any, shown: Sequence[Example]) -> Any:
     for number, example in enumerate(shown):
         row, left = divmod(number, 2)
         grid[row][3 * left].imshow(example.pixels)
-        side = example.pixels.shape[0]
         for column, (caption, attention) in enumerate(example.maps, start=1):
             axes = grid[row][3 * left + column]
-            axes.imshow(example.pixels)
-            axes.imshow(attention, alpha=0.6, cmap="magma", extent=(0, side, side, 0), interpolation="bilinear")
+            axes.imshow(overlay(example.pixels, attention))
             axes.set_title(caption.replace(" in the ", "\nin the "), fontsize=7)
     figure.tight_layout()
     return figure

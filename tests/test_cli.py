@@ -284,7 +284,7 @@ def test_wrong_options_are_explained(capsys) -> None:
     assert "argument --top-k: '0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["convert", "export", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["convert", "export", "evaluate", "attend", "demo"])
 def test_every_command_has_help_with_examples(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

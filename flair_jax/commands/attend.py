@@ -1,0 +1,51 @@
+"""`flair-jax attend`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flair_jax.commands.parser import add_command
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "attend",
+        _run,
+        "draw where in a picture a checkpoint looks for sentences",
+        "examples:\n"
+        '  flair-jax attend puppy.jpg "a puppy" "a red ball" --checkpoint checkpoints/cc3m --output puppy\n'
+        '  flair-jax attend puppy.jpg "a puppy" --checkpoint checkpoints/cc3m --kind patches --output puppy\n\n'
+        "Needs the extra `demo`. Writes a picture for each sentence, one with all of them, and the arrays (maps.npz);\n"
+        "prints the scores. docs/attend.md explains the maps.",
+    )
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; its centre square is seen")
+    parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help="what to look for; quote it")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    parser.add_argument(
+        "--kind",
+        choices=("attention", "patches"),
+        default="attention",
+        help="attention: weights of the pooling, mean of the heads (default); patches: how similar each patch is",
+    )
+    parser.add_argument("--per-head", action="store_true", help="also draw the attention of each head")
+    parser.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write to")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flair_jax.attend import run
+    from flair_jax.errors import FlairError
+
+    if options.per_head and options.kind != "attention":
+        raise FlairError("--per-head is for --kind attention: patches are compared after all heads are mixed")
+    run(
+        options.checkpoint,
+        options.image,
+        options.sentences,
+        options.output,
+        kind=options.kind,
+        per_head=options.per_head,
+    )

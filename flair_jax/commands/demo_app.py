@@ -1,0 +1,39 @@
+"""`flair-jax demo-app`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flair_jax.commands.parser import add_command
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "demo-app",
+        _run,
+        "serve a web page, to this machine alone, that compares pictures with sentences",
+        "examples:\n"
+        "  flair-jax demo-app --checkpoint checkpoints/cc3m\n"
+        "  flair-jax demo-app --checkpoint checkpoints/cc3m --index holidays.index --port 8000\n\n"
+        "Needs the extra `app`. Nothing leaves the machine, and uploads are removed when it stops (Ctrl-C);\n"
+        "docs/demo-app.md shows the page.",
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    parser.add_argument("--index", metavar="INDEX", type=Path, help="made by `index`; adds a tab that searches it")
+    parser.add_argument("--port", metavar="N", type=_port, help="port on 127.0.0.1 (default: first free from 7860)")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 1 to 65535")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flair_jax.demo_app import run
+
+    run(options.checkpoint, options.index, options.port)

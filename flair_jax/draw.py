@@ -1,0 +1,105 @@
+"""Maps over a picture's patches, drawn over the picture. Needs matplotlib; imports no JAX."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flair_jax.errors import FlairError
+
+# Smaller pictures are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
+_SIDE = 448
+_COLUMNS = 4
+
+
+def relative(maps: np.ndarray) -> np.ndarray:
+    """Maps as the paper shows them: negative values cut to 0, each map [..., G1, G2] divided by its maximum.
+
+    A map without a positive value becomes 0 everywhere.
+    """
+    positive = np.maximum(maps, 0)
+    highest = positive.max(axis=(-2, -1), keepdims=True)
+    return np.divide(positive, highest, out=np.zeros_like(positive), where=highest > 0)
+
+
+def overlay(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """A picture with a map laid over it: paler where the map is low, coloured from purple to yellow where it is high.
+
+    Args:
+      pixels: uint8 [S1, S2, 3].
+      shown: [G1, G2], of any scale; drawn `relative` to its maximum.
+
+    Returns:
+      uint8 [S1 f, S2 f, 3], where f is 1 or the least factor that makes the shorter side 448.
+
+    Raises:
+      FlairError: if matplotlib is missing.
+    """
+    colours = _matplotlib().colormaps["plasma"]
+    factor = max(1, math.ceil(_SIDE / min(pixels.shape[:2])))
+    size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
+    picture = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)) / 255
+    values = Image.fromarray(relative(shown).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    height = np.clip(np.asarray(values), 0, 1)[..., None]
+    grey = picture.mean(axis=-1, keepdims=True)
+    faded = 0.5 * picture + 0.2 * grey + 0.15
+    mixed = faded + 0.7 * height * (colours(height[..., 0])[..., :3] - faded)
+    return np.rint(255 * mixed).astype(np.uint8)
+
+
+def contact_sheet(pixels: np.ndarray, titles: Sequence[str], shown: Sequence[np.ndarray], heading: str) -> Any:
+    """A picture, and beside it its maps, each under a title.
+
+    Args:
+      pixels: uint8 [S1, S2, 3].
+      titles: one a map; long lines are broken, at most four times.
+      shown: maps as `overlay` takes them.
+      heading: what the maps are.
+
+    Returns:
+      A matplotlib Figure; `savefig` writes it.
+
+    Raises:
+      FlairError: if matplotlib is missing.
+    """
+    wrapped = [
+        "\n".join(textwrap.fill(line, 33, max_lines=4, placeholder=" ...") for line in title.splitlines())
+        for title in titles
+    ]
+    rows = math.ceil((1 + len(shown)) / _COLUMNS)
+    columns = math.ceil((1 + len(shown)) / rows)
+    lines = 1 + max(title.count("\n") for title in wrapped)
+    figure = new_figure(2.6 * columns, rows * (2.6 + 0.17 * lines) + 0.3)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for each in axes:
+        each.axis("off")
+    drawn = [pixels, *(overlay(pixels, each) for each in shown)]
+    for place, image, title in zip(axes, drawn, ["the picture", *wrapped], strict=False):
+        place.imshow(image, interpolation="antialiased")
+        place.set_title(title, fontsize=9, parse_math=False)
+    figure.suptitle(heading, fontsize=9, color="0.4")
+    figure.set_layout_engine("compressed")
+    return figure
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure, in inches.
+
+    Raises:
+      FlairError: if matplotlib is missing.
+    """
+    return _matplotlib().figure.Figure(figsize=(width, height))
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError:
+        raise FlairError('drawing needs matplotlib: pip install "flair-jax[demo]"') from None
+    return matplotlib
