@@ -33,7 +33,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[convert,demo,test]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[convert,demo,faiss,html,test]"
 	touch $@
 
 # Apache Beam wants older releases of what all else shares with it, so it has an environment of its own.
@@ -46,7 +46,7 @@ $(VENV)-beam/test.stamp: pyproject.toml constraints-beam.txt
 # Pins the newest releases that pyproject.toml allows; run it to move on, then `make test`.
 constraints:
 	$(PYTHON) -m venv --clear $(VENV)-pin
-	$(VENV)-pin/bin/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[convert,demo,test]"
+	$(VENV)-pin/bin/pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)" -e ".[convert,demo,faiss,html,test]"
 	$(VENV)-pin/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)-pin
 	$(VENV)-pin/bin/pip install --quiet -e ".[beam,test]"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flair_jax import __version__
-from flair_jax.commands import convert, data, demo, evaluate, export, train
+from flair_jax.commands import convert, data, demo, embed, evaluate, export, index, search, train
 from flair_jax.errors import FlairError
 
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flair-jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (convert, export, evaluate, train, data, demo):
+    for command in (convert, export, evaluate, index, search, embed, train, data, demo):
         command.add(commands)
     return parser
 
