@@ -47,21 +47,30 @@ class Searcher:
         Raises:
           SearchIndexError: if the index was made by another checkpoint.
         """
-        if fingerprint(model, params) != index.manifest.fingerprint:
+        self._fingerprint, self._context_length = fingerprint(model, params), model.config.text.context_length
+        self.use(index)
+        self._retriever = Retriever(model, params)
+
+    def use(self, index: SearchIndex) -> None:
+        """Searches this index from now on, such as the same one opened again after an update; compiles nothing.
+
+        Raises:
+          SearchIndexError: if it was made by another checkpoint.
+        """
+        if self._fingerprint != index.manifest.fingerprint:
             raise SearchIndexError(
                 f"{index.path}: was made by another checkpoint than the one at hand"
                 + (f", {index.manifest.checkpoint}" if index.manifest.checkpoint else "")
                 + "; search with that one, or index again with this one and another --output"
             )
-        self._index, self._context_length = index, model.config.text.context_length
-        self._retriever = Retriever(model, params)
         with_faiss = index.manifest.faiss and importlib.util.find_spec("faiss") is not None
-        self._candidates = FaissCandidates(index) if with_faiss else ExactCandidates(index)
+        # One assignment, so that a search under way in another thread sees one state.
+        self._state = index, FaissCandidates(index) if with_faiss else ExactCandidates(index)
 
     @property
     def exact(self) -> bool:
         """Whether candidates are found by comparing with every picture, rather than by FAISS."""
-        return isinstance(self._candidates, ExactCandidates)
+        return isinstance(self._state[1], ExactCandidates)
 
     def search(self, sentence: str, top: int = 20, rerank: int = 200) -> list[Hit]:
         """The pictures that fit a sentence best, best first; among equals the one that was indexed first.
@@ -80,15 +89,16 @@ class Searcher:
         if top < 1 or rerank < 1:
             raise FlairError(f"top={top} and rerank={rerank} must be at least 1")
         text = self._retriever.encode_texts(tokenize(sentence, self._context_length))[0]
-        rows, global_scores = self._candidates(text, max(top, rerank))
-        scores = self._rerank(rows, text)
+        index, candidates = self._state
+        rows, global_scores = candidates(text, max(top, rerank))
+        scores = self._rerank(index, rows, text)
         best = np.argsort(-scores, kind="stable")[:top]  # rows ascend, so among equals the lower stays first
-        return [Hit(self._index.picture(int(rows[i])), float(scores[i]), float(global_scores[i])) for i in best]
+        return [Hit(index.picture(int(rows[i])), float(scores[i]), float(global_scores[i])) for i in best]
 
-    def _rerank(self, rows: np.ndarray, text: np.ndarray) -> np.ndarray:
+    def _rerank(self, index: SearchIndex, rows: np.ndarray, text: np.ndarray) -> np.ndarray:
         """Text-conditioned cosines [K]."""
         scores = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _BLOCK):
             block = slice(start, start + _BLOCK)
-            scores[block] = self._retriever.score_text(self._index.local_tokens(rows[block]), text, pad_to=_BLOCK)
+            scores[block] = self._retriever.score_text(index.local_tokens(rows[block]), text, pad_to=_BLOCK)
         return scores

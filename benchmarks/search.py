@@ -1,0 +1,173 @@
+"""Search at scale: seconds for a sentence among many pictures, with and without what the page cache holds.
+
+    python benchmarks/search.py --folder /some/disk   # about 10 GB, removed at the end
+
+The index is made of random features of ViT-B/16's sizes (196 local tokens of 512 numbers, float16) and searched with a
+random model of that size, in float32: the work does not depend on the values. Each sentence is a new one. Before a
+cold query the index is closed and its pages are dropped from the page cache. The re-ranked scores are compared with
+those of `model.pool`, the plain way, and the candidates with a sort of all cosines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.models.config import PRESETS
+from flair_jax.models.flair import Flair, Params
+from flair_jax.models.normalize import l2_normalize
+from flair_jax.search import Searcher, SearchIndex
+from flair_jax.search.build import SHARD_ROWS, add_faiss
+from flair_jax.search.fingerprint import fingerprint
+from flair_jax.search.manifest import Manifest
+from flair_jax.search.shards import ShardWriter
+
+WORDS = (
+    "red",
+    "blue",
+    "kettle",
+    "gas",
+    "stove",
+    "steam",
+    "wooden",
+    "table",
+    "left",
+    "of",
+    "right",
+    "cat",
+    "tall",
+    "tree",
+)
+BLOCK = 128
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where to make the index; 10 GB for 50,000 pictures")
+    parser.add_argument("--pictures", type=int, default=50_000, help="pictures (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="queries of each kind (default %(default)s)")
+    parser.add_argument("--rerank", type=int, default=200, help="candidates re-ranked (default %(default)s)")
+    options = parser.parse_args()
+
+    model = Flair(PRESETS["ViT-B-16-FLAIR"])
+    params = model.init(jax.random.key(0))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "index"
+        make_index(path, options.pictures, model, params)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(
+            f"{options.pictures:,} pictures, {size / 1e9:.1f} GB, {options.rerank} re-ranked; {options.rounds} rounds"
+        )
+        print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {processor()}")
+        searcher = Searcher(SearchIndex.open(path), model, params)
+        print(f"largest difference from brute force: {check(searcher, path, model, params, options.rerank):.1e}")
+        table(searcher, path, options.rounds, options.rerank, "exact")
+        start = time.perf_counter()
+        add_faiss(path)
+        print(f"FAISS built in {time.perf_counter() - start:.0f} s")
+        table(searcher, path, options.rounds, options.rerank, "FAISS")
+
+
+def make_index(path: Path, pictures: int, model: Flair, params: Params) -> None:
+    """Fills an index with random features."""
+    config, rng = model.config, np.random.default_rng(0)
+    shape = (1 + config.vision.grid**2, config.embed_dim)
+    manifest = Manifest(fingerprint(model, params), "", "", shape[1], shape[0] - 1, "float16")
+    path.mkdir()
+    manifest.write(path)
+    writer = ShardWriter(path, manifest, SHARD_ROWS)
+    for start in tqdm(range(0, pictures, BLOCK), desc="making the index", unit="block"):
+        count = min(BLOCK, pictures - start)
+        tokens = rng.standard_normal((count, *shape), np.float32)
+        writer.add([(f"{start + number}.jpg", 1, 1) for number in range(count)], tokens)
+    writer.flush()
+    writer.finish([])
+
+
+def check(searcher: Searcher, path: Path, model: Flair, params: Params, rerank: int) -> float:
+    """Asserts that a search gives what brute force gives, and returns the largest difference of a cosine."""
+    index, sentence = SearchIndex.open(path), next(sentences())
+    text = jax.jit(model.encode_text)(params, tokenize(sentence))
+    unit = np.asarray(text[0] / jnp.linalg.norm(text))
+    cosines = np.concatenate([block @ unit for _, block in index.blocks()])
+    candidates = np.argsort(-cosines, kind="stable")[:rerank]
+    pool = jax.jit(lambda local: l2_normalize(model.pool(params, local, text))[:, 0] @ l2_normalize(text[0]))
+    blocks = np.array_split(candidates, max(1, rerank // 25))
+    plain = np.concatenate([pool(index.local_tokens(block).astype(np.float32)) for block in blocks])
+    hits = searcher.search(sentence, top=rerank, rerank=rerank)
+    scores = dict(zip((index.picture(int(row)) for row in candidates), plain, strict=True))
+    assert {hit.path for hit in hits} == set(scores), "other candidates than brute force finds"
+    assert [hit.path for hit in hits[:20]] == sorted(scores, key=lambda name: -scores[name])[:20], "another order"
+    return float(max(abs(scores[hit.path] - hit.score) for hit in hits))
+
+
+def table(searcher: Searcher, path: Path, rounds: int, rerank: int, name: str) -> None:
+    """Prints one line for each state of the page cache."""
+    texts = sentences()
+
+    def cold() -> None:
+        searcher.use(SearchIndex.open(path))  # lets go of what was mapped; pages in use cannot be dropped
+        for file in path.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def warm() -> None:
+        if searcher.exact != (name == "exact"):
+            searcher.use(SearchIndex.open(path))
+
+    for state, prepare in (("cold", cold), ("warm", warm)):
+        if state == "warm":  # what an index in use comes to hold in memory, where there is enough
+            for file in path.rglob("*.npy"):
+                file.read_bytes()
+        seconds = [timed(prepare, searcher, next(texts), rerank) for _ in range(rounds + 2)][2:]
+        print(
+            f"{name:<6} {state}  median {statistics.median(seconds):.3f} s  best {min(seconds):.3f}  "
+            f"worst {max(seconds):.3f}  own memory {anonymous_memory():.2f} GiB  load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+
+
+def timed(prepare: Callable[[], None], searcher: Searcher, sentence: str, rerank: int) -> float:
+    """Wall seconds of one search."""
+    prepare()
+    start = time.perf_counter()
+    searcher.search(sentence, top=20, rerank=rerank)
+    return time.perf_counter() - start
+
+
+def sentences() -> Iterator[str]:
+    """Sentences of 14 words without end."""
+    rng = np.random.default_rng(1)
+    while True:
+        yield " ".join(rng.choice(WORDS, 14))
+
+
+def anonymous_memory() -> float:
+    """GiB that are the process's own: mapped files are not among them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**20
+
+
+def processor() -> str:
+    """Its name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+if __name__ == "__main__":
+    main()
