@@ -53,8 +53,9 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load
-    from flair_jax.search.build import Settings, add_faiss, find_pictures, update
+    from flair_jax.search.build import Settings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
+    from flair_jax.search.pictures import find_pictures
     from flair_jax.search.shards import BROKEN
 
     if options.faiss:
@@ -69,6 +70,7 @@ def _run(options: argparse.Namespace) -> None:
         root=os.path.abspath(options.folder),
         checkpoint=os.path.abspath(options.checkpoint),
         settings=Settings(options.batch_size, options.local_dtype),
+        unusable=unusable,
     )
     if options.faiss:
         add_faiss(options.output)
@@ -76,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
         f"{options.output}: {outcome.added + outcome.kept:,} pictures, {outcome.added:,} embedded now, "
         f"{outcome.dropped:,} dropped (gone or changed)"
     )
-    report_broken([*unusable, *outcome.broken], f"; all in {options.output / BROKEN}")
+    report_broken(outcome.broken, f"; all in {options.output / BROKEN}")
 
 
 def report_broken(broken: list[str], where: str = "", most: int = 20) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,13 @@ def _run(options: argparse.Namespace) -> None:
     index = SearchIndex.open(options.index)
 
     from flair_jax.checkpoint import load
+    from flair_jax.errors import SearchIndexError
     from flair_jax.search.searcher import Searcher
 
+    if not options.checkpoint and not os.path.isdir(index.manifest.checkpoint):
+        raise SearchIndexError(
+            f"{options.index}: its checkpoint, {index.manifest.checkpoint}, is gone; name it by --checkpoint DIR"
+        )
     model, params = load(options.checkpoint or index.manifest.checkpoint, dtype=options.dtype)
     searcher = Searcher(index, model, params)
     if not index.complete:

@@ -8,18 +8,18 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from flair_jax.errors import DatasetError, ImageError, SearchIndexError
+from flair_jax.errors import ImageError, SearchIndexError
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import read_pictures
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest
+from flair_jax.search.pictures import Picture
 from flair_jax.search.shards import ShardWriter
 from flair_jax.search.store import SearchIndex
 
@@ -27,25 +27,6 @@ from flair_jax.search.store import SearchIndex
 SHARD_ROWS = 512
 
 _LOCK = ".lock"
-
-# What Pillow opens without help, by the endings of files; all else in a folder is passed over.
-PICTURE_ENDINGS = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-
-class Picture(NamedTuple):
-    """A picture to index, as it was found.
-
-    Attributes:
-      name: its path in the table of the index.
-      path: where to read it.
-      size: bytes.
-      mtime_ns: time of the last change.
-    """
-
-    name: str
-    path: str
-    size: int
-    mtime_ns: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,46 +54,6 @@ class Outcome:
     broken: list[str]
 
 
-def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
-    """All pictures in a folder and its sub-folders in order of their names, and messages about unusable names.
-
-    Hidden files and folders are passed over, and links to folders are not followed.
-
-    Raises:
-      DatasetError: if there is no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; name a folder of pictures")
-    found, broken = [], []
-
-    def fail(error: OSError) -> None:  # what cannot be listed must not be taken for removed
-        raise error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if file.startswith(".") or not file.lower().endswith(PICTURE_ENDINGS):
-                continue
-            path = os.path.join(place, file)
-            try:
-                name = os.path.relpath(path, folder)
-                name.encode()
-                found.append(picture_at(name, path))
-            except UnicodeEncodeError:
-                broken.append(f"{path!a}: the file's name is not UTF-8; rename it")
-            except FileNotFoundError:
-                broken.append(f"{path}: a link to nothing, or removed just now")
-    if not found:
-        raise DatasetError(f"{folder}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}")
-    return found, broken
-
-
-def picture_at(name: str, path: str) -> Picture:
-    """One picture with its size and time; raises OSError."""
-    status = os.stat(path)
-    return Picture(name, path, status.st_size, status.st_mtime_ns)
-
-
 def update(
     index: Path,
     pictures: Sequence[Picture],
@@ -122,6 +63,7 @@ def update(
     root: str,
     checkpoint: str,
     settings: Settings,
+    unusable: Sequence[str] = (),
 ) -> Outcome:
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
@@ -137,6 +79,7 @@ def update(
       root: folder that names are relative to; "" if they are paths as they are.
       checkpoint: the model's folder, to be remembered; may be "".
       settings: how.
+      unusable: messages about pictures that were found broken before, to be reported with the others.
 
     Raises:
       SearchIndexError: if the folder is another index's or something else, or is in use by another run.
@@ -151,8 +94,8 @@ def update(
         with tqdm(total=len(pictures), initial=len(present), desc="pictures", unit="picture") as bar:
             broken = _embed(writer, todo, model, params, settings, bar) if todo else []
         writer.merge()
-        writer.finish(broken)
-    return Outcome(len(todo) - len(broken), len(present), dropped, broken)
+        writer.finish([*unusable, *broken])
+    return Outcome(len(todo) - len(broken), len(present), dropped, [*unusable, *broken])
 
 
 def add_faiss(index: Path) -> None:

@@ -20,9 +20,10 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import embed_texts
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
-from flair_jax.search.build import Outcome, Picture, Settings, find_pictures, picture_at, update
+from flair_jax.search.build import Outcome, Settings, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
+from flair_jax.search.pictures import Picture, find_pictures, picture_at
 from flair_jax.search.store import Shard
 
 _TEXTS_PER_BLOCK = 4096
@@ -54,10 +55,9 @@ def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: P
     write = writer_of(output)
     pictures, unusable = _collect(sources)
     unfinished = Path(f"{output}.partial-{fingerprint(model, params)[:12]}{'-local' * settings.with_local}")
-    outcome = update(unfinished, pictures, model, params, root="", checkpoint="", settings=settings)
-    broken = [*unusable, *outcome.broken]
-    if len(outcome.broken) == len(pictures):
-        listed = "\n  ".join(broken[:20])
+    outcome = update(unfinished, pictures, model, params, root="", checkpoint="", settings=settings, unusable=unusable)
+    if not outcome.added + outcome.kept:
+        listed = "\n  ".join(outcome.broken[:20])
         raise DatasetError(f"none of {len(pictures)} pictures can be read:\n  {listed}")
     shards = [Shard(unfinished / name) for name in Manifest.read(unfinished).shards]
     blocks = []
@@ -66,7 +66,7 @@ def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: P
         blocks.append(Block(shard.table["path"].to_pylist(), columns))
     write(output, "path", blocks)
     shutil.rmtree(unfinished)
-    return Outcome(outcome.added + outcome.kept, 0, 0, broken)
+    return Outcome(outcome.added + outcome.kept, 0, 0, outcome.broken)
 
 
 def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> int:

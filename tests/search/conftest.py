@@ -9,6 +9,7 @@ from made_pictures import draw
 
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.search import build
+from flair_jax.search.pictures import find_pictures
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +50,7 @@ def make_index(small_model, small_checkpoint) -> Callable[..., build.Outcome]:
     """Indexes a folder."""
 
     def make(folder: Path, index: Path, **settings) -> build.Outcome:
-        found, _ = build.find_pictures(folder)
+        found, _ = find_pictures(folder)
         return build.update(
             index,
             found,

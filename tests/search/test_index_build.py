@@ -23,6 +23,7 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
 from flair_jax.search import SearchIndex, build
 from flair_jax.search.manifest import Manifest
+from flair_jax.search.pictures import find_pictures
 from flair_jax.search.shards import BROKEN
 
 
@@ -114,7 +115,7 @@ def test_names_that_cannot_be_used(pictures) -> None:
     bad = os.fsencode(pictures) + b"/a/\xff.png"
     with open(bad, "wb") as file:
         file.write((pictures / "a" / "00.png").read_bytes())
-    found, messages = build.find_pictures(pictures)
+    found, messages = find_pictures(pictures)
     assert not any("\udcff" in picture.path for picture in found)
     assert any("the file's name is not UTF-8" in message and "udcff" in message for message in messages)
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
@@ -130,7 +131,7 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(pictures, monkeyp
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
-        build.find_pictures(pictures)
+        find_pictures(pictures)
 
 
 def test_small_updates_do_not_make_small_shards(make_index, tmp_path) -> None:
@@ -265,10 +266,10 @@ def test_refusals(make_index, drawn, pictures, tmp_path, small_model) -> None:
     with pytest.raises(SearchIndexError, match=r"notes.txt: is a file; name a folder for the index"):
         make_index(drawn, pictures / "notes.txt")
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
-        build.find_pictures(tmp_path / "nowhere")
+        find_pictures(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"empty: no pictures in it or below; their names end in \.avif"):
-        build.find_pictures(tmp_path / "empty")
+        find_pictures(tmp_path / "empty")
 
 
 def test_manifests_that_cannot_be_read(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path,
     model, params = small_model
     other = tmp_path / "other"
     checkpoint.save(other, model, {**params, "logit_bias": params["logit_bias"] + 1}, {})
+    moved = Path(shutil.copytree(index, tmp_path / "moved"))
+    dataclasses.replace(Manifest.read(index), checkpoint="/gone").write(moved)
     capsys.readouterr()
     for words, message in (
         (("search", index, "a dog", "--checkpoint", other), "was made by another checkpoint than the one at hand"),
@@ -78,6 +81,7 @@ def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path,
         (("embed", drawn, "--texts", "y", "--checkpoint", other, "--output", "x.npz"), "or else --texts FILE"),
         (("embed", "--local", "--texts", "y", "--checkpoint", other, "--output", "x.npz"), "--local is for pictures"),
         (("embed", drawn, "--checkpoint", other, "--output", "x.csv"), "ends in .npz or .parquet"),
+        (("search", moved, "a dog"), "its checkpoint, /gone, is gone; name it by --checkpoint DIR"),
     ):
         assert run(*words) == 2, words
         error = capsys.readouterr().err
