@@ -11,9 +11,10 @@ those of `model.pool`, the plain way, and the candidates with a sort of all cosi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,22 +34,7 @@ from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
 from flair_jax.search.shards import ShardWriter
 
-WORDS = (
-    "red",
-    "blue",
-    "kettle",
-    "gas",
-    "stove",
-    "steam",
-    "wooden",
-    "table",
-    "left",
-    "of",
-    "right",
-    "cat",
-    "tall",
-    "tree",
-)
+WORDS = "red blue kettle gas stove steam wooden table left of right cat tall tree near small house dog round lamp"
 BLOCK = 128
 
 
@@ -59,13 +45,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=50_000, help="pictures (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="queries of each kind (default %(default)s)")
     parser.add_argument("--rerank", type=int, default=200, help="candidates re-ranked (default %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="do not remove the index, for the next run")
     options = parser.parse_args()
 
     model = Flair(PRESETS["ViT-B-16-FLAIR"])
     params = model.init(jax.random.key(0))
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        path = Path(folder) / "index"
+    path = options.folder / "index"
+    try:
         make_index(path, options.pictures, model, params)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(
@@ -79,14 +65,20 @@ def main() -> None:
         add_faiss(path)
         print(f"FAISS built in {time.perf_counter() - start:.0f} s")
         table(searcher, path, options.rounds, options.rerank, "FAISS")
+    finally:
+        if not options.keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def make_index(path: Path, pictures: int, model: Flair, params: Params) -> None:
-    """Fills an index with random features."""
+    """Fills an index with random features, unless that was done before with --keep."""
+    if path.exists() and SearchIndex.open(path).complete:
+        dataclasses.replace(Manifest.read(path), faiss=False).write(path)
+        return
     config, rng = model.config, np.random.default_rng(0)
     shape = (1 + config.vision.grid**2, config.embed_dim)
     manifest = Manifest(fingerprint(model, params), "", "", shape[1], shape[0] - 1, "float16")
-    path.mkdir()
+    path.mkdir(parents=True)
     manifest.write(path)
     writer = ShardWriter(path, manifest, SHARD_ROWS)
     for start in tqdm(range(0, pictures, BLOCK), desc="making the index", unit="block"):
@@ -154,7 +146,7 @@ def sentences() -> Iterator[str]:
     """Sentences of 14 words without end."""
     rng = np.random.default_rng(1)
     while True:
-        yield " ".join(rng.choice(WORDS, 14))
+        yield " ".join(rng.choice(WORDS.split(), 14))
 
 
 def anonymous_memory() -> float:

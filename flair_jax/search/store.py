@@ -115,12 +115,13 @@ class SearchIndex:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         """See `open`."""
         self.path, self.manifest = path, manifest
-        self._shards = [Shard(path / name) for name in manifest.shards]
+        self._shards = shards = [Shard(path / name) for name in manifest.shards]
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self._table = pa.concat_tables([TABLE_SCHEMA.empty_table(), *(shard.table for shard in self._shards)])
         self._norms = np.maximum(self._table["norm"].to_numpy(), np.float32(1e-12))
-        self._features = functools.lru_cache(_OPEN_FILES)(lambda number: self._shards[number].features())
-        self._local = functools.lru_cache(_OPEN_FILES)(lambda number: self._shards[number].local())
+        # Not of `self`, which would keep files open until the next garbage collection.
+        self._features = functools.lru_cache(_OPEN_FILES)(lambda number: shards[number].features())
+        self._local = functools.lru_cache(_OPEN_FILES)(lambda number: shards[number].local())
         self._readers = ThreadPoolExecutor(_READERS, "index-reader")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -72,6 +73,13 @@ def test_more_hits_than_candidates_or_pictures(small_model, index) -> None:
     assert every[:2] == searcher.search(SENTENCE, top=2, rerank=11)
     assert isinstance(every[0], Hit)
     assert [type(value) for value in every[0]] == [str, float, float]
+
+
+def test_threads_may_search_at_once(small_model, index) -> None:
+    searcher, sentences = Searcher(index, *small_model), ["a red kettle", "a dog", "two cats on a mat"] * 3
+    alone = [searcher.search(sentence, top=5, rerank=7) for sentence in sentences]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda sentence: searcher.search(sentence, top=5, rerank=7), sentences)) == alone
 
 
 def test_ties_keep_the_order_of_the_index(small_model, make_index, tmp_path) -> None:
