@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Block(NamedTuple):
     """Some rows of the file: their names, and for each column an array [n, ...]."""
 
     names: list[str]
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
 
 
 def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: Params, settings: Settings) -> Outcome:

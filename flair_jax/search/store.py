@@ -11,10 +11,11 @@ INDEX/broken.txt               what the last run could not read; absent if nothi
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import ml_dtypes
 import numpy as np
@@ -32,8 +33,6 @@ TABLE_SCHEMA = pa.schema(
 
 # Mapped files that are kept open; each holds a file descriptor, of which a process often has 1024.
 _OPEN_FILES = 256
-# Tokens of so many candidates are read at once: a disk is fastest with many requests under way.
-_READERS = 16
 
 
 def write_shard(folder: Path, table: pa.Table, features: np.ndarray, local: np.ndarray) -> None:
@@ -78,17 +77,19 @@ class Shard:
     def __len__(self) -> int:
         return len(self.table)
 
-    def features(self) -> np.ndarray:
+    def features(self) -> np.memmap:
         """Global features [n, D], mapped."""
-        return self._map(_GLOBAL)
+        array = self._map(_GLOBAL)
+        _will_need(array, slice(0, len(array)))
+        return array
 
-    def local(self) -> np.ndarray:
+    def local(self) -> np.memmap:
         """Local tokens [n, L, D] as they are stored, mapped."""
         return self._map(_LOCAL)
 
-    def _map(self, name: str) -> np.ndarray:
+    def _map(self, name: str) -> np.memmap:
         try:
-            array: np.ndarray = np.load(self.folder / name, mmap_mode="r")
+            array: np.memmap = np.load(self.folder / name, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
         if len(array) != len(self):
@@ -100,6 +101,18 @@ class Shard:
             f"{self.folder}: a shard of the index is damaged, or was replaced since it was opened; open it again, or "
             f"run `flair-jax index` again, which mends it ({why})"
         )
+
+
+def _will_need(array: np.memmap, rows: slice) -> None:
+    """Asks the system to read rows of a mapped array, without waiting for them.
+
+    Else each page is read when it is touched: after many such faults Linux stops reading ahead and reads 4 kB at a
+    time, which was measured to take 11 times as long for 200 pictures of 0.2 MB.
+    """
+    start, stop = (array.offset + row * array.strides[0] for row in (rows.start, rows.stop))
+    aligned = start - start % mmap.PAGESIZE
+    mapped = cast(mmap.mmap, array.base)
+    mapped.madvise(mmap.MADV_WILLNEED, aligned, stop - aligned)
 
 
 class SearchIndex:
@@ -122,7 +135,6 @@ class SearchIndex:
         # Not of `self`, which would keep files open until the next garbage collection.
         self._features = functools.lru_cache(_OPEN_FILES)(lambda number: shards[number].features())
         self._local = functools.lru_cache(_OPEN_FILES)(lambda number: shards[number].local())
-        self._readers = ThreadPoolExecutor(_READERS, "index-reader")
 
     @classmethod
     def open(cls, path: str | Path) -> SearchIndex:
@@ -173,12 +185,11 @@ class SearchIndex:
         manifest = self.manifest
         stored = np.float16 if manifest.local_dtype == "float16" else np.uint16
         tokens = np.empty((len(rows), manifest.local_tokens, manifest.embed_dim), stored)
-
-        def read(place: tuple[int, tuple[int, int]]) -> None:
-            position, (number, row) = place
+        places = self._locate(rows)
+        for number, row in places:  # all are asked for before the first is waited for
+            _will_need(self._local(number), slice(row, row + 1))
+        for position, (number, row) in enumerate(places):
             tokens[position] = self._local(number)[row]
-
-        list(self._readers.map(read, enumerate(self._locate(rows))))
         return tokens if stored is np.float16 else tokens.view(ml_dtypes.bfloat16)
 
     def _locate(self, rows: np.ndarray) -> list[tuple[int, int]]:
