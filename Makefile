@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # What the tests need, but for what has an environment of its own.
-EXTRAS = convert,demo,export,tpu,test
+EXTRAS = convert,demo,export,faiss,html,tpu,test
 
 .PHONY: help demo test lint browser constraints clean
 

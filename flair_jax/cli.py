@@ -8,9 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flair_jax import __version__
-from flair_jax.commands import attend, convert, data, demo, demo_app, evaluate, export, plan, train
+from flair_jax.commands import (
+    attend,
+    convert,
+    data,
+    demo,
+    demo_app,
+    embed,
+    evaluate,
+    export,
+    index,
+    plan,
+    search,
+    train,
+)
 from flair_jax.errors import FlairError
 
+# In the order of the help.
+_COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
@@ -59,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flair-jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (convert, export, evaluate, attend, train, plan, data, demo, demo_app):
+    for command in _COMMANDS:
         command.add(commands)
     return parser
 

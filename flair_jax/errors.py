@@ -33,3 +33,7 @@ class ImageError(FlairError):
 
 class DatasetError(FlairError):
     """A data set folder or annotation file that cannot be used."""
+
+
+class SearchIndexError(FlairError):
+    """A search index that is missing, damaged, in use, or of another checkpoint than the one at hand."""

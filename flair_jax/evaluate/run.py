@@ -84,9 +84,12 @@ def evaluate(
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
-    text = store.get_or_compute(
-        f"texts-{left_out}", lambda: _embed_texts(model, retriever, data.texts, settings.batch_size)
-    )
+
+    def embed() -> np.ndarray:
+        with tqdm(total=len(data.texts), desc="texts", unit="text") as bar:
+            return embed_texts(model, retriever, data.texts, settings.batch_size, bar)
+
+    text = store.get_or_compute(f"texts-{left_out}", embed)
     scores = _score(
         retriever,
         blocks,
@@ -106,7 +109,9 @@ def _embed_images(
     starts = range(0, len(paths), settings.batch_size)
     names = {start: f"images-{start:08d}" for start in starts}
     todo = [start for start in starts if names[start] not in store]
-    pictures = _read([str(path) for start in todo for path in paths[start : start + settings.batch_size]], model)
+    pictures = read_pictures(
+        [str(path) for start in todo for path in paths[start : start + settings.batch_size]], model
+    )
     broken: dict[int, str] = {}
     blocks = {start: store.get(names[start]) for start in starts if start not in todo}
     done = len(paths) - sum(len(paths[start : start + settings.batch_size]) for start in todo)
@@ -130,8 +135,8 @@ def _embed_images(
     return [blocks[start] for start in starts if start in blocks], broken
 
 
-def _read(paths: list[str], model: Flair) -> Iterator[np.ndarray | ImageError]:
-    """Pictures in order, read ahead by threads, with an error in the place of a broken one."""
+def read_pictures(paths: list[str], model: Flair) -> Iterator[np.ndarray | ImageError]:
+    """Pictures in order, uint8 [S, S, 3], read ahead by threads, with an error in the place of a broken one."""
     if not paths:
         return iter(())
     threads = os.cpu_count() or 1
@@ -153,16 +158,15 @@ def _list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
     return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
 
 
-def _embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int) -> np.ndarray:
-    """Features [N, D]. Texts of like length share a batch, which is cut to its longest."""
+def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
+    """Features [N, D], not normalised. Texts of like length share a batch, which is cut to its longest."""
     tokens = tokenize(texts, model.config.text.context_length)
     order = np.argsort(tokens.argmax(axis=1), kind="stable")
     features = np.empty((len(texts), model.config.embed_dim), np.float32)
-    with tqdm(total=len(texts), desc="texts", unit="text") as bar:
-        for start in range(0, len(texts), batch_size):
-            chosen = order[start : start + batch_size]
-            features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
-            bar.update(len(chosen))
+    for start in range(0, len(texts), batch_size):
+        chosen = order[start : start + batch_size]
+        features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
+        bar.update(len(chosen))
     return features
 
 

@@ -177,6 +177,18 @@ class Flair:
         """
         return self._apply(params, lambda module: module.pooling.cosines(image, texts))
 
+    def cosines_with_text(
+        self, params: Params, local: Float[AnyArray, "B L D"], text: Float[AnyArray, " D"]
+    ) -> Float[Array, " B"]:
+        """cos(pool(image, text), text) of many images with one text, with far less work than by `cosines`.
+
+        Args:
+          params: from `flair_jax.load` or `init`.
+          local: local image tokens from `encode_image`.
+          text: one row of `encode_text`.
+        """
+        return self._apply(params, lambda module, *arrays: module.pooling.cosines_with_text(*arrays), local, text)
+
     def _apply(self, params: Params, method: Callable[..., Any], *arrays: AnyArray) -> Any:
         """method(module, *arrays) with the parameters bound and NumPy arrays made JAX's."""
         # float32 means float32: accelerators round the inputs of matrix products unless told not to.

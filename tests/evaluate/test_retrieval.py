@@ -105,6 +105,8 @@ def test_any_number_of_devices(small_model, features, scores, devices: int) -> N
     assert_close(retriever.score_all(image_tokens[:, 1:], prepared), scores)
     every = np.tile(np.arange(len(text)), (len(pixels), 1))
     assert_close(retriever.score_top_k(every, image_tokens[:, 1:], prepared), scores)
+    for number in (0, 36):
+        assert_close(retriever.score_text(image_tokens[:, 1:], text[number], pad_to=16), scores[:, number])
 
 
 @pytest.mark.parametrize(("texts", "pairs"), [(16, 1), (16, 64), (640, 4096)])
@@ -128,6 +130,8 @@ def test_bfloat16_scores(small_model, features, scores) -> None:
     retriever = Retriever(Flair(dataclasses.replace(model.config, dtype="bfloat16")), params)
     _, _, image_tokens, text = features
     assert_close(retriever.score_all(image_tokens[:, 1:], retriever.prepare_texts(text)), scores, rtol=2e-2)
+    one = [retriever.score_text(image_tokens[:, 1:], row) for row in text[:3]]
+    assert_close(np.stack(one, axis=1), scores[:, :3], rtol=2e-2)
 
 
 def test_scoring_moves_nothing_between_devices(small_model, features) -> None:

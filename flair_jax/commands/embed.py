@@ -1,0 +1,64 @@
+"""`flair-jax embed`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flair_jax.commands.index import report_broken
+from flair_jax.commands.parser import add_command, positive
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    from flair_jax.models.config import DTYPES
+
+    parser = add_command(
+        commands,
+        "embed",
+        _run,
+        "write features of pictures or texts to a file",
+        "examples:\n"
+        "  flair-jax embed ~/pictures kettle.jpg --checkpoint checkpoints/cc3m --output pictures.parquet\n"
+        "  flair-jax embed --texts captions.txt --checkpoint checkpoints/cc3m --output captions.npz\n\n"
+        "columns or keys: path or text (paths or texts in .npz), global (float32, D numbers) and, with --local,\n"
+        "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run goes on.",
+    )
+    parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
+    parser.add_argument("--texts", metavar="FILE", type=Path, help="embed texts instead: one a line, in UTF-8")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help=".npz or .parquet file to write")
+    parser.add_argument("--local", action="store_true", help="also write the local tokens of pictures")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        default=64,
+        help="pictures or texts embedded at once over all devices (default %(default)s)",
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flair_jax.checkpoint import load
+    from flair_jax.errors import FlairError
+    from flair_jax.search.build import Settings
+    from flair_jax.search.export import embed_lines, embed_pictures, writer_of
+
+    if bool(options.pictures) == (options.texts is not None):
+        raise FlairError("name pictures or folders, or else --texts FILE")
+    if options.texts and options.local:
+        raise FlairError("--local is for pictures: a text has no local tokens")
+    writer_of(options.output)
+    model, params = load(options.checkpoint, dtype=options.dtype)
+    if options.texts:
+        count = embed_lines(options.texts, options.output, model, params, options.batch_size)
+        print(f"{options.output}: {count:,} texts")
+        return
+    settings = Settings(options.batch_size, with_local=options.local)
+    outcome = embed_pictures(options.pictures, options.output, model, params, settings)
+    print(f"{options.output}: {outcome.added:,} pictures")
+    report_broken(outcome.broken)

@@ -1,0 +1,75 @@
+"""`flair-jax search`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from flair_jax.commands.parser import add_command, positive
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    from flair_jax.models.config import DTYPES
+
+    parser = add_command(
+        commands,
+        "search",
+        _run,
+        "find pictures in an index by a sentence",
+        "example:\n"
+        '  flair-jax search pictures.index "a red kettle on a gas stove, steam at its spout" --html kettle.html\n\n'
+        "Candidates are found by global similarity and ordered by text-conditioned similarity. Printed are the\n"
+        "text-conditioned cosine, the global one, and the path.",
+    )
+    parser.add_argument("index", metavar="INDEX", type=Path, help="folder made by `index`")
+    parser.add_argument("sentence", metavar="SENTENCE", help="what the picture shows, in detail")
+    parser.add_argument("--top", metavar="N", type=positive, default=20, help="hits to print (default %(default)s)")
+    parser.add_argument(
+        "--rerank",
+        metavar="N",
+        type=positive,
+        default=200,
+        help="candidates that are scored with text-conditioned pooling (default %(default)s; at least --top)",
+    )
+    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails; needs Jinja2")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", type=Path, help="the index's checkpoint, if it was moved since (default: there)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s)")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flair_jax.search.page import import_jinja, write_page
+    from flair_jax.search.store import SearchIndex
+
+    if options.html:
+        import_jinja()  # before the work, not after it
+    index = SearchIndex.open(options.index)
+
+    from flair_jax.checkpoint import load
+    from flair_jax.errors import SearchIndexError
+    from flair_jax.search.searcher import Searcher
+
+    if not options.checkpoint and not os.path.isdir(index.manifest.checkpoint):
+        raise SearchIndexError(
+            f"{options.index}: its checkpoint, {index.manifest.checkpoint}, is gone; name it by --checkpoint DIR"
+        )
+    model, params = load(options.checkpoint or index.manifest.checkpoint, dtype=options.dtype)
+    searcher = Searcher(index, model, params)
+    if not index.complete:
+        print(
+            f"flair-jax: {options.index} is unfinished, with {len(index):,} pictures so far; `flair-jax index` goes on",
+            file=sys.stderr,
+        )
+    if index.manifest.faiss and searcher.exact:
+        print("flair-jax: FAISS is not installed; comparing with every picture instead", file=sys.stderr)
+    hits = searcher.search(options.sentence, top=options.top, rerank=options.rerank)
+    for hit in hits:
+        print(f"{hit.score:8.4f} {hit.global_score:8.4f}  {hit.path}")
+    if options.html:
+        write_page(options.html, options.sentence, hits, len(index))
+        print(f"written: {options.html}")

@@ -1,0 +1,198 @@
+"""Makes an index and keeps it up to date: only what is new or changed is read and computed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from flair_jax.errors import ImageError, SearchIndexError
+from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.evaluate.run import read_pictures
+from flair_jax.models.flair import Flair, Params
+from flair_jax.search.candidates import build_faiss
+from flair_jax.search.fingerprint import fingerprint
+from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest
+from flair_jax.search.pictures import Picture
+from flair_jax.search.shards import ShardWriter
+from flair_jax.search.store import SearchIndex
+
+# Pictures a shard: what a kill can cost. Part of the layout only in that equal runs give equal shards.
+SHARD_ROWS = 512
+
+_LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to index.
+
+    Attributes:
+      batch_size: pictures embedded at once over all devices.
+      local_dtype: "float16" or "bfloat16"; if None, what the index has, or else float16.
+      with_local: whether to store local tokens; search needs them.
+    """
+
+    batch_size: int = 64
+    local_dtype: str | None = None
+    with_local: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did: counts of pictures, and messages about those that cannot be read."""
+
+    added: int
+    kept: int
+    dropped: int
+    broken: list[str]
+
+
+def update(
+    index: Path,
+    pictures: Sequence[Picture],
+    model: Flair,
+    params: Params,
+    *,
+    root: str,
+    checkpoint: str,
+    settings: Settings,
+    unusable: Sequence[str] = (),
+) -> Outcome:
+    """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
+
+    Rows of pictures that are gone or changed are dropped, and those that are new or changed are embedded, in shards
+    that appear whole; a stopped run goes on after its last shard and gives the same index. Pictures that cannot be read
+    are left out, and tried again in the next run.
+
+    Args:
+      index: its folder.
+      pictures: all that it shall hold, each name once.
+      model: embeds them.
+      params: its parameters.
+      root: folder that names are relative to; "" if they are paths as they are.
+      checkpoint: the model's folder, to be remembered; may be "".
+      settings: how.
+      unusable: messages about pictures that were found broken before, to be reported with the others.
+
+    Raises:
+      SearchIndexError: if the folder is another index's or something else, or is in use by another run.
+    """
+    with _locked(index):
+        manifest = _manifest(index, fingerprint(model, params), model, root, checkpoint, settings)
+        writer = ShardWriter(index, manifest, SHARD_ROWS)
+        wanted = {picture.name: _row(picture) for picture in pictures}
+        dropped = writer.keep(lambda row: wanted.get(row[0]) == row)
+        present = writer.names()
+        todo = [picture for picture in pictures if picture.name not in present]
+        with tqdm(total=len(pictures), initial=len(present), desc="pictures", unit="picture") as bar:
+            broken = _embed(writer, todo, model, params, settings, bar) if todo else []
+        writer.merge()
+        writer.finish([*unusable, *broken])
+    return Outcome(len(todo) - len(broken), len(present), dropped, [*unusable, *broken])
+
+
+def add_faiss(index: Path) -> None:
+    """Lets FAISS find the candidates of a search, if it does not yet.
+
+    Raises:
+      SearchIndexError: if FAISS is not installed, or there is no index, or another run is at work on it.
+    """
+    with _locked(index):
+        manifest = Manifest.read(index)
+        if not manifest.faiss and manifest.shards:
+            build_faiss(SearchIndex(index, manifest))
+            dataclasses.replace(manifest, faiss=True).write(index)
+
+
+def _row(picture: Picture) -> tuple[str, int, int]:
+    return picture.name, picture.size, picture.mtime_ns
+
+
+def _embed(
+    writer: ShardWriter, todo: Sequence[Picture], model: Flair, params: Params, settings: Settings, bar: tqdm
+) -> list[str]:
+    """Adds pictures to the index, and returns messages about those that cannot be read.
+
+    Batches hold good pictures only and begin with a shard, so that a run that was stopped and goes on computes the same
+    batches, and bit for bit the same features, as one that was not.
+    """
+    retriever = Retriever(model, params)
+    broken: list[str] = []
+    batch: list[tuple[Picture, np.ndarray]] = []
+
+    def compute() -> None:
+        pixels = np.stack([pixels for _, pixels in batch])
+        tokens = retriever.encode_images(pixels, with_local=settings.with_local, pad_to=settings.batch_size)
+        writer.add([_row(picture) for picture, _ in batch], tokens)
+        bar.update(len(batch))
+        batch.clear()
+
+    for picture, pixels in zip(todo, read_pictures([picture.path for picture in todo], model), strict=True):
+        if isinstance(pixels, ImageError):
+            broken.append(str(pixels))
+            bar.update()
+            continue
+        batch.append((picture, pixels))
+        if len(batch) == min(settings.batch_size, writer.free):
+            compute()
+    if batch:
+        compute()
+    writer.flush()
+    return broken
+
+
+def _manifest(index: Path, identity: str, model: Flair, root: str, checkpoint: str, settings: Settings) -> Manifest:
+    """The state of an index to be updated, or that of a new one, which is written."""
+    config = model.config
+    if (index / MANIFEST).exists():
+        manifest = Manifest.read(index)
+        if manifest.fingerprint != identity:
+            raise SearchIndexError(
+                f"{index}: was made by another checkpoint, {manifest.checkpoint}; choose another --output, or remove it"
+            )
+        if manifest.root != root and os.path.isdir(manifest.root):
+            raise SearchIndexError(
+                f"{index}: is the index of another folder, {manifest.root}; choose another --output, or remove it"
+            )
+        if settings.local_dtype not in (None, manifest.local_dtype):
+            raise SearchIndexError(
+                f"{index}: stores {manifest.local_dtype}; leave --local-dtype out, or choose another --output"
+            )
+        known = dataclasses.replace(manifest, root=root, checkpoint=checkpoint)
+        if known != manifest:
+            known.write(index)
+        return known
+    manifest = Manifest(
+        fingerprint=identity,
+        checkpoint=checkpoint,
+        root=root,
+        embed_dim=config.embed_dim,
+        local_tokens=config.vision.grid**2 if settings.with_local else 0,
+        local_dtype=settings.local_dtype or LOCAL_DTYPES[0],
+    )
+    manifest.write(index)
+    return manifest
+
+
+@contextlib.contextmanager
+def _locked(index: Path) -> Iterator[None]:
+    """Makes the folder if need be, and keeps other runs out of it; the system frees the lock of a killed one."""
+    if index.exists() and not index.is_dir():
+        raise SearchIndexError(f"{index}: is a file; name a folder for the index")
+    made = (index / MANIFEST).exists()
+    if not made and index.is_dir() and not all(name.startswith(".") for name in os.listdir(index)):
+        raise SearchIndexError(f"{index}: exists and is not a search index; choose another folder or remove it")
+    index.mkdir(parents=True, exist_ok=True)
+    with (index / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SearchIndexError(f"{index}: another run is at work on this index; wait for it to end") from None
+        yield

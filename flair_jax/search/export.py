@@ -1,0 +1,184 @@
+"""Features of pictures or texts in one file, `.npz` or `.parquet`, for use elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from flair_jax.errors import DatasetError, FlairError
+from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.evaluate.run import embed_texts
+from flair_jax.files import replace_when_complete
+from flair_jax.models.flair import Flair, Params
+from flair_jax.search.build import Outcome, Settings, update
+from flair_jax.search.fingerprint import fingerprint
+from flair_jax.search.manifest import Manifest
+from flair_jax.search.pictures import Picture, find_pictures, picture_at
+from flair_jax.search.store import Shard
+
+_TEXTS_PER_BLOCK = 4096
+
+
+class Block(NamedTuple):
+    """Some rows of the file: their names, and for each column an array [n, ...]."""
+
+    names: list[str]
+    columns: Mapping[str, np.ndarray]
+
+
+def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: Params, settings: Settings) -> Outcome:
+    """Writes `path`, `global` and, with `settings.with_local`, `local` of pictures.
+
+    While it works, features are kept in an index beside the output, so that a stopped run goes on where it was.
+
+    Args:
+      sources: pictures, and folders of pictures.
+      output: file to write.
+      model: embeds them.
+      params: its parameters.
+      settings: how.
+
+    Raises:
+      DatasetError: if a source does not exist, or no picture can be read.
+      FlairError: if the output's ending is unknown.
+    """
+    write = writer_of(output)
+    pictures, unusable = _collect(sources)
+    unfinished = Path(f"{output}.partial-{fingerprint(model, params)[:12]}{'-local' * settings.with_local}")
+    outcome = update(unfinished, pictures, model, params, root="", checkpoint="", settings=settings, unusable=unusable)
+    if not outcome.added + outcome.kept:
+        listed = "\n  ".join(outcome.broken[:20])
+        raise DatasetError(f"none of {len(pictures)} pictures can be read:\n  {listed}")
+    shards = [Shard(unfinished / name) for name in Manifest.read(unfinished).shards]
+    blocks = []
+    for shard in shards:
+        columns = {"global": shard.features(), **({"local": shard.local()} if settings.with_local else {})}
+        blocks.append(Block(shard.table["path"].to_pylist(), columns))
+    write(output, "path", blocks)
+    shutil.rmtree(unfinished)
+    return Outcome(outcome.added + outcome.kept, 0, 0, outcome.broken)
+
+
+def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> int:
+    """Writes `text` and `global` of the texts in a file, one a line, and returns their number.
+
+    Raises:
+      DatasetError: if the file cannot be read as UTF-8, or has an empty line.
+      FlairError: if the output's ending is unknown.
+    """
+    write = writer_of(output)
+    texts = _read_lines(file)
+    retriever = Retriever(model, params)
+    identity = hashlib.sha256("\n".join([fingerprint(model, params), *texts]).encode()).hexdigest()[:16]
+    store = BlockStore(Path(f"{output}.partial-{identity}"))
+    blocks = []
+    with tqdm(total=len(texts), desc="texts", unit="text") as bar:
+        for start in range(0, len(texts), _TEXTS_PER_BLOCK):
+            some, name = texts[start : start + _TEXTS_PER_BLOCK], f"texts-{start:09d}"
+            if name in store:
+                bar.update(len(some))
+            else:
+                store.put(name, embed_texts(model, retriever, some, batch_size, bar))
+            blocks.append(Block(some, {"global": store.get(name)}))
+    write(output, "text", blocks)
+    store.remove()
+    return len(texts)
+
+
+def _collect(sources: Sequence[str]) -> tuple[list[Picture], list[str]]:
+    """All pictures, each once, named as they were given, and messages about unusable names."""
+    found: dict[str, Picture] = {}
+    unusable: list[str] = []
+    for source in sources:
+        if Path(source).is_dir():
+            below, messages = find_pictures(Path(source))
+            found |= {picture.path: picture._replace(name=picture.path) for picture in below}
+            unusable += messages
+        elif Path(source).is_file():
+            found[source] = picture_at(source, source)
+        else:
+            raise DatasetError(f"{source}: no such picture or folder")
+    return list(found.values()), unusable
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: cannot be read as text in UTF-8, one a line ({error})") from None
+    if not lines:
+        raise DatasetError(f"{file}: is empty; write one text a line")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise DatasetError(f"{file}: line {number} is empty; each line is a text, and a row of the output")
+    return lines
+
+
+def writer_of(output: Path) -> Writer:
+    """The function that writes files of this ending.
+
+    Raises:
+      FlairError: if there is none.
+    """
+    if output.suffix not in _WRITERS:
+        raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
+    if output.is_dir():
+        raise FlairError(f"--output {output}: is a folder; name a file")
+    return _WRITERS[output.suffix]
+
+
+def _write_npz(output: Path, key: str, blocks: Sequence[Block]) -> None:
+    """Keys `KEY + "s"` and the columns' names. Streams, since local tokens may be larger than the memory."""
+    names = np.array([name for block in blocks for name in block.names])
+    with (
+        replace_when_complete(output) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        _write_member(archive, f"{key}s", [names])
+        for name in blocks[0].columns:
+            _write_member(archive, name, [block.columns[name] for block in blocks])
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, arrays: Sequence[np.ndarray]) -> None:
+    first = arrays[0]
+    header = {
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": (sum(map(len, arrays)), *first.shape[1:]),
+    }
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_2_0(member, header)
+        for array in arrays:
+            member.write(np.ascontiguousarray(array).tobytes())
+
+
+def _write_parquet(output: Path, key: str, blocks: Sequence[Block]) -> None:
+    """Columns KEY and the arrays' names, those as lists of fixed size; a row group a block."""
+    first = blocks[0].columns
+    fields = [pa.field(key, pa.string())]
+    for name, array in first.items():
+        shape = ",".join(map(str, array.shape[1:]))
+        values = pa.list_(pa.from_numpy_dtype(array.dtype), int(np.prod(array.shape[1:])))
+        fields.append(pa.field(name, values, metadata={"shape": shape}))
+    schema = pa.schema(fields)
+    with replace_when_complete(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for block in blocks:
+            columns = [
+                pa.FixedSizeListArray.from_arrays(np.ravel(array), type=schema.field(name).type)
+                for name, array in block.columns.items()
+            ]
+            writer.write_table(pa.table([pa.array(block.names), *columns], schema=schema))
+
+
+Writer = Callable[[Path, str, Sequence[Block]], None]
+_WRITERS: dict[str, Writer] = {".npz": _write_npz, ".parquet": _write_parquet}

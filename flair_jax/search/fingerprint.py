@@ -1,0 +1,25 @@
+"""A name for a model's weights, so that an index is never searched with others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+
+from flair_jax.models.config import config_to_json
+from flair_jax.models.flair import Flair, Params
+
+
+def fingerprint(model: Flair, params: Params) -> str:
+    """SHA-256 over the model's description and every parameter's name, shape and bytes.
+
+    The same weights have the same fingerprint wherever they are kept and in whatever dtype they are computed with.
+    """
+    digest = hashlib.sha256(json.dumps(config_to_json(model.config), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()

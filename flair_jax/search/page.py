@@ -1,0 +1,99 @@
+"""A search's hits as one HTML page with thumbnails in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from flair_jax.data.image import open_rgb
+from flair_jax.errors import FlairError, ImageError
+from flair_jax.files import replace_when_complete
+from flair_jax.search.searcher import Hit
+
+_THUMBNAIL = 240
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ sentence }}</title>
+<style>
+  :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }
+  body { margin: 2rem auto; max-width: 1240px; padding: 0 1rem }
+  h1 { font-size: 1.3rem }
+  ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax({{ side }}px, 1fr)); list-style: none;
+       padding: 0 }
+  figure { margin: 0 }
+  img, .missing { align-items: center; background: #8882; display: flex; height: {{ side }}px; justify-content: center;
+                  object-fit: contain; width: 100% }
+  figcaption { font-size: .85rem; overflow-wrap: anywhere }
+  figcaption b { font-variant-numeric: tabular-nums }
+</style>
+</head>
+<body>
+<h1>{{ sentence }}</h1>
+<p>{{ cards | length }} of {{ indexed }} pictures, best first: text-conditioned cosine (global cosine).</p>
+<ol>
+{% for hit, thumbnail in cards %}<li><figure>
+{% if thumbnail %}<img src="data:image/jpeg;base64,{{ thumbnail }}" alt="">
+{% else %}<div class="missing">cannot be read any more</div>
+{% endif %}<figcaption>{{ loop.index }}. <b>{{ "%.4f" | format(hit.score) }}</b>
+({{ "%.4f" | format(hit.global_score) }})<br>{{ hit.path }}</figcaption>
+</figure></li>
+{% endfor %}</ol>
+</body>
+</html>
+"""
+
+
+def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -> None:
+    """Writes a page that needs no other file: thumbnails are JPEGs within it, about 10 kB each.
+
+    Args:
+      output: file to write.
+      sentence: what was searched for.
+      hits: best first.
+      indexed: pictures in the index.
+
+    Raises:
+      FlairError: if Jinja2 is not installed, or `output` is a folder.
+    """
+    if output.is_dir():
+        raise FlairError(f"--html {output}: is a folder; name a file")
+    template = import_jinja().Environment(autoescape=True).from_string(_PAGE)
+    cards = [(hit, _thumbnail(hit.path)) for hit in hits]
+    text = template.render(sentence=sentence, cards=cards, indexed=f"{indexed:,}", side=_THUMBNAIL)
+    with replace_when_complete(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _thumbnail(path: str) -> str:
+    """A small JPEG in base64; empty if the picture cannot be read any more."""
+    try:
+        picture = open_rgb(path)
+    except ImageError:
+        return ""
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=80)
+    return base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def import_jinja() -> Any:
+    """The library.
+
+    Raises:
+      FlairError: if it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise FlairError('--html needs Jinja2: pip install "flair-jax[html]", or leave --html out') from None
+    return jinja2

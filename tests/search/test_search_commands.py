@@ -1,0 +1,119 @@
+"""`flair-jax index`, `search` and `embed`, as users call them."""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flair_jax.cli import main
+from flair_jax.search import SearchIndex
+from flair_jax.search.manifest import Manifest
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
+    index, page = tmp_path / "index", tmp_path / "page.html"
+    assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--batch-size", 4) == 0
+    printed = capsys.readouterr()
+    assert f"{index}: 11 pictures, 11 embedded now, 0 dropped (gone or changed)" in printed.out
+    assert "left out 3 picture(s) that cannot be read:\n  " in printed.out
+    assert "nowhere.webp: a link to nothing" in printed.out
+    assert "picture/s" in printed.err
+
+    assert run("search", index, "a red kettle", "--top", 3, "--rerank", 5, "--html", page) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[3] == f"written: {page}"
+    scores = []
+    for line in lines[:3]:
+        score, _, path = re.fullmatch(r" *(-?\d\.\d{4}) +(-?\d\.\d{4})  (.*)", line).groups()
+        scores.append(float(score))
+        assert Path(path).is_file()
+        assert path in page.read_text()
+    assert scores == sorted(scores, reverse=True)
+
+    assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--faiss") == 0
+    assert "11 pictures, 0 embedded now" in capsys.readouterr().out
+    assert run("search", index, "a red kettle", "--top", 3, "--rerank", 5) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:3]
+
+
+def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_path, capsys, monkeypatch) -> None:
+    index = tmp_path / "index"
+    make_index(drawn, index)
+    dataclasses.replace(Manifest.read(index), complete=False, faiss=True).write(index)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert run("search", index, "a dog") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 11
+    assert "is unfinished, with 11 pictures so far; `flair-jax index` goes on" in printed.err
+    assert "FAISS is not installed; comparing with every picture instead" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path, capsys) -> None:
+    from flair_jax import checkpoint
+
+    index = tmp_path / "index"
+    make_index(drawn, index)
+    model, params = small_model
+    other = tmp_path / "other"
+    checkpoint.save(other, model, {**params, "logit_bias": params["logit_bias"] + 1}, {})
+    moved = Path(shutil.copytree(index, tmp_path / "moved"))
+    dataclasses.replace(Manifest.read(index), checkpoint="/gone").write(moved)
+    capsys.readouterr()
+    for words, message in (
+        (("search", index, "a dog", "--checkpoint", other), "was made by another checkpoint than the one at hand"),
+        (("search", tmp_path, "a dog"), "no search index here"),
+        (("search", index, " "), "the sentence is empty"),
+        (("search", index, "a dog", "--checkpoint", tmp_path), "no checkpoint here"),
+        (("index", tmp_path / "no", "--checkpoint", other, "--output", index), "no such folder"),
+        (("index", drawn, "--checkpoint", other, "--output", index), "was made by another checkpoint"),
+        (("embed", "--checkpoint", other, "--output", "x.npz"), "name pictures or folders, or else --texts FILE"),
+        (("embed", drawn, "--texts", "y", "--checkpoint", other, "--output", "x.npz"), "or else --texts FILE"),
+        (("embed", "--local", "--texts", "y", "--checkpoint", other, "--output", "x.npz"), "--local is for pictures"),
+        (("embed", drawn, "--checkpoint", other, "--output", "x.csv"), "ends in .npz or .parquet"),
+        (("search", moved, "a dog"), "its checkpoint, /gone, is gone; name it by --checkpoint DIR"),
+    ):
+        assert run(*words) == 2, words
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1, error
+
+
+def test_embed(small_checkpoint, pictures, tmp_path, capsys) -> None:
+    common = ("--checkpoint", small_checkpoint, "--output")
+    assert run("embed", pictures / "a", pictures / "b" / "01.png", *common, tmp_path / "x.npz", "--local") == 0
+    assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 picture(s)" in capsys.readouterr().out
+    assert np.load(tmp_path / "x.npz")["local"].shape == (7, 4, 16)
+    (tmp_path / "texts.txt").write_text("a dog\na cat\n")
+    assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "t.parquet") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 't.parquet'}: 2 texts\n"
+
+
+def test_the_parsers_and_an_open_index_load_no_jax(make_index, drawn, tmp_path) -> None:
+    make_index(drawn, tmp_path / "index")
+    script = (
+        "import sys, flair_jax.cli; flair_jax.cli._parser()\n"
+        "from flair_jax.search import SearchIndex\n"
+        "print(len(SearchIndex.open(sys.argv[1])), 'jax' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "index")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "11 False\n"
+
+
+def test_public_names() -> None:
+    import flair_jax.search
+
+    assert flair_jax.search.__all__ == ["Hit", "SearchIndex", "Searcher"]
+    assert flair_jax.search.SearchIndex is SearchIndex
+    with pytest.raises(AttributeError, match="no attribute 'find'"):
+        flair_jax.search.find  # noqa: B018

@@ -1,0 +1,69 @@
+"""The page of thumbnails: whole in itself, and nothing in a name becomes markup."""
+
+import base64
+import io
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_pictures import draw
+from PIL import Image
+
+from flair_jax.errors import FlairError
+from flair_jax.search.page import write_page
+from flair_jax.search.searcher import Hit
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags, self.text = [], ""
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+
+def test_page(tmp_path) -> None:
+    names = ["plain.png", "<img src=x onerror=alert(1)>&amp;\"'.png", "{{ 7 * 7 }}.png"]
+    for number, name in enumerate(names):
+        draw(tmp_path / name, number)
+    hits = [Hit(str(tmp_path / name), 0.5 - 0.1 * n, 0.25) for n, name in enumerate([*names, "gone.png"])]
+    sentence = 'a <script>alert("x")</script> & a dog'
+    write_page(tmp_path / "page.html", sentence, hits, 1234)
+
+    page = Reader()
+    page.feed((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 3, "the one that is gone has none"
+    for attributes in pictures:
+        assert set(attributes) == {"src", "alt"}
+        data = re.fullmatch(r"data:image/jpeg;base64,(.*)", attributes["src"])
+        assert Image.open(io.BytesIO(base64.b64decode(data[1]))).size == (40, 36)
+    for hit in hits:
+        assert hit.path in page.text
+    assert page.text.count(sentence) == 2, "title and heading"
+    assert "1. 0.5000\n(0.2500)" in page.text
+    assert "4 of 1,234 pictures" in page.text
+    assert "cannot be read any more" in page.text
+
+
+def test_thumbnails_are_small(tmp_path) -> None:
+    Image.effect_noise((1500, 1000), 60).save(tmp_path / "large.png")
+    write_page(tmp_path / "page.html", "noise", [Hit(str(tmp_path / "large.png"), 0.1, 0.1)], 1)
+    assert (tmp_path / "page.html").stat().st_size < 40_000
+
+
+def test_messages(tmp_path, monkeypatch) -> None:
+    with pytest.raises(FlairError, match="--html .*: is a folder; name a file"):
+        write_page(tmp_path, "x", [], 0)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(FlairError, match=r'--html needs Jinja2: pip install "flair-jax\[html\]"'):
+        write_page(Path(tmp_path / "page.html"), "x", [], 0)
