@@ -54,8 +54,8 @@ def result(
     }
 
 
-def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: Settings) -> dict[str, Any]:
-    """What a result depends on, as plain JSON values: settings, package versions, devices."""
+def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: Any) -> dict[str, Any]:
+    """What a result depends on, as plain JSON values: settings (a dataclass), package versions, devices."""
     import jax
 
     devices = jax.local_devices()
@@ -87,16 +87,20 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
     ]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [
+    note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
+    return "\n".join([f"retrieval, {mode} ({note})", *aligned([head, *rows])])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines: the first column flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
+            cell.rjust(width) if column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in [head, *rows]
+        for row in rows
     ]
-    note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
-    return "\n".join([f"retrieval, {mode} ({note})", *lines])
 
 
 _COLUMNS = tuple(
