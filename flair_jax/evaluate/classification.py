@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from flair_jax.data.classification_sets import ClassificationData, Example
+from flair_jax.data.classification_sets import ClassificationData
 from flair_jax.data.image import open_rgb, preprocess
+from flair_jax.data.labelled import Example
 from flair_jax.data.prompts import sentences
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.blocks import BlockStore
