@@ -84,10 +84,10 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    for name, task in _OPTIONS.items():
-        if task != options.task and getattr(options, name) is not None:
+    for name, tasks in _TAKEN_BY.items():
+        if getattr(options, name) is not None and options.task not in tasks:
             option = f"--{name.replace('_', '-')}"
-            raise FlairError(f"{option} is an option of --task {task}; leave it out of --task {options.task}")
+            raise FlairError(f"{option}: is for --task {' and '.join(tasks)} only, not for {options.task}")
     _TASKS[options.task](options)
 
 
@@ -126,5 +126,5 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 _TASKS = {"retrieval": _retrieval, "classify": _classify}
-# Options that one task alone takes.
-_OPTIONS = {"top_k": "retrieval", "templates": "classify", "class_names": "classify"}
+# Options that some tasks do not take; they have no default, so that it shows whether they were given.
+_TAKEN_BY = {"top_k": ("retrieval",), "templates": ("classify",), "class_names": ("classify",)}

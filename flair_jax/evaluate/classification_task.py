@@ -70,7 +70,7 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
         head, rows = head[:-1], [row[:-1] for row in rows]
     lines = [f"classification, {mode} (top-k in per cent)", *aligned([head, *rows])]
     for entry in results:
-        lines += ["", *_worst(entry)]
+        lines += _worst(entry)
     return "\n".join(lines)
 
 
@@ -79,9 +79,11 @@ def _images(count: int, whole: int | None) -> str:
 
 
 def _worst(entry: dict[str, Any]) -> list[str]:
-    """The classes with the lowest top-1 as lines, the first of them first."""
-    known = sorted((each for each in entry["classes"] if each["pictures"]), key=lambda each: each["top1"])[:_WORST]
+    """The classes with the lowest top-1 as lines, the lowest first; nothing if all are perfect."""
+    known = [each for each in entry["classes"] if each["pictures"] and each["top1"] < 1]
     rows = [
-        [each["name"], f"{each['pictures']:,}", f"{100 * each['top1']:.2f}", each["taken_for"] or ""] for each in known
+        [each["name"], f"{each['pictures']:,}", f"{100 * each['top1']:.2f}", each["taken_for"] or ""]
+        for each in sorted(known, key=lambda each: each["top1"])[:_WORST]
     ]
-    return aligned([[f"{entry['dataset']}, worst classes", "images", "top-1", "most often taken for"], *rows])
+    head = [f"{entry['dataset']}, worst classes", "images", "top-1", "most often taken for"]
+    return ["", *aligned([head, *rows])] if rows else []

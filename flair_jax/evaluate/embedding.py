@@ -45,10 +45,17 @@ def compute_in_blocks(
     Raises:
       DatasetError: listing what is broken, unless that is to be skipped; and if everything is.
     """
+
+    def attempt(item: _Item) -> _Read | ImageError:
+        try:
+            return read(item)
+        except ImageError as error:
+            return error
+
     starts = range(0, len(items), size)
     names = {start: f"images-{start:08d}" for start in starts}
     todo = [start for start in starts if names[start] not in store]
-    pictures = _read_ahead([item for start in todo for item in items[start : start + size]], read)
+    pictures = read_ahead(attempt, [item for start in todo for item in items[start : start + size]])
     broken: dict[int, str] = {}
     blocks = {start: store.get(names[start]) for start in starts if start not in todo}
     done = len(items) - sum(len(items[start : start + size]) for start in todo)
@@ -68,27 +75,22 @@ def compute_in_blocks(
                 blocks[start] = store.put(names[start], block) if len(good) == len(chunk) else block
             bar.update(len(chunk))
     if broken and (not skip_broken or len(broken) == len(items)):
-        raise DatasetError(_list_broken(broken, len(items)))
+        raise DatasetError(list_broken(broken, len(items)))
     return [blocks[start] for start in starts if start in blocks], broken
 
 
-def _read_ahead(items: Sequence[_Item], read: Callable[[_Item], _Read]) -> Iterator[_Read | ImageError]:
-    """What was read of each item, in order, with the error in the place of a broken one."""
-
-    def read_one(item: _Item) -> _Read | ImageError:
-        try:
-            return read(item)
-        except ImageError as error:
-            return error
-
+def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
+    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
     if not items:
         return iter(())
     threads = os.cpu_count() or 1
-    source: Any = grain.MapDataset.source(items).map(read_one)
-    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)))
+    results: Any = grain.MapDataset.source(items).map(read)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=per_thread * threads)
+    return iter(results.to_iter_dataset(options))
 
 
-def _list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+def list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+    """What to tell the user about broken pictures, given their messages and the number of all pictures."""
     listed = "\n  ".join(list(broken.values())[:most])
     more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
     hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"

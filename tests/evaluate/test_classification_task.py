@@ -14,7 +14,7 @@ from labelled import COLOURS, png, random_cifar, write_binary, write_folders, wr
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.prompts import cifar_names
-from flair_jax.evaluate.classification_task import measured_by_others
+from flair_jax.evaluate.classification_task import measured_by_others, table
 from flair_jax.evaluate.retrieval import Retriever
 
 
@@ -47,6 +47,31 @@ def test_the_command(small_checkpoint, folders, tmp_path, capsys) -> None:
     assert "folder, worst classes" in printed
     assert "by others" not in printed
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_the_table_shows_the_worst_classes_first() -> None:
+    def each(name: str, pictures: int, top1: float | None, taken_for: str | None = None) -> dict:
+        return {"name": name, "pictures": pictures, "top1": top1, "taken_for": taken_for}
+
+    entry = {
+        "dataset": "folder",
+        "images": 1500,
+        "images_of_whole_set": 2000,
+        "templates": ["{}"],
+        "metrics": {"top1": 0.5, "top5": 0.75, "mean_per_class_top1": 0.51234},
+        "measured_by_others_top1_percent": None,
+        "classes": [each("a", 10, 0.5, "b"), each("b", 10, 1.0), each("c", 0, None), each("d", 4, 0.25, "a")],
+    }
+    assert table([entry], "global").splitlines() == [
+        "classification, global (top-k in per cent)",
+        "set             images  classes  templates  top-1  top-5  mean per class",
+        "folder  1,500 of 2,000        4          1  50.00  75.00           51.23",
+        "",
+        "folder, worst classes  images  top-1  most often taken for",
+        "d                           4  25.00                     a",
+        "a                          10  50.00                     b",
+    ]
+    assert len(table([{**entry, "classes": [each("b", 10, 1.0)]}], "global").splitlines()) == 3
 
 
 def test_names_from_a_file_are_used(small_checkpoint, folders, tmp_path) -> None:
@@ -170,17 +195,17 @@ def test_a_killed_run_goes_on_where_it_was(small_checkpoint, folders, tmp_path, 
         ),
         (
             ["--dataset", "folder", "--top-k", "5"],
-            "--top-k is an option of --task retrieval; leave it out of --task cl",
+            "--top-k: is for --task retrieval only, not for classify",
         ),
         (["--dataset", "folder", "--templates", "gone"], "templates gone: no such file"),
         (["--dataset", "folder", "--templates", ""], "templates : no such file"),
         (
             ["--dataset", "folder", "--task", "retrieval", "--templates", "{}"],
-            "--templates is an option of --task clas",
+            "--templates: is for --task classify only, not for retrieval",
         ),
         (
             ["--dataset", "folder", "--task", "retrieval", "--class-names", "x"],
-            "--class-names is an option of --task c",
+            "--class-names: is for --task classify only, not for retrieval",
         ),
         (["--dataset", "folder"], "gone: no checkpoint here"),
         (["--dataset", "all"], "no set found there or right below"),
