@@ -12,31 +12,14 @@ from flair_jax.errors import FlairError
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    from flair_jax.data.classification_sets import CLASSIFICATION_SETS
-    from flair_jax.data.prompts import template_lists
-    from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
     from flair_jax.models.config import DTYPES
 
-    layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
-    labelled = "\n".join(
-        f"  {entry.name:<10}{' or '.join(mark for mark, _ in entry.layouts) or 'CLASS/...'}\n{'':<12}{entry.source}"
-        for entry in CLASSIFICATION_SETS.values()
-    )
     parser = add_command(
         commands,
         "evaluate",
         _run,
         "score a checkpoint",
-        "examples:\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
-        f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
-        '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
-        '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
-        f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
-        "Here `folder` is any folder with a folder of pictures for each class.\n\n"
-        "With --output, a run that was stopped goes on where it was when it is started again.",
+        _details(),
     )
     parser.add_argument(
         "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
@@ -54,17 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"
     )
-    parser.add_argument(
-        "--templates",
-        metavar="LIST",
-        help="sentences for --task classify: a file with one a line, in which {} stands for the class's name, a single "
-        f"one, or a list by its name ({', '.join(template_lists())}); the set's own if not given",
-    )
-    parser.add_argument(
-        "--class-names",
-        metavar="FILE",
-        help="names for --task classify: JSON object of folder and name, or JSON list or lines in the folders' order",
-    )
+    _add_texts(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
     )
@@ -80,6 +53,46 @@ def add(commands: Any) -> None:
         "--skip-broken",
         action="store_true",
         help="leave out pictures that cannot be read, with their captions, and report them, instead of failing",
+    )
+
+
+def _details() -> str:
+    """Examples, and the sets with their layouts."""
+    from flair_jax.data.classification_sets import CLASSIFICATION_SETS
+    from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+
+    layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
+    labelled = "\n".join(
+        f"  {entry.name:<10}{' or '.join(mark for mark, _ in entry.layouts) or 'CLASS/...'}\n{'':<12}{entry.source}"
+        for entry in CLASSIFICATION_SETS.values()
+    )
+    return (
+        "examples:\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
+        f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
+        '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
+        '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
+        f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
+        "Here `folder` is any folder with a folder of pictures for each class.\n\n"
+        "With --output, a run that was stopped goes on where it was when it is started again."
+    )
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    from flair_jax.data.prompts import template_lists
+
+    parser.add_argument(
+        "--templates",
+        metavar="LIST",
+        help="sentences for --task classify: a file with one a line, in which {} stands for the class's name, a single "
+        f"one, or a list by its name ({', '.join(template_lists())}); the set's own if not given",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names for --task classify: JSON object of folder and name, or JSON list or lines in the folders' order",
     )
 
 

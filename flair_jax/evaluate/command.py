@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flair_jax.checkpoint import load, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, choose
@@ -16,6 +16,7 @@ from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import evaluate
+from flair_jax.models.flair import Flair
 
 
 @runtime_checkable
@@ -84,27 +85,12 @@ def run(
     sets = _find_sets(task.sets, dataset, data_dir)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    model, params = load(checkpoint, dtype=dtype)
-    retriever = Retriever(model, params)
-    source = read_description(checkpoint).get("source", {})
-    environment = report.environment(checkpoint, source, dtype, settings)
-    unfinished = output and Path(f"{output}.partial")
-
+    loaded = _load(checkpoint, dtype, settings)
     results, failures = [], []
     for entry, folder in sets:
         print(f"{entry.name}: {folder}", flush=True)
         try:
-            data = task.load(entry, folder)
-            work = report.identity(checkpoint, environment, str(folder), data.digest())
-            blocks = unfinished and unfinished / f"{entry.name}-{work}"
-            finished = blocks and blocks.with_suffix(".json")
-            if finished and finished.is_file():
-                result = json.loads(finished.read_text(encoding="utf-8"))
-            else:
-                evaluation = task.evaluate(model, retriever, data, settings, BlockStore(blocks))
-                result = task.result(entry.name, folder, evaluation, settings, source)
-                if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
-                    report.write_json(finished, result)
+            result = _evaluate_set(task, entry, folder, loaded, settings, output and Path(f"{output}.partial"))
         except DatasetError as error:
             if len(sets) == 1:
                 raise
@@ -117,12 +103,46 @@ def run(
         print(task.table(results, settings.mode))
     if output and results:
         document = results[0] if dataset != "all" else {"results": results}
-        report.write_json(output, {**document, **environment})
+        report.write_json(output, {**document, **loaded.environment})
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
         print(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
     return results
+
+
+class _Loaded(NamedTuple):
+    """A checkpoint on its devices, and what results of it depend on."""
+
+    checkpoint: Path
+    source: dict[str, str]
+    model: Flair
+    retriever: Retriever
+    environment: dict[str, Any]
+
+
+def _load(checkpoint: Path, dtype: str, settings: Any) -> _Loaded:
+    model, params = load(checkpoint, dtype=dtype)
+    source = read_description(checkpoint).get("source", {})
+    environment = report.environment(checkpoint, source, dtype, settings)
+    return _Loaded(checkpoint, source, model, Retriever(model, params), environment)
+
+
+def _evaluate_set(
+    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None
+) -> dict[str, Any]:
+    """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
+    data = task.load(entry, folder)
+    work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
+    blocks = unfinished and unfinished / f"{entry.name}-{work}"
+    finished = blocks and blocks.with_suffix(".json")
+    if finished and finished.is_file():
+        return dict(json.loads(finished.read_text(encoding="utf-8")))
+    evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
+    result = task.result(entry.name, folder, evaluation, settings, loaded.source)
+    if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+        report.write_json(finished, result)
+    return result
 
 
 def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:
