@@ -27,6 +27,7 @@ from flair_jax.errors import FlairError
 # In the order of the help.
 _COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 

@@ -7,26 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, positive
+from flair_jax.errors import FlairError
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
     from flair_jax.models.config import DTYPES
 
-    layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
     parser = add_command(
         commands,
         "evaluate",
         _run,
         "score a checkpoint",
-        "examples:\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n\n"
-        f"sets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
-        '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
-        '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
-        "With --output, a run that was stopped goes on where it was when it is started again.",
+        _details(),
     )
     parser.add_argument(
         "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
@@ -42,8 +35,9 @@ def add(commands: Any) -> None:
         "each image are scored so, the others rank below; global: without pooling, as CLIP does",
     )
     parser.add_argument(
-        "--top-k", metavar="K", type=positive, default=128, help="texts per image in mode top-k (default %(default)s)"
+        "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"
     )
+    _add_texts(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
     )
@@ -62,7 +56,51 @@ def add(commands: Any) -> None:
     )
 
 
+def _details() -> str:
+    """Examples, and the sets with their layouts."""
+    from flair_jax.data.classification_sets import CLASSIFICATION_SETS
+    from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+
+    layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
+    labelled = "\n".join(
+        f"  {entry.name:<10}{' or '.join(mark for mark, _ in entry.layouts) or 'CLASS/...'}\n{'':<12}{entry.source}"
+        for entry in CLASSIFICATION_SETS.values()
+    )
+    return (
+        "examples:\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
+        f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
+        '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
+        '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
+        f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
+        "Here `folder` is any folder with a folder of pictures for each class.\n\n"
+        "With --output, a run that was stopped goes on where it was when it is started again."
+    )
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    from flair_jax.data.prompts import template_lists
+
+    parser.add_argument(
+        "--templates",
+        metavar="LIST",
+        help="sentences for --task classify: a file with one a line, in which {} stands for the class's name, a single "
+        f"one, or a list by its name ({', '.join(template_lists())}); the set's own if not given",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names for --task classify: JSON object of folder and name, or JSON list or lines in the folders' order",
+    )
+
+
 def _run(options: argparse.Namespace) -> None:
+    for name, tasks in _TAKEN_BY.items():
+        if getattr(options, name) is not None and options.task not in tasks:
+            option = f"--{name.replace('_', '-')}"
+            raise FlairError(f"{option}: is for --task {' and '.join(tasks)} only, not for {options.task}")
     _TASKS[options.task](options)
 
 
@@ -70,8 +108,36 @@ def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
-    settings = Settings(options.mode, options.top_k, options.batch_size, options.skip_broken)
+    settings = Settings(options.mode, options.top_k or 128, options.batch_size, options.skip_broken)
     run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
 
 
-_TASKS = {"retrieval": _retrieval}
+def _classify(options: argparse.Namespace) -> None:
+    from flair_jax.data.prompts import read_templates
+    from flair_jax.evaluate.classification import MODES, ClassificationSettings
+    from flair_jax.evaluate.classification_task import task
+    from flair_jax.evaluate.command import run
+
+    if options.mode not in MODES:
+        raise FlairError(f"--mode {options.mode} is not for --task classify; choose {' or '.join(MODES)}")
+    settings = ClassificationSettings(
+        options.mode,
+        read_templates(options.templates) if options.templates is not None else None,
+        options.class_names,
+        options.batch_size,
+        options.skip_broken,
+    )
+    run(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        settings,
+        dtype=options.dtype,
+        output=options.output,
+        task=task(options.class_names),
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "classify": _classify}
+# Options that some tasks do not take; they have no default, so that it shows whether they were given.
+_TAKEN_BY = {"top_k": ("retrieval",), "templates": ("classify",), "class_names": ("classify",)}

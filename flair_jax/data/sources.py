@@ -38,6 +38,42 @@ class Source(Protocol):
         ...
 
 
+def open_tfds(name: str, data_dir: Path, split: str, *, hint: str) -> tuple[Any, Sequence[Any]]:
+    """Opens a prepared TFDS data set in a random-access format (`array_record`), without TensorFlow.
+
+    Args:
+      name: of the data set, with config and version if there are several: "scenes", "my_set/large:1.0.0".
+      data_dir: TFDS's folder, which has one folder for each data set.
+      split: such as "train" or "train[:10%]".
+      hint: what to do if it is not there.
+
+    Returns:
+      Its features, and its records by number, with pictures as they are encoded.
+
+    Raises:
+      DatasetError: if it is not there, or cannot be read by number.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        raise DatasetError(f"{data_dir}: no prepared data set {name} there; {hint}") from None
+    except Exception as error:  # a damaged folder leads TFDS to any kind
+        raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
+    features = builder.info.features
+    pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    try:
+        return features, builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in pictures})
+    except NotImplementedError:
+        raise DatasetError(
+            f"{data_dir}: {name} is stored in a format that cannot be read by number; prepare it with "
+            "file_format=array_record"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise DatasetError(f"{name}, split {split}: cannot be opened ({error})") from None
+
+
 class TfdsSource:
     """A prepared TFDS data set in a random-access format (`array_record`), read without TensorFlow.
 
@@ -55,29 +91,12 @@ class TfdsSource:
         Raises:
           DatasetError: if it is not there, or not as above.
         """
-        import tensorflow_datasets as tfds
-
-        try:
-            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError:
-            raise DatasetError(
-                f"{data_dir}: no prepared data set {name} there; set config.data.dir and config.data.name"
-            ) from None
-        except Exception as error:  # a damaged folder leads TFDS to any kind
-            raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
-        features = builder.info.features
+        features, self._data = open_tfds(name, data_dir, split, hint="set config.data.dir and config.data.name")
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:
             raise DatasetError(f"{name}: needs the features image and captions (or caption), has {', '.join(features)}")
         self._name, self._captions = name, names[0]
         self._has = set(features)
-        pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
-        try:
-            self._data: Sequence[Any] = builder.as_data_source(
-                split, decoders={name: tfds.decode.SkipDecoding() for name in pictures}
-            )
-        except (ValueError, NotImplementedError, KeyError) as error:
-            raise DatasetError(f"{name}, split {split}: cannot be opened ({error})") from None
 
     def __len__(self) -> int:
         return len(self._data)

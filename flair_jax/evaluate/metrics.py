@@ -1,4 +1,4 @@
-"""Retrieval metrics from a matrix of scores. NumPy only."""
+"""Metrics of retrieval and classification from a matrix of scores. NumPy only."""
 
 from __future__ import annotations
 
@@ -61,4 +61,50 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
         # The PyTorch release takes the mean in float32; rounding to it reproduces its digits.
         f"{direction}_mean_rank": float(np.float32(ranks.mean())) + 1,
         f"{direction}_median_rank": float(np.partition(ranks, middle)[middle]) + 1,
+    }
+
+
+def class_ranks(scores: np.ndarray, name_of_class: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Rank, from 0, of the right class of each picture.
+
+    A tie counts against the model, as in `retrieval_metrics`. Only classes of the same name, which tie whatever the
+    model does ("missile" and "sunglasses" are two classes of ImageNet each), rank by their number, as with CLIP.
+
+    Args:
+      scores: [B, M] of each picture with each of M different names, higher is better.
+      name_of_class: [C] integers, the name of each class.
+      labels: [B] integers, each picture's class.
+
+    Returns:
+      [B] integers.
+
+    Raises:
+      FlairError: if a score is NaN.
+    """
+    if np.isnan(scores).any():
+        raise FlairError("the scores hold NaN: the model or its input is broken")
+    own = scores[np.arange(len(labels)), name_of_class[labels]]
+    at_least_as_good = (scores[:, name_of_class] >= own[:, None]).sum(axis=1)
+    classes = np.arange(len(name_of_class))
+    not_before = ((name_of_class == name_of_class[labels][:, None]) & (classes >= labels[:, None])).sum(axis=1)
+    return at_least_as_good - not_before
+
+
+def classification_metrics(labels: np.ndarray, ranks: np.ndarray) -> dict[str, float]:
+    """Accuracies as fractions.
+
+    Args:
+      labels: [I] integers, each picture's class.
+      ranks: [I] integers, from `class_ranks`.
+
+    Returns:
+      `top1` and `top5`, shares of pictures whose class is the first, or among the first five; `mean_per_class_top1`,
+      the mean over the classes that have pictures of their own `top1`.
+    """
+    pictures = np.bincount(labels)
+    right = np.bincount(labels, ranks < 1)
+    return {
+        "top1": float((ranks < 1).mean()),
+        "top5": float((ranks < 5).mean()),
+        "mean_per_class_top1": float((right[pictures > 0] / pictures[pictures > 0]).mean()),
     }

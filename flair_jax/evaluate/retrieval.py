@@ -82,7 +82,14 @@ class Retriever:
             )
         )
         images_per_step = _IMAGES_PER_STEP.get(devices[0].platform, _IMAGES_PER_STEP_ACCELERATOR)
-        self._score_text = jax.jit(split(partial(_score_text, model, images_per_step), in_specs=(P(), P("data"), P())))
+        self._score_text = jax.jit(
+            jax.shard_map(
+                partial(_score_text, model, images_per_step),
+                mesh=self._mesh,
+                in_specs=(P(), P("data"), P()),
+                out_specs=P("data"),
+            )
+        )
         self._score_global = jax.jit(_cosines, out_shardings=self._rows)
 
     def encode_images(self, pixels: np.ndarray, *, with_local: bool, pad_to: int = 0) -> np.ndarray:

@@ -7,14 +7,16 @@ import dataclasses
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
+from flair_jax.evaluate.embedding import errors_returned, read_ahead
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.run import read_pictures
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
@@ -134,7 +136,8 @@ def _embed(
         bar.update(len(batch))
         batch.clear()
 
-    for picture, pixels in zip(todo, read_pictures([picture.path for picture in todo], model), strict=True):
+    read = errors_returned(partial(preprocess, size=model.config.vision.image_size))
+    for picture, pixels in zip(todo, read_ahead(read, [picture.path for picture in todo]), strict=True):
         if isinstance(pixels, ImageError):
             broken.append(str(pixels))
             bar.update()

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from flair_jax.errors import DatasetError, FlairError
 from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.embedding import embed_texts
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.run import embed_texts
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.build import Outcome, Settings, update

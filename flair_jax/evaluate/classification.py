@@ -1,0 +1,221 @@
+"""Zero-shot classification: each picture gets the class whose text fits it best."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from tqdm import tqdm
+
+from flair_jax.data.classification_sets import ClassificationData
+from flair_jax.data.image import open_rgb, preprocess
+from flair_jax.data.labelled import Example
+from flair_jax.data.prompts import sentences
+from flair_jax.errors import ImageError
+from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.embedding import compute_in_blocks, embed_texts
+from flair_jax.evaluate.metrics import class_ranks, classification_metrics
+from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.models.flair import Flair
+
+MODES = ("text-conditioned", "global")
+# Texts embedded between two savings; at 512 floats a text they take 8 MB.
+_TEXTS_PER_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationSettings:
+    """How to classify.
+
+    Attributes:
+      mode: "text-conditioned" or "global"; see `Classifier`.
+      templates: sentences with `{}` for the class's name; None for those of the set.
+      class_names: file that the names were read from; None for those of the set.
+      batch_size: pictures, and likewise texts, embedded at once over all devices.
+      skip_broken: leave out pictures that cannot be read, instead of failing.
+    """
+
+    mode: str = "text-conditioned"
+    templates: tuple[str, ...] | None = None
+    class_names: str | None = None
+    batch_size: int = 64
+    skip_broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The outcome.
+
+    Attributes:
+      metrics: see `classification_metrics`.
+      classes: for each class its `key` and `name`, how many `pictures` it has, `top1` and `top5` (None if it has none),
+        and `taken_for`, the name that most of its pictures got that were given a wrong one (None if there are none).
+      templates: the sentences.
+      images: pictures classified.
+      whole: pictures that the whole set has, or None.
+      skipped: messages about pictures that could not be read.
+      seconds: wall time.
+    """
+
+    metrics: dict[str, float]
+    classes: list[dict[str, Any]]
+    templates: tuple[str, ...]
+    images: int
+    whole: int | None
+    skipped: list[str]
+    seconds: float
+
+
+def class_features(features: Float[np.ndarray, "C N D"]) -> Float[np.ndarray, "C D"]:
+    """One text feature for each class from those of its N sentences, not normalised.
+
+    Its direction is CLIP's: the mean of the normalised features (Radford et al. 2021, section 3.1.4). Its length is the
+    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, only by
+    that norm's epsilon; so it gets a query as long as those it was trained with. From one sentence comes its own
+    feature, and so what `Flair.logits` gives.
+    """
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    direction = (features / np.maximum(lengths, 1e-12)).mean(axis=1)
+    direction /= np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
+    return direction * lengths.mean(axis=1)
+
+
+class Classifier:
+    """Scores pictures with classes; only what one block of pictures needs is in memory."""
+
+    def __init__(self, retriever: Retriever, features: Float[np.ndarray, "C D"], mode: str) -> None:
+        """Takes the classes.
+
+        Args:
+          retriever: the model on its devices.
+          features: from `class_features`.
+          mode: "global", CLIP's way: cos(image, class), with the global image token; or "text-conditioned", FLAIR's:
+            cos(pool(class, image), class), where each class pools the local image tokens with its own feature as query.
+        """
+        self._retriever, self._features, self._local = retriever, features, mode == "text-conditioned"
+        self._prepared = retriever.prepare_texts(features) if self._local else None
+
+    def scores(self, pixels: UInt8[np.ndarray, "B S S 3"], pad_to: int = 0) -> Float[np.ndarray, "B C"]:
+        """Cosines of pictures from `flair_jax.preprocess`; `pad_to` as in `Retriever.encode_images`."""
+        tokens = self._retriever.encode_images(pixels, with_local=self._local, pad_to=pad_to)
+        if self._prepared is None:
+            return self._retriever.score_global(tokens[:, 0], self._features, pad_to=pad_to)
+        return self._retriever.score_all(tokens[:, 1:], self._prepared, pad_to=pad_to)
+
+
+def classify(
+    model: Flair,
+    retriever: Retriever,
+    data: ClassificationData,
+    settings: ClassificationSettings,
+    store: BlockStore,
+) -> Classification:
+    """Classifies one set, with progress bars on stderr.
+
+    Args:
+      model: gives picture size and context length.
+      retriever: the model on its devices.
+      data: pictures and classes.
+      settings: how.
+      store: finished blocks go there; those of an earlier, stopped run are taken from there. Emptied at the end.
+
+    Raises:
+      DatasetError: listing the pictures that could not be read.
+    """
+    start = time.monotonic()
+    templates = settings.templates or data.templates
+    names = list(dict.fromkeys(data.names))  # two classes may share one
+    name_of_class = np.array([names.index(name) for name in data.names])
+    features = _embed_names(model, retriever, names, templates, settings.batch_size, store)
+    classifier = Classifier(retriever, features, settings.mode)
+    pad_to = min(settings.batch_size, len(data.examples))
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        example = data.examples[number]
+        return _pixels(example, model.config.vision.image_size), example.label
+
+    def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 3"]:
+        """For each picture its class, the rank of that, and the class that comes first."""
+        labels = np.array([label for _, label in pictures])
+        scores = classifier.scores(np.stack([pixels for pixels, _ in pictures]), pad_to)
+        return np.stack(
+            [labels, class_ranks(scores, name_of_class, labels), scores[:, name_of_class].argmax(axis=1)], axis=1
+        )
+
+    blocks, broken = compute_in_blocks(
+        range(len(data.examples)), read, judge, store, size=settings.batch_size, skip_broken=settings.skip_broken
+    )
+    labels, ranks, first = np.concatenate(blocks).T
+    classes = _by_class(data, labels, ranks, first)
+    store.remove()
+    return Classification(
+        classification_metrics(labels, ranks),
+        classes,
+        templates,
+        len(labels),
+        data.whole,
+        list(broken.values()),
+        time.monotonic() - start,
+    )
+
+
+def _pixels(example: Example, size: int) -> np.ndarray:
+    """The picture, preprocessed; an error says where it lies."""
+    picture = example.picture
+    try:
+        return preprocess(open_rgb(picture) if isinstance(picture, bytes) else picture, size)
+    except ImageError as error:
+        raise ImageError(str(error).replace("the picture", example.where, 1), error.kind) from error
+
+
+def _embed_names(
+    model: Flair,
+    retriever: Retriever,
+    names: Sequence[str],
+    templates: Sequence[str],
+    batch_size: int,
+    store: BlockStore,
+) -> Float[np.ndarray, "C D"]:
+    """`class_features` of names, a few at a time."""
+    at_once = max(1, _TEXTS_PER_BLOCK // len(templates))
+
+    def embed(chosen: Sequence[str], bar: tqdm) -> Callable[[], np.ndarray]:
+        def compute() -> np.ndarray:
+            texts = [text for name in chosen for text in sentences(templates, name)]
+            features = embed_texts(model, retriever, texts, batch_size, bar)
+            return class_features(features.reshape(len(chosen), len(templates), -1))
+
+        return compute
+
+    blocks = []
+    with tqdm(total=len(names) * len(templates), desc="texts", unit="text") as bar:
+        for start in range(0, len(names), at_once):
+            chosen = names[start : start + at_once]
+            blocks.append(store.get_or_compute(f"classes-{start:08d}", embed(chosen, bar)))
+            bar.update((start + len(chosen)) * len(templates) - bar.n)  # those of an earlier run
+    return np.concatenate(blocks)
+
+
+def _by_class(
+    data: ClassificationData, labels: np.ndarray, ranks: np.ndarray, first: np.ndarray
+) -> list[dict[str, Any]]:
+    """`Classification.classes`."""
+    classes = []
+    for number, (key, name) in enumerate(zip(data.keys, data.names, strict=True)):
+        own = labels == number
+        wrong = first[own & (first != number)]
+        classes.append(
+            {
+                "key": key,
+                "name": name,
+                "pictures": int(own.sum()),
+                "top1": float((ranks[own] < 1).mean()) if own.any() else None,
+                "top5": float((ranks[own] < 5).mean()) if own.any() else None,
+                "taken_for": data.names[np.bincount(wrong).argmax()] if len(wrong) else None,
+            }
+        )
+    return classes
