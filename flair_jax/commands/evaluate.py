@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_command, positive
+from flair_jax.errors import FlairError
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
     from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+    from flair_jax.data.segmentation_sets import SEGMENTATION_SETS
     from flair_jax.models.config import DTYPES
 
+    segmentation = "\n".join(
+        f"  {entry.name:<16}{f'{entry.folder}/{entry.marker}':<58}{entry.source}"
+        for entry in SEGMENTATION_SETS.values()
+    )
     layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
     parser = add_command(
         commands,
@@ -26,7 +32,11 @@ def add(commands: Any) -> None:
         f"sets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
-        "With --output, a run that was stopped goes on where it was when it is started again.",
+        "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
+        "segmentation:\n"
+        "  flair-jax evaluate --task segment --checkpoint checkpoints/merged30m --dataset voc20 --data-dir ~/data\n\n"
+        "--data-dir is the set's folder or one above it:\n"
+        f"{segmentation}",
     )
     parser.add_argument(
         "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
@@ -37,13 +47,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
-        default="text-conditioned",
         help="text-conditioned: all pairs, as published (default); top-k: only the texts that score best globally for "
         "each image are scored so, the others rank below; global: without pooling, as CLIP does",
     )
-    parser.add_argument(
-        "--top-k", metavar="K", type=positive, default=128, help="texts per image in mode top-k (default %(default)s)"
-    )
+    parser.add_argument("--top-k", metavar="K", type=positive, help="texts per image in mode top-k (default 128)")
+    _add_segmentation(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
     )
@@ -62,7 +70,41 @@ def add(commands: Any) -> None:
     )
 
 
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("only with --task segment")
+    group.add_argument(
+        "--segment-by",
+        choices=("patches", "pooled-patches"),
+        help="patches: cosine of each patch's local token with the classes' words (default); pooled-patches: each "
+        "local token goes through the text-conditioned pooling alone first",
+    )
+    group.add_argument(
+        "--short-side",
+        metavar="PIXELS",
+        type=positive,
+        help="shorter side of the pictures before they are cut into windows, such as 336, 448 or 560 (default: 336, "
+        "cityscapes 560, scenes 64; never less than a window)",
+    )
+    group.add_argument("--templates", metavar="FILE", type=Path, help="sentences with {} for the class, one a line")
+    group.add_argument(
+        "--class-names", metavar="FILE", type=Path, help="words for the classes, a line a class, alternatives by commas"
+    )
+    group.add_argument(
+        "--background-threshold",
+        metavar="COSINE",
+        type=float,
+        help="background is where no other class has a higher cosine than this, not where its word has the highest",
+    )
+    group.add_argument(
+        "--save", metavar="DIR", type=Path, help="write original, truth and prediction of every picture there"
+    )
+
+
 def _run(options: argparse.Namespace) -> None:
+    for task, names in _ONLY.items():
+        given = [name for name in names if getattr(options, name) is not None]
+        if given and task != options.task:
+            raise FlairError(f"--{given[0].replace('_', '-')}: is for --task {task} only, not for {options.task}")
     _TASKS[options.task](options)
 
 
@@ -70,8 +112,38 @@ def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
-    settings = Settings(options.mode, options.top_k, options.batch_size, options.skip_broken)
+    mode, top_k = options.mode or "text-conditioned", options.top_k or 128
+    settings = Settings(mode, top_k, options.batch_size, options.skip_broken)
     run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
 
 
-_TASKS = {"retrieval": _retrieval}
+def _segment(options: argparse.Namespace) -> None:
+    from flair_jax.evaluate.segment_command import run
+    from flair_jax.evaluate.segmentation import Settings
+
+    settings = Settings(
+        options.segment_by or "patches",
+        options.short_side,
+        options.background_threshold,
+        options.batch_size,
+        options.skip_broken,
+    )
+    run(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        settings,
+        dtype=options.dtype,
+        output=options.output,
+        templates=options.templates,
+        class_names=options.class_names,
+        save=options.save,
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "segment": _segment}
+# Options that only one task takes; they have no default, so that it shows whether they were given.
+_ONLY = {
+    "retrieval": ("mode", "top_k"),
+    "segment": ("segment_by", "short_side", "templates", "class_names", "background_threshold", "save"),
+}

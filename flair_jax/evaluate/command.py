@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import description_file, load, read_description
+from flair_jax.checkpoint import load, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -40,15 +38,10 @@ def run(
     sets = _find_sets(dataset, data_dir)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    description = read_description(checkpoint)
     model, params = load(checkpoint, dtype=dtype)
     retriever = Retriever(model, params)
-    source = description.get("source", {})
+    source = read_description(checkpoint).get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
-    # All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept.
-    written = description_file(checkpoint).stat().st_mtime_ns
-    how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
-    identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
     unfinished = output and Path(f"{output}.partial")
 
     results, failures = [], []
@@ -56,7 +49,8 @@ def run(
         print(f"{entry.name}: {folder}", flush=True)
         try:
             data = entry.load(folder)
-            blocks = unfinished and unfinished / f"{entry.name}-{_digest([identity, str(folder), data.digest()])}"
+            work = report.identity(checkpoint, environment, str(folder), data.digest())
+            blocks = unfinished and unfinished / f"{entry.name}-{work}"
             finished = blocks and blocks.with_suffix(".json")
             if finished and finished.is_file():
                 result = json.loads(finished.read_text(encoding="utf-8"))
@@ -83,11 +77,6 @@ def run(
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
     return results
-
-
-def _digest(values: Any) -> str:
-    """A short hash of plain JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _find_sets(dataset: str, data_dir: Path) -> list[tuple[RetrievalSet, Path]]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flair_jax.checkpoint import description_file, read_description
 from flair_jax.evaluate.run import Evaluation, Settings
 from flair_jax.files import replace_when_complete
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # R@1 in per cent, (text-to-image, image-to-text), text-conditioned: Xiao et al., CVPR 2025 (arXiv 2412.03561). The
 # PyTorch release's Flickr30k split is val by default. Checkpoint file name without ending -> set -> numbers.
@@ -21,6 +26,8 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "flair-yfcc15m-recap": {"coco": (51.2, 67.3), "flickr30k-val": (79.2, 93.3)},
     "flair-merged30m": {"coco": (53.3, 68.0), "flickr30k-val": (81.1, 94.7)},
 }
+# Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
+REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
 _PACKAGES = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
@@ -54,7 +61,7 @@ def result(
     }
 
 
-def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: Settings) -> dict[str, Any]:
+def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: DataclassInstance) -> dict[str, Any]:
     """What a result depends on, as plain JSON values: settings, package versions, devices."""
     import jax
 
@@ -64,6 +71,20 @@ def environment(checkpoint: Path, source: dict[str, str], dtype: str, settings: 
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
     }
+
+
+def identity(checkpoint: Path, environment: dict[str, Any], *others: Any) -> str:
+    """A short hash of all that unfinished work of an evaluation depends on.
+
+    Args:
+      checkpoint: its folder; when it was written counts too.
+      environment: from `environment`; `skip_broken` does not count, since blocks with gaps are not kept.
+      *others: what else it depends on, as plain JSON values.
+    """
+    how = {**environment, "settings": {**environment["settings"], "skip_broken": None}}
+    written = description_file(checkpoint).stat().st_mtime_ns
+    values = [read_description(checkpoint), written, how, *others]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -87,16 +108,20 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
     ]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [
+    note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
+    return "\n".join([f"retrieval, {mode} ({note})", *aligned([head, *rows])])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its first column flush left and the others flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
         "  ".join(
             cell.ljust(width) if not column else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in [head, *rows]
+        for row in rows
     ]
-    note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
-    return "\n".join([f"retrieval, {mode} ({note})", *lines])
 
 
 _COLUMNS = tuple(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -23,6 +24,8 @@ from flair_jax.evaluate.metrics import retrieval_metrics
 from flair_jax.evaluate.retrieval import Retriever, top_k
 from flair_jax.models.flair import Flair
 
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
 MODES = ("text-conditioned", "top-k", "global")
 
 
@@ -80,7 +83,7 @@ def evaluate(
     start = time.monotonic()
     blocks, broken = _embed_images(model, retriever, data.images, settings, store)
     if broken and (not settings.skip_broken or len(broken) == len(data.images)):
-        raise DatasetError(_list_broken(broken, len(data.images)))
+        raise DatasetError(list_broken(broken, len(data.images)))
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
@@ -106,7 +109,8 @@ def _embed_images(
     starts = range(0, len(paths), settings.batch_size)
     names = {start: f"images-{start:08d}" for start in starts}
     todo = [start for start in starts if names[start] not in store]
-    pictures = _read([str(path) for start in todo for path in paths[start : start + settings.batch_size]], model)
+    read = partial(_read_one, size=model.config.vision.image_size)
+    pictures = read_ahead(read, [str(path) for start in todo for path in paths[start : start + settings.batch_size]])
     broken: dict[int, str] = {}
     blocks = {start: store.get(names[start]) for start in starts if start not in todo}
     done = len(paths) - sum(len(paths[start : start + settings.batch_size]) for start in todo)
@@ -130,23 +134,26 @@ def _embed_images(
     return [blocks[start] for start in starts if start in blocks], broken
 
 
-def _read(paths: list[str], model: Flair) -> Iterator[np.ndarray | ImageError]:
-    """Pictures in order, read ahead by threads, with an error in the place of a broken one."""
-    if not paths:
+def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
+    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
+    if not items:
         return iter(())
     threads = os.cpu_count() or 1
-    pictures = grain.MapDataset.source(paths).map(partial(_read_one, size=model.config.vision.image_size))
-    return iter(pictures.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)))
+    results = grain.MapDataset.source(items).map(read)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=per_thread * threads)
+    return iter(results.to_iter_dataset(options))
 
 
 def _read_one(path: str, size: int) -> np.ndarray | ImageError:
+    """A picture, or an error in the place of a broken one."""
     try:
         return preprocess(path, size)
     except ImageError as error:
         return error
 
 
-def _list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+def list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+    """What to tell the user about broken pictures, given their messages and the number of all pictures."""
     listed = "\n  ".join(list(broken.values())[:most])
     more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
     hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
