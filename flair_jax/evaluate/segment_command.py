@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import load, read_description
+from flair_jax.checkpoint import load, read_description, read_model_config
 from flair_jax.data.segmentation_data import SegmentationData
 from flair_jax.data.segmentation_sets import find_set
 from flair_jax.data.segmentation_texts import read_templates, read_words
@@ -56,8 +56,8 @@ def run(
         if path is not None and path.exists() and path.is_dir() != (path is save):
             raise DatasetError(f"{option} {path}: is a {'folder; name a JSON file' if path is output else 'file'}")
     data = _with_words(entry.load(data_dir), templates, class_names)
+    settings = _complete(settings, data, read_model_config(checkpoint).vision, dataset)
     model, params = load(checkpoint, dtype=dtype)
-    settings = _complete(settings, data, model.config.vision, dataset)
     source = read_description(checkpoint).get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
     environment["settings"]["templates"] = list(data.templates)
