@@ -30,9 +30,10 @@ def write_comparison(
     scale = _SIDE / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     panels = [picture.resize(size, Image.Resampling.BICUBIC)]
+    grey = panels[0].convert("L").convert("RGB")  # so that the legend's colours can be recognised
     for labels in (truth, predicted):
         colours = Image.fromarray(_colours(classes)[labels]).resize(size, Image.Resampling.NEAREST)
-        panels.append(Image.blend(panels[0], colours, 0.65))
+        panels.append(Image.blend(grey, colours, 0.6))
     shown = [number for number in np.unique(np.concatenate([truth.ravel(), predicted.ravel()])) if number != IGNORED]
     legend = _legend([(classes[number], _colours(classes)[number]) for number in shown], 3 * size[0] + 8)
     sheet = Image.new("RGB", (3 * size[0] + 8, size[1] + legend.height), "white")
