@@ -83,7 +83,7 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         type=positive,
         help="shorter side of the pictures before they are cut into windows, such as 336, 448 or 560 (default: 336, "
-        "cityscapes 560, scenes 64; never less than a window)",
+        "coco-stuff 448, cityscapes 560, scenes 64; never less than a window)",
     )
     group.add_argument("--templates", metavar="FILE", type=Path, help="sentences with {} for the class, one a line")
     group.add_argument(
@@ -101,10 +101,10 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    for task, names in _ONLY.items():
-        given = [name for name in names if getattr(options, name) is not None]
-        if given and task != options.task:
-            raise FlairError(f"--{given[0].replace('_', '-')}: is for --task {task} only, not for {options.task}")
+    for name, tasks in _TAKEN_BY.items():
+        if getattr(options, name) is not None and options.task not in tasks:
+            option = f"--{name.replace('_', '-')}"
+            raise FlairError(f"{option}: is for --task {' and '.join(tasks)} only, not for {options.task}")
     _TASKS[options.task](options)
 
 
@@ -142,8 +142,14 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 _TASKS = {"retrieval": _retrieval, "segment": _segment}
-# Options that only one task takes; they have no default, so that it shows whether they were given.
-_ONLY = {
-    "retrieval": ("mode", "top_k"),
-    "segment": ("segment_by", "short_side", "templates", "class_names", "background_threshold", "save"),
+# Options that some tasks do not take; they have no default, so that it shows whether they were given.
+_TAKEN_BY = {
+    "mode": ("retrieval",),
+    "top_k": ("retrieval",),
+    "segment_by": ("segment",),
+    "short_side": ("segment",),
+    "templates": ("segment",),
+    "class_names": ("segment",),
+    "background_threshold": ("segment",),
+    "save": ("segment",),
 }

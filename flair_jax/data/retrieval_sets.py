@@ -7,10 +7,10 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from flair_jax.data.captions import rejoin
 from flair_jax.errors import DatasetError
 
 Pair = tuple[Path, str]
+_Set = TypeVar("_Set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +229,13 @@ def find_set(name: str) -> RetrievalSet:
     Raises:
       DatasetError: if there is none; it names the closest.
     """
-    if name not in RETRIEVAL_SETS:
-        close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", name.lower()), RETRIEVAL_SETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(RETRIEVAL_SETS)}"
+    return choose(name, RETRIEVAL_SETS)
+
+
+def choose(name: str, sets: Mapping[str, _Set]) -> _Set:
+    """`find_set` in another table."""
+    if name not in sets:
+        close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", name.lower()), sets, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(sets)}"
         raise DatasetError(f"dataset {name}: no such set; {hint}")
-    return RETRIEVAL_SETS[name]
+    return sets[name]

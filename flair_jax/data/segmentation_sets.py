@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flair_jax.data.retrieval_sets import choose
 from flair_jax.data.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -69,11 +68,7 @@ def find_set(name: str) -> SegmentationSet:
     Raises:
       DatasetError: if there is none; it names the closest.
     """
-    if name not in SEGMENTATION_SETS:
-        close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", name.lower()), SEGMENTATION_SETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(SEGMENTATION_SETS)}"
-        raise DatasetError(f"dataset {name}: no such set for segmentation; {hint}")
-    return SEGMENTATION_SETS[name]
+    return choose(name, SEGMENTATION_SETS)
 
 
 def _open_scenes(folder: Path, marker: Path) -> SegmentationData:
@@ -182,6 +177,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
                     "_labelTrainIds.png": labels(0, 171),
                     ".png": labels_of({raw: i for i, raw in enumerate(_COCO_RAW)}),
                 },
+                short_side=448,
             ),
             "github.com/nightrome/cocostuff: stuffthingmaps",
         ),

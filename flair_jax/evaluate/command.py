@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flair_jax.checkpoint import load, read_description
-from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
+from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, choose
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.run import Settings, evaluate
+from flair_jax.evaluate.run import evaluate
+
+
+@runtime_checkable
+class Set(Protocol):
+    """What the sets of each task have."""
+
+    @property
+    def name(self) -> str:
+        """What `--dataset` takes."""
+        ...
+
+    def find(self, folder: Path) -> Any:
+        """None if the set is not in the folder."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Something to score a model by.
+
+    Attributes:
+      sets: what it can be done on, by name.
+      load: (set, folder) -> data, with a method `digest` that says whether it is the same.
+      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `run.evaluate`.
+      result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `report.result`.
+      table: (results, mode) -> text.
+    """
+
+    sets: Mapping[str, Set]
+    load: Callable[[Any, Path], Any]
+    evaluate: Callable[..., Any]
+    result: Callable[..., dict[str, Any]]
+    table: Callable[[Sequence[dict[str, Any]], str], str]
+
+
+RETRIEVAL = Task(RETRIEVAL_SETS, lambda entry, folder: entry.load(folder), evaluate, report.result, report.table)
 
 
 def run(
-    checkpoint: Path, dataset: str, data_dir: Path, settings: Settings, *, dtype: str, output: Path | None
+    checkpoint: Path,
+    dataset: str,
+    data_dir: Path,
+    settings: Any,
+    *,
+    dtype: str,
+    output: Path | None,
+    task: Task = RETRIEVAL,
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint, prints a table and writes `output`.
 
     Args:
       checkpoint: its folder.
-      dataset: a name in `RETRIEVAL_SETS`, or "all" for every set found in `data_dir` and right below it.
+      dataset: a name in the task's sets, or "all" for every set found in `data_dir` and right below it.
       data_dir: the set's folder.
-      settings: how.
+      settings: how; the task's.
       dtype: compute dtype.
       output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
+      task: what to evaluate.
 
     Returns:
       One result a set; see `report.result`.
@@ -35,7 +81,7 @@ def run(
     Raises:
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
-    sets = _find_sets(dataset, data_dir)
+    sets = _find_sets(task.sets, dataset, data_dir)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     model, params = load(checkpoint, dtype=dtype)
@@ -48,15 +94,15 @@ def run(
     for entry, folder in sets:
         print(f"{entry.name}: {folder}", flush=True)
         try:
-            data = entry.load(folder)
+            data = task.load(entry, folder)
             work = report.identity(checkpoint, environment, str(folder), data.digest())
             blocks = unfinished and unfinished / f"{entry.name}-{work}"
             finished = blocks and blocks.with_suffix(".json")
             if finished and finished.is_file():
                 result = json.loads(finished.read_text(encoding="utf-8"))
             else:
-                evaluation = evaluate(model, retriever, data, settings, BlockStore(blocks))
-                result = report.result(entry.name, folder, evaluation, settings, source)
+                evaluation = task.evaluate(model, retriever, data, settings, BlockStore(blocks))
+                result = task.result(entry.name, folder, evaluation, settings, source)
                 if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
                     report.write_json(finished, result)
         except DatasetError as error:
@@ -68,7 +114,7 @@ def run(
             print(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
         results.append(result)
     if results:
-        print(report.table(results, settings.mode))
+        print(task.table(results, settings.mode))
     if output and results:
         document = results[0] if dataset != "all" else {"results": results}
         report.write_json(output, {**document, **environment})
@@ -79,14 +125,14 @@ def run(
     return results
 
 
-def _find_sets(dataset: str, data_dir: Path) -> list[tuple[RetrievalSet, Path]]:
+def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:
     """Sets and their folders."""
     if dataset != "all":
-        return [(find_set(dataset), data_dir)]
+        return [(choose(dataset, sets), data_dir)]
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
     folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]
-    found = [(entry, folder) for entry in RETRIEVAL_SETS.values() for folder in folders if entry.find(folder)]
+    found = [(entry, folder) for entry in sets.values() for folder in folders if entry.find(folder)]
     if not found:
         raise DatasetError(
             f"{data_dir}: no set found there or right below; `flair-jax evaluate --help` lists their layouts"

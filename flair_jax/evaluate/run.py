@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import grain
 import numpy as np
 from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.retrieval_sets import RetrievalData
-from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.embedding import compute_in_blocks, embed_texts
 from flair_jax.evaluate.metrics import retrieval_metrics
 from flair_jax.evaluate.retrieval import Retriever, top_k
 from flair_jax.models.flair import Flair
 
-_Item = TypeVar("_Item")
-_Read = TypeVar("_Read")
 MODES = ("text-conditioned", "top-k", "global")
 
 
@@ -82,8 +76,6 @@ def evaluate(
     """
     start = time.monotonic()
     blocks, broken = _embed_images(model, retriever, data.images, settings, store)
-    if broken and (not settings.skip_broken or len(broken) == len(data.images)):
-        raise DatasetError(list_broken(broken, len(data.images)))
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
@@ -106,71 +98,21 @@ def _embed_images(
     model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     """Blocks of image tokens [<= batch_size, 1 + L, D] without the broken pictures, and the latter's messages."""
-    starts = range(0, len(paths), settings.batch_size)
-    names = {start: f"images-{start:08d}" for start in starts}
-    todo = [start for start in starts if names[start] not in store]
-    read = partial(_read_one, size=model.config.vision.image_size)
-    pictures = read_ahead(read, [str(path) for start in todo for path in paths[start : start + settings.batch_size]])
-    broken: dict[int, str] = {}
-    blocks = {start: store.get(names[start]) for start in starts if start not in todo}
-    done = len(paths) - sum(len(paths[start : start + settings.batch_size]) for start in todo)
-    with tqdm(total=len(paths), initial=done, desc="images", unit="image") as bar:
-        for start in todo:
-            pixels = []
-            chunk = range(start, min(start + settings.batch_size, len(paths)))
-            for number, picture in zip(chunk, pictures, strict=False):
-                if isinstance(picture, ImageError):
-                    broken[number] = str(picture)
-                else:
-                    pixels.append(picture)
-            # A run that is going to fail reads on, to name all that is broken, but computes no more.
-            if pixels and (settings.skip_broken or not broken):
-                tokens = retriever.encode_images(
-                    np.stack(pixels), with_local=settings.mode != "global", pad_to=min(settings.batch_size, len(paths))
-                )
-                # A block with gaps is not stored: a later run must look at its pictures again, and report them.
-                blocks[start] = store.put(names[start], tokens) if len(pixels) == len(chunk) else tokens
-            bar.update(len(chunk))
-    return [blocks[start] for start in starts if start in blocks], broken
-
-
-def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
-    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
-    if not items:
-        return iter(())
-    threads = os.cpu_count() or 1
-    results = grain.MapDataset.source(items).map(read)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=per_thread * threads)
-    return iter(results.to_iter_dataset(options))
-
-
-def _read_one(path: str, size: int) -> np.ndarray | ImageError:
-    """A picture, or an error in the place of a broken one."""
-    try:
-        return preprocess(path, size)
-    except ImageError as error:
-        return error
-
-
-def list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
-    """What to tell the user about broken pictures, given their messages and the number of all pictures."""
-    listed = "\n  ".join(list(broken.values())[:most])
-    more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
-    hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
-    return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
+    pad_to = min(settings.batch_size, len(paths))
+    return compute_in_blocks(
+        [str(path) for path in paths],
+        partial(preprocess, size=model.config.vision.image_size),
+        lambda pixels: retriever.encode_images(np.stack(pixels), with_local=settings.mode != "global", pad_to=pad_to),
+        store,
+        size=settings.batch_size,
+        skip_broken=settings.skip_broken,
+    )
 
 
 def _embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int) -> np.ndarray:
-    """Features [N, D]. Texts of like length share a batch, which is cut to its longest."""
-    tokens = tokenize(texts, model.config.text.context_length)
-    order = np.argsort(tokens.argmax(axis=1), kind="stable")
-    features = np.empty((len(texts), model.config.embed_dim), np.float32)
+    """Features [N, D]."""
     with tqdm(total=len(texts), desc="texts", unit="text") as bar:
-        for start in range(0, len(texts), batch_size):
-            chosen = order[start : start + batch_size]
-            features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
-            bar.update(len(chosen))
-    return features
+        return embed_texts(model, retriever, texts, batch_size, bar)
 
 
 def _score(

@@ -64,7 +64,7 @@ def run(
     work = report.identity(checkpoint, environment, str(data_dir), data.digest(), save and str(save.absolute()))
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
-    outcome = segment(model.config, Retriever(model, params), data, settings, BlockStore(unfinished), save)
+    outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
     result = {
         "dataset": dataset,
         "data_dir": str(data_dir),

@@ -18,15 +18,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from flair_jax.data.segmentation_data import SegmentationData
-from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.embedding import embed_texts, list_broken, read_ahead
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.run import list_broken, read_ahead
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
-from flair_jax.models.config import FlairConfig
+from flair_jax.models.config import VisionConfig
+from flair_jax.models.flair import Flair
 
 SEGMENT_BY = ("patches", "pooled-patches")
 _BLOCK = 32  # pictures whose confusion matrices are stored as one
@@ -74,11 +74,11 @@ class Segmentation:
 class PatchScorer:
     """A model that scores the patches of windows for classes given in words."""
 
-    def __init__(self, config: FlairConfig, retriever: Retriever, data: SegmentationData, settings: Settings) -> None:
-        """Embeds the words in all templates.
+    def __init__(self, model: Flair, retriever: Retriever, data: SegmentationData, settings: Settings) -> None:
+        """Embeds the words in all templates, with a progress bar on stderr.
 
         Args:
-          config: of the model.
+          model: gives the context length.
           retriever: the model on its devices.
           data: gives words and templates; several words of a class compete, and the best counts.
           settings: `segment_by` and `batch_size` count.
@@ -87,11 +87,9 @@ class PatchScorer:
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
         words = [word for alternatives in data.texts for word in alternatives]
         sentences = [template.replace("{}", word) for word in words for template in data.templates]
-        tokens = tokenize(sentences, config.text.context_length)
-        rows = range(0, len(tokens), self._batch)
-        blocks = [retriever.encode_texts(tokens[row : row + self._batch], pad_to=self._batch) for row in rows]
-        features = np.concatenate(blocks).reshape(len(words), len(data.templates), -1)
-        text = _mean_direction(features)
+        with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
+            features = embed_texts(model, retriever, sentences, self._batch, bar)
+        text = _mean_direction(features.reshape(len(words), len(data.templates), -1))
         if settings.segment_by == "patches":
             self._cosines: Callable[[np.ndarray], np.ndarray] = partial(self._of_patches, text)
         else:
@@ -163,7 +161,7 @@ class _Picture:
 
 
 def segment(
-    config: FlairConfig,
+    model: Flair,
     retriever: Retriever,
     data: SegmentationData,
     settings: Settings,
@@ -173,7 +171,7 @@ def segment(
     """Segments a set and compares with its annotations, with a progress bar on stderr.
 
     Args:
-      config: of the model.
+      model: gives the windows' size and the context length.
       retriever: the model on its devices.
       data: pictures, annotations and words.
       settings: how.
@@ -194,7 +192,7 @@ def segment(
     numbers = [number for block in todo for number in block]
 
     def windows() -> Iterator[tuple[tuple[int, _Picture | None], np.ndarray]]:
-        pictures = read_ahead(partial(_read_one, data, config, settings), numbers, per_thread=2)
+        pictures = read_ahead(partial(_read_one, data, model.config.vision, settings), numbers, per_thread=2)
         for number, picture in zip(numbers, pictures, strict=True):
             if isinstance(picture, ImageError):
                 broken[number] = str(picture)
@@ -204,7 +202,7 @@ def segment(
             else:
                 yield (number, picture), picture.cut
 
-    scorer = PatchScorer(config, retriever, data, settings)
+    scorer = PatchScorer(model, retriever, data, settings)
     ends = {block[-1]: block for block in todo}
     done: list[Future[np.ndarray]] = []
     with (
@@ -242,8 +240,7 @@ def _judge(
     return confusion_matrix(picture.truth, predicted, len(data.classes))
 
 
-def _read_one(data: SegmentationData, config: FlairConfig, settings: Settings, number: int) -> _Picture | ImageError:
-    vision = config.vision
+def _read_one(data: SegmentationData, vision: VisionConfig, settings: Settings, number: int) -> _Picture | ImageError:
     try:
         picture, truth = data.read(number)
     except ImageError as error:

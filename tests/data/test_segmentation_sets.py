@@ -171,9 +171,9 @@ def test_a_wrong_folder_is_explained(tmp_path) -> None:
     (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="val.txt: cannot be read as text in UTF-8"):
         SEGMENTATION_SETS["voc20"].load(tmp_path)
-    with pytest.raises(DatasetError, match="dataset voc_21: no such set for segmentation; did you mean voc21"):
+    with pytest.raises(DatasetError, match="dataset voc_21: no such set; did you mean voc21"):
         find_set("voc_21")
-    with pytest.raises(DatasetError, match="dataset q: no such set for segmentation; choose from voc20, voc21"):
+    with pytest.raises(DatasetError, match="dataset q: no such set; choose from voc20, voc21"):
         find_set("q")
 
 

@@ -89,7 +89,7 @@ def test_a_picture_of_one_window_is_scored_as_by_the_model_itself(small_model, r
         lambda _: None,
     )
     settings = Settings(segment_by, batch_size=8)
-    scorer = PatchScorer(model.config, retriever, data, settings)
+    scorer = PatchScorer(model, retriever, data, settings)
     scored = dict(scorer.score(zip(data.names, pixels[:, None], strict=True)))
     _, local = jax.jit(model.encode_image)(params, flair_jax.normalize(pixels))
     text = jax.jit(model.encode_text)(params, flair_jax.tokenize(texts, model.config.text.context_length))
@@ -113,7 +113,7 @@ def test_batches_run_over_pictures_and_change_nothing(small_model, retriever) ->
     )
     results = []
     for size in (1, 8, 24):
-        scorer = PatchScorer(model.config, retriever, data, Settings(batch_size=size))
+        scorer = PatchScorer(model, retriever, data, Settings(batch_size=size))
         scored = list(scorer.score(iter(pictures)))
         assert [number for number, _ in scored] == list(range(len(counts)))
         assert [len(scores) for _, scores in scored] == counts
@@ -130,7 +130,7 @@ def test_the_best_word_of_a_class_counts_and_templates_are_averaged(small_model,
 
     def scores(texts, templates=("{}",)) -> np.ndarray:
         data = segmentation.SegmentationData([], ("x",) * len(texts), texts, templates, 32, lambda _: None)
-        scorer = PatchScorer(model.config, retriever, data, Settings(batch_size=8))
+        scorer = PatchScorer(model, retriever, data, Settings(batch_size=8))
         return next(scorer.score([(0, window)]))[1]
 
     apart = scores((("cat",), ("dog",), ("cow",)))
@@ -148,7 +148,7 @@ def test_metrics_of_a_set_are_those_of_its_pixels(lively, voc, monkeypatch) -> N
     retriever = Retriever(model, params)
     data = dataclasses.replace(SEGMENTATION_SETS["voc21"].load(voc), templates=("{} {} {}",))
     settings = Settings(short_side=32, batch_size=8)
-    result = segment(model.config, retriever, data, settings, BlockStore(None))
+    result = segment(model, retriever, data, settings, BlockStore(None))
     assert result.images == PICTURES
     total = np.zeros((21, 21), int)
     encode_image = jax.jit(model.encode_image)
@@ -177,7 +177,7 @@ def test_metrics_of_a_set_are_those_of_its_pixels(lively, voc, monkeypatch) -> N
     assert result.metrics["pixel_accuracy"] == pytest.approx(expected["pixel_accuracy"], abs=1e-3)
     assert result.metrics["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-3)
     monkeypatch.setattr(segmentation, "_BLOCK", 2)
-    assert segment(model.config, retriever, data, settings, BlockStore(None)).metrics == result.metrics
+    assert segment(model, retriever, data, settings, BlockStore(None)).metrics == result.metrics
 
 
 def test_from_a_folder_to_a_table_a_file_and_pictures(small_checkpoint, voc, tmp_path, capsys) -> None:
@@ -313,14 +313,14 @@ def test_a_block_with_gaps_is_not_kept(small_model, retriever, with_broken, tmp_
     store = BlockStore(tmp_path / "store")
     monitored = dataclasses.replace(data, names=data.names[:1] + data.names[1:2])
     with pytest.raises(DatasetError, match="1 of 2 pictures cannot be read"):
-        segment(small_model[0].config, retriever, monitored, Settings(short_side=32, batch_size=8), store)
+        segment(small_model[0], retriever, monitored, Settings(short_side=32, batch_size=8), store)
     assert not list(tmp_path.glob("store/*.npy"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dataset", "voc"), "dataset voc: no such set for segmentation; did you mean voc2"),
+        (("--dataset", "voc"), "dataset voc: no such set; did you mean voc2"),
         (("--dataset", "voc20", "--background-threshold", "0.1"), "--background-threshold: voc20 has no background"),
         (
             ("--dataset", "voc20", "--short-side", "16"),

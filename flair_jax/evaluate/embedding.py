@@ -1,0 +1,109 @@
+"""What evaluations share: pictures read ahead and computed on in blocks that are kept, and texts embedded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+from tqdm import tqdm
+
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.errors import DatasetError, ImageError
+from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.models.flair import Flair
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
+
+
+def compute_in_blocks(
+    items: Sequence[_Item],
+    read: Callable[[_Item], _Read],
+    compute: Callable[[list[_Read]], np.ndarray],
+    store: BlockStore,
+    *,
+    size: int,
+    skip_broken: bool,
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Reads pictures with threads and computes on blocks of them, with a progress bar on stderr.
+
+    Args:
+      items: what there is to read.
+      read: reads one; raises ImageError for a broken picture.
+      compute: of what was read of at most `size` items, in order -> an array with a row for each.
+      store: finished blocks go there; those of an earlier, stopped run are taken from there.
+      size: of a block.
+      skip_broken: leave out what is broken, instead of failing.
+
+    Returns:
+      The blocks in order, without rows for what is broken, and messages about that by its number.
+
+    Raises:
+      DatasetError: listing what is broken, unless that is to be skipped; and if everything is.
+    """
+
+    def attempt(item: _Item) -> _Read | ImageError:
+        try:
+            return read(item)
+        except ImageError as error:
+            return error
+
+    starts = range(0, len(items), size)
+    names = {start: f"images-{start:08d}" for start in starts}
+    todo = [start for start in starts if names[start] not in store]
+    pictures = read_ahead(attempt, [item for start in todo for item in items[start : start + size]])
+    broken: dict[int, str] = {}
+    blocks = {start: store.get(names[start]) for start in starts if start not in todo}
+    done = len(items) - sum(len(items[start : start + size]) for start in todo)
+    with tqdm(total=len(items), initial=done, desc="images", unit="image") as bar:
+        for start in todo:
+            good = []
+            chunk = range(start, min(start + size, len(items)))
+            for number, picture in zip(chunk, pictures, strict=False):
+                if isinstance(picture, ImageError):
+                    broken[number] = str(picture)
+                else:
+                    good.append(picture)
+            # A run that is going to fail reads on, to name all that is broken, but computes no more.
+            if good and (skip_broken or not broken):
+                block = compute(good)
+                # A block with gaps is not stored: a later run must look at its pictures again, and report them.
+                blocks[start] = store.put(names[start], block) if len(good) == len(chunk) else block
+            bar.update(len(chunk))
+    if broken and (not skip_broken or len(broken) == len(items)):
+        raise DatasetError(list_broken(broken, len(items)))
+    return [blocks[start] for start in starts if start in blocks], broken
+
+
+def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
+    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
+    if not items:
+        return iter(())
+    threads = os.cpu_count() or 1
+    results: Any = grain.MapDataset.source(items).map(read)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=per_thread * threads)
+    return iter(results.to_iter_dataset(options))
+
+
+def list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
+    """What to tell the user about broken pictures, given their messages and the number of all pictures."""
+    listed = "\n  ".join(list(broken.values())[:most])
+    more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
+    hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
+    return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
+
+
+def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
+    """Features [N, D]. Texts of like length share a batch, which is cut to its longest; `bar` counts texts."""
+    tokens = tokenize(texts, model.config.text.context_length)
+    order = np.argsort(tokens.argmax(axis=1), kind="stable")
+    features = np.empty((len(texts), model.config.embed_dim), np.float32)
+    for start in range(0, len(texts), batch_size):
+        chosen = order[start : start + batch_size]
+        features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
+        bar.update(len(chosen))
+    return features
