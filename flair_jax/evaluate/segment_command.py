@@ -52,9 +52,10 @@ def run(
       FlairError: if the checkpoint, the set, its pictures or a file cannot be read.
     """
     entry = find_set(dataset)
-    for option, path in (("--output", output), ("--save", save)):
-        if path is not None and path.exists() and path.is_dir() != (path is save):
-            raise DatasetError(f"{option} {path}: is a {'folder; name a JSON file' if path is output else 'file'}")
+    if output and output.is_dir():
+        raise DatasetError(f"--output {output}: is a folder; name a JSON file")
+    if save and save.exists() and not save.is_dir():
+        raise DatasetError(f"--save {save}: is a file; name a folder")
     data = _with_words(entry.load(data_dir), templates, class_names)
     settings = _complete(settings, data, read_model_config(checkpoint).vision, dataset)
     model, params = load(checkpoint, dtype=dtype)
@@ -65,19 +66,13 @@ def run(
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
-    result = {
-        "dataset": dataset,
-        "data_dir": str(data_dir),
-        "metrics": outcome.metrics,
-        "images": outcome.images,
-        "skipped": outcome.skipped,
-        "seconds": round(outcome.seconds, 3),
-        "reported_mean_iou_percent": _reported(source, dataset, settings.segment_by),
-    }
+    reported = _reported(source, dataset, settings.segment_by)
+    result: dict[str, Any] = {"dataset": dataset, "data_dir": str(data_dir), "reported_mean_iou_percent": reported}
+    result |= dataclasses.asdict(outcome)
     if outcome.skipped:
         print(f"left out {len(outcome.skipped)} broken picture(s):", *outcome.skipped, sep="\n  ")
     print(_table(result, settings))
-    document = {**result, **environment}
+    document = result | environment
     if output:
         report.write_json(output, document)
         shutil.rmtree(f"{output}.partial", ignore_errors=True)

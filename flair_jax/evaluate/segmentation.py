@@ -191,17 +191,6 @@ def segment(
     broken: dict[int, str] = {}
     numbers = [number for block in todo for number in block]
 
-    def windows() -> Iterator[tuple[tuple[int, _Picture | None], np.ndarray]]:
-        pictures = read_ahead(partial(_read_one, data, model.config.vision, settings), numbers, per_thread=2)
-        for number, picture in zip(numbers, pictures, strict=True):
-            if isinstance(picture, ImageError):
-                broken[number] = str(picture)
-            # A run that is going to fail reads on, to name all that is broken, but computes no more.
-            if isinstance(picture, ImageError) or (broken and not settings.skip_broken):
-                yield (number, None), np.empty((0, 1, 1, 3), np.uint8)
-            else:
-                yield (number, picture), picture.cut
-
     scorer = PatchScorer(model, retriever, data, settings)
     ends = {block[-1]: block for block in todo}
     done: list[Future[np.ndarray]] = []
@@ -209,7 +198,7 @@ def segment(
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(data.names), initial=len(data.names) - len(numbers), desc="images", unit="image") as bar,
     ):
-        for (number, picture), scores in scorer.score(windows()):
+        for (number, picture), scores in scorer.score(_windows(model, data, settings, numbers, broken)):
             if picture is not None:
                 done.append(pool.submit(_judge, data, settings, picture, scores, save))
             if number in ends:
@@ -225,6 +214,21 @@ def segment(
     judged = len(data.names) - len(broken)
     metrics = segmentation_metrics(total, data.classes)
     return Segmentation(metrics, judged, list(broken.values()), time.monotonic() - begin)
+
+
+def _windows(
+    model: Flair, data: SegmentationData, settings: Settings, numbers: list[int], broken: dict[int, str]
+) -> Iterator[tuple[tuple[int, _Picture | None], np.ndarray]]:
+    """Pictures with their windows, none for those that cannot be read, whose messages go to `broken`."""
+    pictures = read_ahead(partial(_read_one, data, model.config.vision, settings), numbers, per_thread=2)
+    for number, picture in zip(numbers, pictures, strict=True):
+        if isinstance(picture, ImageError):
+            broken[number] = str(picture)
+        # A run that is going to fail reads on, to name all that is broken, but computes no more.
+        if isinstance(picture, ImageError) or (broken and not settings.skip_broken):
+            yield (number, None), np.empty((0, 1, 1, 3), np.uint8)
+        else:
+            yield (number, picture), picture.cut
 
 
 def _judge(
