@@ -30,7 +30,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
-        default="text-conditioned",
         help="text-conditioned: all pairs, as published (default); top-k: only the texts that score best globally for "
         "each image are scored so, the others rank below; global: without pooling, as CLIP does",
     )
@@ -38,6 +37,7 @@ def add(commands: Any) -> None:
         "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"
     )
     _add_texts(parser)
+    _add_segmentation(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
     )
@@ -60,7 +60,12 @@ def _details() -> str:
     """Examples, and the sets with their layouts."""
     from flair_jax.data.classification_sets import CLASSIFICATION_SETS
     from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+    from flair_jax.data.segmentation_sets import SEGMENTATION_SETS
 
+    segmentation = "\n".join(
+        f"  {entry.name:<16}{f'{entry.folder}/{entry.marker}':<58}{entry.source}"
+        for entry in SEGMENTATION_SETS.values()
+    )
     layouts = "\n".join(f"  {entry.name:<16}{entry.annotations:<40}{entry.source}" for entry in RETRIEVAL_SETS.values())
     labelled = "\n".join(
         f"  {entry.name:<10}{' or '.join(mark for mark, _ in entry.layouts) or 'CLASS/...'}\n{'':<12}{entry.source}"
@@ -71,11 +76,13 @@ def _details() -> str:
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
+        "  flair-jax evaluate --checkpoint checkpoints/merged30m --task segment --dataset voc20 --data-dir ~/data\n"
         f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
         f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
+        f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
         "With --output, a run that was stopped goes on where it was when it is started again."
     )
 
@@ -86,13 +93,40 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates",
         metavar="LIST",
-        help="sentences for --task classify: a file with one a line, in which {} stands for the class's name, a single "
+        help="sentences for --task classify and segment: a file with one a line, in which {} stands for the class's name, a single "
         f"one, or a list by its name ({', '.join(template_lists())}); the set's own if not given",
     )
     parser.add_argument(
         "--class-names",
         metavar="FILE",
-        help="names for --task classify: JSON object of folder and name, or JSON list or lines in the folders' order",
+        help="names for --task classify (JSON object of folder and name, or JSON list or lines in the folders' order) "
+        "or words for --task segment (a line a class, alternatives by commas)",
+    )
+
+
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("only with --task segment")
+    group.add_argument(
+        "--segment-by",
+        choices=("patches", "pooled-patches"),
+        help="patches: cosine of each patch's local token with the classes' words (default); pooled-patches: each "
+        "local token goes through the text-conditioned pooling alone first",
+    )
+    group.add_argument(
+        "--short-side",
+        metavar="PIXELS",
+        type=positive,
+        help="shorter side of the pictures before they are cut into windows, such as 336, 448 or 560 (default: 336, "
+        "coco-stuff 448, cityscapes 560, scenes 64; never less than a window)",
+    )
+    group.add_argument(
+        "--background-threshold",
+        metavar="COSINE",
+        type=float,
+        help="background is where no other class has a higher cosine than this, not where its word has the highest",
+    )
+    group.add_argument(
+        "--save", metavar="DIR", type=Path, help="write original, truth and prediction of every picture there"
     )
 
 
@@ -108,7 +142,8 @@ def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
-    settings = Settings(options.mode, options.top_k or 128, options.batch_size, options.skip_broken)
+    mode, top_k = options.mode or "text-conditioned", options.top_k or 128
+    settings = Settings(mode, top_k, options.batch_size, options.skip_broken)
     run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
 
 
@@ -118,10 +153,11 @@ def _classify(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.classification_task import task
     from flair_jax.evaluate.command import run
 
-    if options.mode not in MODES:
-        raise FlairError(f"--mode {options.mode} is not for --task classify; choose {' or '.join(MODES)}")
+    mode = options.mode or "text-conditioned"
+    if mode not in MODES:
+        raise FlairError(f"--mode {mode} is not for --task classify; choose {' or '.join(MODES)}")
     settings = ClassificationSettings(
-        options.mode,
+        mode,
         read_templates(options.templates) if options.templates is not None else None,
         options.class_names,
         options.batch_size,
@@ -138,6 +174,39 @@ def _classify(options: argparse.Namespace) -> None:
     )
 
 
-_TASKS = {"retrieval": _retrieval, "classify": _classify}
+def _segment(options: argparse.Namespace) -> None:
+    from flair_jax.evaluate.segment_command import run
+    from flair_jax.evaluate.segmentation import Settings
+
+    settings = Settings(
+        options.segment_by or "patches",
+        options.short_side,
+        options.background_threshold,
+        options.batch_size,
+        options.skip_broken,
+    )
+    run(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        settings,
+        dtype=options.dtype,
+        output=options.output,
+        templates=options.templates,
+        class_names=options.class_names,
+        save=options.save,
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment}
 # Options that some tasks do not take; they have no default, so that it shows whether they were given.
-_TAKEN_BY = {"top_k": ("retrieval",), "templates": ("classify",), "class_names": ("classify",)}
+_TAKEN_BY = {
+    "mode": ("retrieval", "classify"),
+    "top_k": ("retrieval",),
+    "templates": ("classify", "segment"),
+    "class_names": ("classify", "segment"),
+    "segment_by": ("segment",),
+    "short_side": ("segment",),
+    "background_threshold": ("segment",),
+    "save": ("segment",),
+}

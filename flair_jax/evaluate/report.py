@@ -26,6 +26,8 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "flair-yfcc15m-recap": {"coco": (51.2, 67.3), "flickr30k-val": (79.2, 93.3)},
     "flair-merged30m": {"coco": (53.3, 68.0), "flickr30k-val": (81.1, 94.7)},
 }
+# Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
+REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
 _PACKAGES = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
