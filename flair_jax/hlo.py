@@ -149,7 +149,7 @@ def _collective(line: str, times: int, slices: Sequence[int]) -> Collective | No
         return None
     found = re.match(rf"(.*?) ({'|'.join(KINDS)})(-start)?\(", instruction[2])
     if not found:
-        return None
+        return _between_slices(instruction[2], times, len(set(slices)))
     kind, asynchronous = found[2], bool(found[3])
     shapes = [f"{dtype}[{sizes}]" for dtype, sizes in _SHAPE.findall(found[1])]
     if asynchronous and kind != "all-reduce":  # (operands, results, and what keeps track)
@@ -172,6 +172,19 @@ def _collective(line: str, times: int, slices: Sequence[int]) -> Collective | No
         "collective-permute": float(result),
     }[kind]
     return Collective(kind, tuple(shapes), size, across, times, sent * times)
+
+
+def _between_slices(instruction: str, times: int, slices: int) -> Collective | None:
+    """A part of a collective that the TPU compiler has made hosts exchange, over the data-centre network."""
+    kind = re.search(r'_xla_megascale_transfer_type="([A-Z_]+)"', instruction)
+    if not kind or " send(" not in instruction:
+        return None
+    name = kind[1].lower().replace("_", "-")
+    dtype, sizes = _SHAPE.findall(instruction)[0]
+    shape = f"{dtype}[{sizes}]"
+    share = (slices - 1) / slices
+    sent = {"all-gather": slices * share, "all-reduce": 2 * share}.get(name, share) * bytes_of(shape)
+    return Collective(name, (shape,), slices, True, times, sent * times)
 
 
 def bytes_of(shape: str) -> int:

@@ -127,6 +127,8 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # its remarks on the missing TPU
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if set(shape.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four chips at least
     if kind == "v4":
         options["chip_config_name"] = "megacore"  # its two cores as one device
     try:

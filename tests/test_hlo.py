@@ -47,6 +47,18 @@ def test_collectives_with_sizes_times_and_bytes() -> None:
     )
 
 
+def test_what_hosts_exchange_between_slices_is_counted() -> None:
+    send = (
+        "  %send = (f32[2,8]{1,0}, u32[], token[]) send(%p, %after), channel_id=3, is_host_transfer=true, "
+        'frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="KIND"}\n'
+    )
+    for kind, sent in (("ALL_GATHER", 64), ("ALL_REDUCE", 64), ("REDUCE_SCATTER", 32), ("ALL_TO_ALL", 32)):
+        program = PROGRAM.replace("ENTRY %main (p: f32[16]) -> f32[8] {\n", f"ENTRY %main () -> f32[8] {{\n{send}")
+        name = kind.lower().replace("_", "-")
+        found = read_program(program.replace("KIND", kind), [0] * 4 + [1] * 4).collectives
+        assert Collective(name, ("f32[2,8]",), 2, True, 1, sent) in found
+
+
 def test_the_compiler_may_state_how_often_a_loop_runs() -> None:
     known = PROGRAM.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
     assert read_program(known).cycles == 3 * 10 + 7

@@ -93,7 +93,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates",
         metavar="LIST",
-        help="sentences for --task classify and segment: a file with one a line, in which {} stands for the class's name, a single "
+        help="sentences for --task classify and segment: a file with one a line, {} being the class's name, a single "
         f"one, or a list by its name ({', '.join(template_lists())}); the set's own if not given",
     )
     parser.add_argument(
