@@ -4,6 +4,10 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 program=$(basename "$0")
+if ((BASH_VERSINFO[0] < 5)); then
+  echo "$program: error: bash 5 or newer is needed, this is $BASH_VERSION" >&2
+  exit 2
+fi
 # shellcheck source=xla_flags.sh
 source "$repository/launch/xla_flags.sh"
 

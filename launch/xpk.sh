@@ -27,12 +27,10 @@ need_shared_paths
 make_command "$platform" flair-jax --distributed
 project=()
 if [[ $PROJECT ]]; then project=("--project=$PROJECT"); fi
-line=$(quote "${command[@]}")
-[[ $line != *$'\n'* ]] || die "$settings: OVERRIDES and ENVIRONMENT cannot hold line breaks with XPK"
 build
 run docker push "$IMAGE"
 # XPK starts pods again that end with 42 or 127 to 255, such as 143; 1 is a Python program that crashed. `exec` because
 # XPK's shell sends SIGTERM to this command alone.
 run xpk workload create "--workload=$NAME" "--cluster=$CLUSTER" "--zone=$ZONE" "${project[@]}" \
   "--tpu-type=$ACCELERATOR_TYPE" "--docker-image=$IMAGE" "--max-restarts=$MAX_RESTARTS" --restart-on-exit-codes=1 \
-  --termination-grace-period-seconds=120 "${XPK_OPTIONS[@]}" "--command=exec $line"
+  --termination-grace-period-seconds=120 "${XPK_OPTIONS[@]}" "--command=exec $(quote "${command[@]}")"
