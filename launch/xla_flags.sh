@@ -23,6 +23,8 @@ recommend() {
       recommended=(XLA_PYTHON_CLIENT_MEM_FRACTION=0.9)
       ;;
     v4 | v5e | v5p | v6e)
+      # Without a TPU an error, where JAX would go on with the CPU.
+      recommended=(JAX_PLATFORMS=tpu,cpu)
       # All-gathers of parameters (mesh.fsdp) while computing: fused with the products beside them, over several of these; [mt].
       tpu=(--xla_enable_async_all_gather=true --xla_tpu_enable_async_collective_fusion=true
         --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true

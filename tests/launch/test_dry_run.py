@@ -141,6 +141,7 @@ def test_tpu_pod(programs, tmp_path) -> None:
     [command] = [word for word in words_of(lines[4]) if word.startswith("--command=")]
     assert words_of(command.removeprefix("--command=").split("exec ")[1].replace("flock --no-fork run.lock ", "")) == [
         "env",
+        "JAX_PLATFORMS=tpu,cpu",
         f"LIBTPU_INIT_ARGS={TPU_FLAGS}",
         ".venv/bin/flair-jax",
         "train",
@@ -170,7 +171,7 @@ def test_xpk(programs, tmp_path) -> None:
         "--termination-grace-period-seconds=120 --storage=shared"
     )
     flags = f"{TPU_FLAGS} --xla_tpu_scoped_vmem_limit_kib=98304 --xla_own=1"
-    assert command == f"--command=exec env 'LIBTPU_INIT_ARGS={flags}' flair-jax {TRAIN} --distributed"
+    assert command == f"--command=exec env JAX_PLATFORMS=tpu,cpu 'LIBTPU_INIT_ARGS={flags}' flair-jax {TRAIN} --distributed"
 
 
 def words_of(line: str) -> list[str]:
