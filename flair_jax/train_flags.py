@@ -80,9 +80,7 @@ def _define(words: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
     flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=values)
     flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
-    flags.DEFINE_integer(
-        "stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values
-    )
+    flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     return values
 
 

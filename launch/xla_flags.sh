@@ -24,13 +24,13 @@ recommend() {
       ;;
     v4 | v5e | v5p | v6e)
       # Without a TPU an error, where JAX would go on with the CPU.
-      recommended=(JAX_PLATFORMS=tpu,cpu)
-      # All-gathers of parameters (mesh.fsdp) while computing: fused with the products beside them, over several of these; [mt].
-      tpu=(--xla_enable_async_all_gather=true --xla_tpu_enable_async_collective_fusion=true
+      recommended=('JAX_PLATFORMS=tpu,cpu')
+      # All-reduces of gradients (mesh.data) and all-gathers of parameters (mesh.fsdp) run while the next layers compute, the
+      # latter fused with their products, over several of them; [mt] CF_FOR_ALL_REDUCE_AND_ALL_GATHER.
+      tpu=(--xla_enable_async_all_reduce=true --xla_enable_async_all_gather=true
+        --xla_tpu_overlap_compute_collective_tc=true --xla_tpu_enable_async_collective_fusion=true
         --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
-        --xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_overlap_compute_collective_tc=true)
-      # All-reduces of gradients (mesh.data) run on while the next are computed; [mt].
-      tpu+=(--xla_tpu_enable_data_parallel_all_reduce_opt=true --xla_tpu_data_parallel_opt_different_sized_ops=true)
+        --xla_tpu_enable_async_collective_fusion_multiple_steps=true)
       # Larger fusions in the 128 MiB of vector memory; [mt] for dense models on v6e alone.
       if [[ $1 == v6e ]]; then tpu+=(--xla_tpu_scoped_vmem_limit_kib=98304); fi
       ;;

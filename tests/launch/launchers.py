@@ -1,10 +1,12 @@
 """Launchers as users start them, with programs that record how they were called in place of real ones."""
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,10 +69,13 @@ class Programs:
         return self.bin.parent
 
 
-def start(name: str, *arguments: object, programs: Programs | None = None, **environment: str) -> subprocess.Popen:
-    """Starts launch/NAME."""
+@contextlib.contextmanager
+def started(
+    name: str, *arguments: object, programs: Programs | None = None, **environment: str
+) -> Iterator[subprocess.Popen]:
+    """Starts launch/NAME; what a failing test leaves running is ended."""
     path = os.environ["PATH"] if programs is None else f"{programs.bin}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [REPOSITORY / "launch" / name, *map(str, arguments)],
         env={**os.environ, "PATH": path, **environment},
         stdin=subprocess.DEVNULL,
@@ -78,10 +83,16 @@ def start(name: str, *arguments: object, programs: Programs | None = None, **env
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
 
 
 def launch(name: str, *arguments: object, programs: Programs | None = None, **environment: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of launch/NAME."""
-    process = start(name, *arguments, programs=programs, **environment)
-    out, err = process.communicate(timeout=300)
+    with started(name, *arguments, programs=programs, **environment) as process:
+        out, err = process.communicate()
     return process.returncode, out, err

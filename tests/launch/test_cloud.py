@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launchers import Programs, launch, start, write_settings
+from launchers import Programs, launch, started, write_settings
 
 SETTINGS = {
     "NAME": "run-1",
@@ -142,12 +142,12 @@ def test_a_stop_saves_on_all_workers(programs, tmp_path) -> None:
     (folder / "state").write_text("ACTIVE")
     code = (programs.bin / "gcloud").read_text()
     (programs.bin / "gcloud").write_text(code + f"\nif 'kill' in ''.join(words): Path({str(stopped)!r}).touch()\n")
-    process = start("tpu_pod.sh", write_settings(tmp_path, **SETTINGS), programs=programs)
-    while not (folder / "started").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=100)
+    with started("tpu_pod.sh", write_settings(tmp_path, **SETTINGS), programs=programs) as process:
+        while not (folder / "started").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
     assert process.returncode == 143, err
     assert "tpu_pod.sh: stopped; the same command goes on" in err
     assert verbs(programs) == ["describe", "scp", "ssh", "train", "stop"]

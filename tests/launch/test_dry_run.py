@@ -6,10 +6,10 @@ import subprocess
 from launchers import REPOSITORY, Programs, launch, write_settings
 
 TPU_FLAGS = (
-    "--xla_enable_async_all_gather=true --xla_tpu_enable_async_collective_fusion=true "
+    "--xla_enable_async_all_reduce=true --xla_enable_async_all_gather=true "
+    "--xla_tpu_overlap_compute_collective_tc=true --xla_tpu_enable_async_collective_fusion=true "
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true "
-    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true --xla_tpu_overlap_compute_collective_tc=true "
-    "--xla_tpu_enable_data_parallel_all_reduce_opt=true --xla_tpu_data_parallel_opt_different_sized_ops=true"
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true"
 )
 GPU = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 XLA_FLAGS=--xla_gpu_enable_latency_hiding_scheduler=true"
 # A space, both quotes, a dollar and a star must all arrive as they are.
@@ -171,7 +171,10 @@ def test_xpk(programs, tmp_path) -> None:
         "--termination-grace-period-seconds=120 --storage=shared"
     )
     flags = f"{TPU_FLAGS} --xla_tpu_scoped_vmem_limit_kib=98304 --xla_own=1"
-    assert command == f"--command=exec env JAX_PLATFORMS=tpu,cpu 'LIBTPU_INIT_ARGS={flags}' flair-jax {TRAIN} --distributed"
+    assert (
+        command
+        == f"--command=exec env JAX_PLATFORMS=tpu,cpu 'LIBTPU_INIT_ARGS={flags}' flair-jax {TRAIN} --distributed"
+    )
 
 
 def words_of(line: str) -> list[str]:

@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from launchers import REPOSITORY, Programs, launch, start, write_settings
+from launchers import REPOSITORY, Programs, launch, started, write_settings
 
 JOB = {"SLURM_JOB_ID": "123"}
 
@@ -84,12 +84,12 @@ def test_a_cancelled_job_is_not_requeued(programs: Programs, settings, tmp_path)
         "def save(*_):\n    time.sleep(1)\n    ready.with_name('saved').touch()\n    sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, save)\nready.touch()\ntime.sleep(300)",
     )
-    process = start("slurm.sh", settings, programs=programs, **JOB)
-    while not ready.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=100) == ("", "")
+    with started("slurm.sh", settings, programs=programs, **JOB) as process:
+        while not ready.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate() == ("", "")
     assert process.returncode == 143
     assert (tmp_path / "saved").exists()
     assert programs.calls("scontrol") == []

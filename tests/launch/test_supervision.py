@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from launchers import Programs, launch, start, write_settings
+from launchers import Programs, launch, started, write_settings
 
 # Which process of the run this is.
 PROCESS = "process = int(next(word[10:] for word in words if word.startswith('--process=')))\n"
@@ -98,12 +98,12 @@ def test_a_stop_reaches_all_and_is_no_crash(programs, tmp_path, number: int) -> 
         f"{PROCESS}signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         f"Path({str(ready)!r}, str(process)).touch()\ntime.sleep(300)"
     )
-    process = start("local.sh", settings_for(tmp_path, programs, code, PROCESSES_PER_NODE=2))
-    while len(list(ready.iterdir())) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=100)
+    with started("local.sh", settings_for(tmp_path, programs, code, PROCESSES_PER_NODE=2)) as process:
+        while len(list(ready.iterdir())) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate()
     assert process.returncode == 143
     assert err == "local.sh: stopped; the same command goes on\n"
     assert len(programs.calls("flair-jax")) == 2

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launchers import launch, start, write_settings
+from launchers import launch, started, write_settings
 from numeric import assert_close
 from runs import losses
 
@@ -85,12 +85,12 @@ def wait_for_step(launcher, workdir: Path, step: int) -> None:
 def test_preempted_and_killed_processes(config, alone, tmp_path) -> None:
     """SIGTERM to one: both save and start again. SIGKILL to one: both end and go on from the last checkpoint."""
     workdir = tmp_path / "a run"
-    launcher = start("local.sh", settings(config, tmp_path, processes=2))
-    wait_for_step(launcher, workdir, 1)
-    os.kill(process_of(workdir, 1), signal.SIGTERM)
-    wait_for_step(launcher, workdir, 4)
-    os.kill(process_of(workdir, 1), signal.SIGKILL)
-    out, err = launcher.communicate(timeout=400)
+    with started("local.sh", settings(config, tmp_path, processes=2)) as launcher:
+        wait_for_step(launcher, workdir, 1)
+        os.kill(process_of(workdir, 1), signal.SIGTERM)
+        wait_for_step(launcher, workdir, 4)
+        os.kill(process_of(workdir, 1), signal.SIGKILL)
+        out, err = launcher.communicate()
     assert launcher.returncode == 0, err
     assert "local.sh: ended with status 143; restart 1 of at most 10" in err
     assert re.search(r"local.sh: ended with status \d+; restart 2 of at most 10", err)
@@ -101,10 +101,10 @@ def test_preempted_and_killed_processes(config, alone, tmp_path) -> None:
 def test_the_user_stops_it_and_goes_on(config, alone, tmp_path) -> None:
     workdir = tmp_path / "a run"
     file = settings(config, tmp_path, processes=1)
-    launcher = start("local.sh", file)
-    wait_for_step(launcher, workdir, 2)
-    launcher.send_signal(signal.SIGTERM)
-    _, err = launcher.communicate(timeout=400)
+    with started("local.sh", file) as launcher:
+        wait_for_step(launcher, workdir, 2)
+        launcher.send_signal(signal.SIGTERM)
+        _, err = launcher.communicate()
     assert launcher.returncode == 143, err
     assert "local.sh: stopped; the same command goes on" in err
     status, out, err = launch("local.sh", file)
