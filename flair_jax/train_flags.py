@@ -66,9 +66,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     cluster = {name: value for name, value in given.items() if value is not None}
     if cluster and not (values.distributed and len(cluster) == len(given)):
         raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
-    return TrainOptions(
-        values.config, Path(values.workdir), values.distributed, cluster, stopped_status=values["stopped-status"].value
-    )
+    status = getattr(values, "stopped-status")
+    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster, stopped_status=status)
 
 
 def _define(words: list[str]) -> flags.FlagValues:

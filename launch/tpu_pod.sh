@@ -72,7 +72,8 @@ attempt() {
   if [[ $status ]]; then sleep 30; fi # a TPU that is being preempted counts as ACTIVE for a while
   status=$stopped_status
   acquire || return 0
-  { install_code && start_training; } </dev/null &
+  # That tar or uv failed, with 2 as well, is not bad input of the run.
+  { if install_code; then start_training; else exit 1; fi; } </dev/null &
   pids=("$!")
   supervise
 }

@@ -40,13 +40,19 @@ elif verb == "scp":
 elif "flock" in words[-1] or "flock" in "".join(words):
     starts = sum("flock" in call for call in calls)
     {train}
+elif "uv pip install" in words[-1]:
+    installs = sum("uv pip install" in call for call in calls)
+    {install}
 """
 
 
-def cloud(programs: Programs, tmp_path: Path, train: str = "") -> Path:
+def cloud(programs: Programs, tmp_path: Path, train: str = "", install: str = "") -> Path:
     folder = tmp_path / "cloud"
     folder.mkdir()
-    programs.add("gcloud", CLOUD.format(folder=str(folder), train=train.replace("\n", "\n    ") or "pass"))
+    programs.add(
+        "gcloud",
+        CLOUD.format(folder=str(folder), train=train.replace("\n", "\n    ") or "pass", install=install or "pass"),
+    )
     programs.add("sleep", "time.sleep(0.05)")
     return folder
 
@@ -111,6 +117,15 @@ def test_code_that_cannot_be_copied_is_not_run(programs, tmp_path) -> None:
     assert status == 1
     assert "not started again after 2 restart(s)" in err
     assert set(verbs(programs)) == {"describe", "scp"}
+
+
+def test_a_failed_installation_is_tried_again(programs, tmp_path) -> None:
+    """Though uv ends with 2 for a download that broke off, as training does for bad input."""
+    folder = cloud(programs, tmp_path, install="sys.exit(0 if installs else 2)")
+    (folder / "state").write_text("ACTIVE")
+    status, _, err = launch("tpu_pod.sh", write_settings(tmp_path, **SETTINGS), programs=programs)
+    assert status == 0, err
+    assert verbs(programs) == ["describe", "scp", "ssh", "describe", "scp", "ssh", "train"]
 
 
 def test_a_request_that_failed(programs, tmp_path) -> None:
