@@ -27,6 +27,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck launch/*.sh
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

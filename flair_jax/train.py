@@ -46,6 +46,13 @@ class TrainingError(FlairError):
     """A run that cannot go on, such as one whose loss is not finite."""
 
 
+class Outcome(NamedTuple):
+    """How far training came: the folder of its newest checkpoint, and whether that is of the last step."""
+
+    checkpoint: Path
+    finished: bool
+
+
 def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Path:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
@@ -56,6 +63,15 @@ def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()
 
     Returns:
       The folder of the newest checkpoint; `flair_jax.load` reads it.
+
+    Raises:
+      FlairError: as `train_or_stop`.
+    """
+    return train_or_stop(settings, workdir, sources).checkpoint
+
+
+def train_or_stop(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Outcome:
+    """As `train`, and says whether it came to the end or a SIGTERM stopped it before.
 
     Raises:
       ConfigError: if the settings cannot be.
@@ -116,9 +132,9 @@ def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()
                 if stopping:
                     checkpoints.wait()
                     logger.say(f"stopped by SIGTERM after step {step:,}; saved. The same command goes on from there.")
-                    return checkpoints.path(step)
+                    return Outcome(checkpoints.path(step), finished=step == steps)
             checkpoints.wait()
-            return checkpoints.path(steps)
+            return Outcome(checkpoints.path(steps), finished=True)
 
 
 def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
@@ -285,7 +301,8 @@ def main(arguments: Sequence[str]) -> int:
       arguments: the words after the command.
 
     Returns:
-      The exit status: 0 also after a SIGTERM; 2 for bad input, which is explained in one sentence on stderr.
+      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise; 2 for bad input, which
+      is explained in one sentence on stderr.
     """
     from flair_jax.train_flags import parse
 
@@ -298,15 +315,15 @@ def main(arguments: Sequence[str]) -> int:
         settings = TrainSettings.from_config(options.config)
         if options.distributed:
             jax.distributed.initialize(**options.cluster)
-        path = train(settings, options.workdir)
+        outcome = train_or_stop(settings, options.workdir)
     except FlairError as error:
         print(f"flair-jax: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("flair-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    print(path)
-    return 0
+    print(outcome.checkpoint)
+    return 0 if outcome.finished else options.stopped_status
 
 
 if __name__ == "__main__":

@@ -24,12 +24,15 @@ class TrainOptions:
       workdir: the run's folder.
       distributed: whether there are several processes.
       cluster: arguments of `jax.distributed.initialize`.
+      stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
+        a finished one.
     """
 
     config: Any
     workdir: Path
     distributed: bool
     cluster: dict[str, Any]
+    stopped_status: int = 0
 
 
 def parse(arguments: Sequence[str]) -> TrainOptions:
@@ -49,7 +52,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     cluster = {name: value for name, value in given.items() if value is not None}
     if cluster and not (values.distributed and len(cluster) == len(given)):
         raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
-    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster)
+    status = getattr(values, "stopped-status")
+    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster, stopped_status=status)
 
 
 def parse_config(arguments: Sequence[str]) -> Any:
@@ -93,6 +97,7 @@ def _define(words: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
     flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=values)
     flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
+    flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     return values
 
 

@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         "--config.FIELD=VALUE    changes a field\n"
         "--workdir=DIR           checkpoints and metrics; a run found there goes on where it was\n"
         "--distributed           several hosts: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
-        "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n\n"
+        "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n"
+        "--stopped-status=143    exit status of a run that SIGTERM stopped before its last step; 0 if not given\n\n"
         "SIGTERM finishes the step, saves and exits with 0. The same as `python -m flair_jax.train`.",
     )
     parser.set_defaults(takes_more=True)

@@ -110,6 +110,7 @@ def test_missing_and_unknown_fields() -> None:
         (["--config={}", "--workdir=w", "--config.batch_size=many"], "--config.batch_size=many: invalid literal"),
         (["--config={}", "--workdir=w", "--nonsense"], "Unknown command line flag 'nonsense'"),
         (["--config={}", "--workdir=w", "extra"], "unknown argument 'extra'"),
+        (["--config={}", "--workdir=w", "--stopped-status=900"], "--stopped-status=900: 900 is not an integer in the"),
         (["--config={}", "--workdir=w", "--process=1"], "--coordinator, --process and --processes go together"),
     ],
 )
