@@ -69,6 +69,34 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def copies(devices: Sequence[jax.Device]) -> NamedSharding:
+    """A copy on each of the devices, of whose mesh the only axis is data."""
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, P())
+
+
+def copy_to(sharding: NamedSharding, tree: Any) -> Any:
+    """Arrays as copies on this host's devices, wherever they are; no device holds more than one copy, and its part.
+
+    All hosts must call it for arrays that are spread over the devices of all.
+
+    Args:
+      sharding: from `copies`, of local devices.
+      tree: of arrays of NumPy or JAX.
+    """
+
+    def copy(leaf: Any) -> jax.Array:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        spread: Any = leaf.sharding
+        whole = jax.device_put(leaf, NamedSharding(spread.mesh, P()))
+        on = {shard.device: shard.data for shard in whole.addressable_shards}
+        local = [on[device] for device in sharding.mesh.devices.flat]
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, local)
+
+    return jax.tree.map(copy, tree)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every leaf of a tree of arrays or shapes, by `PARTITION_RULES`.
 

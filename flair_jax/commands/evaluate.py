@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_command, positive
+from flair_jax.hosts import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
 
 
 def add(commands: Any) -> None:
@@ -26,7 +27,8 @@ def add(commands: Any) -> None:
         f"sets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
-        "With --output, a run that was stopped goes on where it was when it is started again.",
+        "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
+        "On several hosts, start the same command on each with --distributed; see docs/pods.md.",
     )
     parser.add_argument(
         "--task", choices=tuple(_TASKS), default="retrieval", help="what to score (default %(default)s)"
@@ -60,6 +62,14 @@ def add(commands: Any) -> None:
         action="store_true",
         help="leave out pictures that cannot be read, with their captions, and report them, instead of failing",
     )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="run as several processes that share the work; TPU pods, SLURM and Kubernetes are recognised, elsewhere "
+        "add the next three",
+    )
+    for name, kind, meaning in CLUSTER_OPTIONS:
+        parser.add_argument(f"--{name}", metavar="HOST:PORT" if kind is str else "N", type=kind, help=meaning)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -70,8 +80,17 @@ def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
+    cluster = {name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}
+    check_cluster(options.distributed, cluster)
+    if options.distributed:
+        join_cluster(cluster, sigterm_saves=False)
     settings = Settings(options.mode, options.top_k, options.batch_size, options.skip_broken)
-    run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
+    run(
+        *(options.checkpoint, options.dataset, options.data_dir, settings),
+        dtype=options.dtype,
+        output=options.output,
+        hosts=Hosts.all() if options.distributed else ALONE,
+    )
 
 
 _TASKS = {"retrieval": _retrieval}

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flair_jax.checkpoint import description_file, load, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
 from flair_jax.errors import DatasetError
@@ -16,12 +18,21 @@ from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import Settings, evaluate
+from flair_jax.hosts import ALONE, Hosts
+from flair_jax.sharding import copies
 
 
 def run(
-    checkpoint: Path, dataset: str, data_dir: Path, settings: Settings, *, dtype: str, output: Path | None
+    checkpoint: Path,
+    dataset: str,
+    data_dir: Path,
+    settings: Settings,
+    *,
+    dtype: str,
+    output: Path | None,
+    hosts: Hosts = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluates a checkpoint, prints a table and writes `output`.
+    """Evaluates a checkpoint, prints a table and writes `output`; of several hosts, the first does these two.
 
     Args:
       checkpoint: its folder.
@@ -30,6 +41,7 @@ def run(
       settings: how.
       dtype: compute dtype.
       output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
+      hosts: that share the work; all must call this.
 
     Returns:
       One result a set; see `report.result`.
@@ -37,52 +49,69 @@ def run(
     Raises:
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
-    sets = _find_sets(dataset, data_dir)
-    if output and output.is_dir():
+    sets = hosts.together(lambda: _find_sets(dataset, data_dir))
+    hosts.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
+    if output and any(hosts.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    description = read_description(checkpoint)
-    model, params = load(checkpoint, dtype=dtype)
+    description = hosts.together(lambda: read_description(checkpoint))
+    model, params = hosts.together(lambda: load(checkpoint, dtype=dtype, sharding=copies(jax.devices())))
     retriever = Retriever(model, params)
     source = description.get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)
-    # All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept.
-    written = description_file(checkpoint).stat().st_mtime_ns
-    how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
-    identity = [str(checkpoint), description, written, dtype, how, environment["versions"], environment["device"]]
-    unfinished = output and Path(f"{output}.partial")
+    identity = [description, *_identity(checkpoint, dtype, settings, environment)]
+    say = print if hosts.index == 0 else _say_nothing
+
+    def evaluate_set(entry: RetrievalSet, folder: Path) -> dict[str, Any]:
+        data = hosts.together(lambda: entry.load(folder))
+        blocks = output and Path(f"{output}.partial", f"{entry.name}-{_digest([identity, str(folder), data.digest()])}")
+        finished = blocks and blocks.with_suffix(".json")
+        known = hosts.gather(_read_json(finished) if finished else None)[0]
+        if known is not None:
+            return dict(known)
+        evaluation = evaluate(model, retriever, data, settings, BlockStore(blocks), hosts)
+        result = report.result(entry.name, folder, evaluation, settings, source)
+        if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+            hosts.first_does(lambda: report.write_json(finished, result))
+        return result
 
     results, failures = [], []
     for entry, folder in sets:
-        print(f"{entry.name}: {folder}", flush=True)
+        say(f"{entry.name}: {folder}", flush=True)
         try:
-            data = entry.load(folder)
-            blocks = unfinished and unfinished / f"{entry.name}-{_digest([identity, str(folder), data.digest()])}"
-            finished = blocks and blocks.with_suffix(".json")
-            if finished and finished.is_file():
-                result = json.loads(finished.read_text(encoding="utf-8"))
-            else:
-                evaluation = evaluate(model, retriever, data, settings, BlockStore(blocks))
-                result = report.result(entry.name, folder, evaluation, settings, source)
-                if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
-                    report.write_json(finished, result)
+            result = evaluate_set(entry, folder)
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
         if result["skipped"]:
-            print(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
+            say(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
         results.append(result)
     if results:
-        print(report.table(results, settings.mode))
+        say(report.table(results, settings.mode))
     if output and results:
         document = results[0] if dataset != "all" else {"results": results}
-        report.write_json(output, {**document, **environment})
+        hosts.first_does(lambda: report.write_json(output, {**document, **environment}))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
-        print(f"written: {output}")
+        say(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
     return results
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """The other hosts' `print`."""
+
+
+def _identity(checkpoint: Path, dtype: str, settings: Settings, environment: dict[str, Any]) -> list[Any]:
+    """All that blocks depend on but the data; what is skipped is not in it, since blocks with gaps are not kept."""
+    written = description_file(checkpoint).stat().st_mtime_ns
+    how = dataclasses.asdict(dataclasses.replace(settings, skip_broken=False))
+    return [str(checkpoint), written, dtype, how, *(environment[name] for name in ("versions", "device", "processes"))]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _digest(values: Any) -> str:

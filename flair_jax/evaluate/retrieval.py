@@ -9,12 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import l2_normalize, normalize
 from flair_jax.models.pooling import PreparedImage, PreparedTexts
+from flair_jax.sharding import copies, copy_to
 
 # Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
 # columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;
@@ -50,14 +51,14 @@ class Retriever:
 
         Args:
           model: such as `flair_jax.load` gives.
-          params: its parameters.
+          params: its parameters. If they are spread over the devices of several hosts, all must come here.
           devices: all local ones if not given.
         """
         devices = jax.local_devices() if devices is None else devices
-        self._mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self._everywhere = copies(devices)
+        self._mesh = self._everywhere.mesh
         self._rows = NamedSharding(self._mesh, P("data"))
-        self._everywhere = NamedSharding(self._mesh, P())
-        self._params = jax.device_put(params, self._everywhere)
+        self._params = copy_to(self._everywhere, params)
         self._pairs_per_step = _PAIRS_PER_STEP.get(devices[0].platform, _PAIRS_PER_STEP_ACCELERATOR)
 
         def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:

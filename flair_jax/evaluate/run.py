@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -19,8 +20,9 @@ from flair_jax.data.retrieval_sets import RetrievalData
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.metrics import retrieval_metrics
+from flair_jax.evaluate.metrics import count_at_least, metrics_from_ranks, rank_texts_of_images
 from flair_jax.evaluate.retrieval import Retriever, top_k
+from flair_jax.hosts import ALONE, Hosts
 from flair_jax.models.flair import Flair
 
 MODES = ("text-conditioned", "top-k", "global")
@@ -63,9 +65,18 @@ class Evaluation:
 
 
 def evaluate(
-    model: Flair, retriever: Retriever, data: RetrievalData, settings: Settings, store: BlockStore
+    model: Flair,
+    retriever: Retriever,
+    data: RetrievalData,
+    settings: Settings,
+    store: BlockStore,
+    hosts: Hosts = ALONE,
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
+
+    With several hosts, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
+    pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
+    ones. The matrix of scores is never in one place.
 
     Args:
       model: gives picture size and context length.
@@ -73,47 +84,75 @@ def evaluate(
       data: pictures and captions.
       settings: how.
       store: finished blocks go there; those of an earlier, stopped run are taken from there. Emptied at the end.
+      hosts: that share the work.
+
+    Returns:
+      The outcome, the same on all hosts but for the seconds.
 
     Raises:
-      DatasetError: listing the pictures that could not be read.
+      DatasetError: listing the pictures that could not be read, on whatever host.
     """
     start = time.monotonic()
-    blocks, broken = _embed_images(model, retriever, data.images, settings, store)
+    if hosts.count > 1:
+        hosts.agree(data.digest(), "the pictures or captions")
+    first = hosts.part(len(data.images)).start
+    blocks, own_broken = hosts.together(lambda: _embed_images(model, retriever, data.images, settings, store, hosts))
+    broken = {number: message for each in hosts.gather(list(own_broken.items())) for number, message in each}
     if broken and (not settings.skip_broken or len(broken) == len(data.images)):
         raise DatasetError(_list_broken(broken, len(data.images)))
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
+    first -= sum(number < first for number in broken)
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
-    text = store.get_or_compute(
-        f"texts-{left_out}", lambda: _embed_texts(model, retriever, data.texts, settings.batch_size)
+    part = hosts.part(len(data.texts))
+    texts = data.texts[part.start : part.stop]
+    text_here = hosts.together(
+        lambda: store.get_or_compute(
+            f"texts-{left_out}-{part.start:08d}", lambda: _embed_texts(model, retriever, texts, settings, hosts)
+        )
     )
-    scores = _score(
-        retriever,
-        blocks,
-        text,
-        settings,
-        lambda number, compute: store.get_or_compute(f"scores-{left_out}-{number:08d}", compute),
+    text = np.concatenate(hosts.gather_arrays(text_here))
+    scores = hosts.together(
+        lambda: _score(
+            retriever, blocks, text, settings, store, lambda start: f"scores-{left_out}-{first + start:08d}", hosts
+        )
     )
-    metrics = retrieval_metrics(scores, data.image_of_text)
+    metrics = _rank(scores, first, data.image_of_text, hosts)
     store.remove()
     return Evaluation(metrics, len(data.images), len(data.texts), list(broken.values()), time.monotonic() - start)
 
 
+class _Block(NamedTuple):
+    """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
+
+    What is read is not kept: the tokens and scores of a large set are larger than memory.
+    """
+
+    images: int
+    read: Callable[[], np.ndarray]
+
+
+def _batch_size(settings: Settings, hosts: Hosts) -> int:
+    """Images, and texts, that one host embeds at once."""
+    return -(-settings.batch_size // hosts.count)
+
+
 def _embed_images(
-    model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore
-) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Blocks of image tokens [<= batch_size, 1 + L, D] without the broken pictures, and the latter's messages."""
-    starts = range(0, len(paths), settings.batch_size)
-    names = {start: f"images-{start:08d}" for start in starts}
-    todo = [start for start in starts if names[start] not in store]
-    pictures = _read([str(path) for start in todo for path in paths[start : start + settings.batch_size]], model)
+    model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore, hosts: Hosts
+) -> tuple[list[_Block], dict[int, str]]:
+    """Blocks of this host's images without the broken pictures, and the latter's messages."""
+    part, size = hosts.part(len(paths)), _batch_size(settings, hosts)
+    chunks = [range(start, min(start + size, part.stop)) for start in part[::size]]
+    names = {chunk: f"images-{chunk.start:08d}" for chunk in chunks}
+    blocks = {chunk: _Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
+    todo = [chunk for chunk in chunks if chunk not in blocks]
+    pictures = _read([str(paths[number]) for chunk in todo for number in chunk], model)
     broken: dict[int, str] = {}
-    blocks = {start: store.get(names[start]) for start in starts if start not in todo}
-    done = len(paths) - sum(len(paths[start : start + settings.batch_size]) for start in todo)
-    with tqdm(total=len(paths), initial=done, desc="images", unit="image") as bar:
-        for start in todo:
+    with tqdm(
+        total=len(part), initial=sum(map(len, blocks)), desc="images", unit="image", disable=hosts.index > 0
+    ) as bar:
+        for chunk in todo:
             pixels = []
-            chunk = range(start, min(start + settings.batch_size, len(paths)))
             for number, picture in zip(chunk, pictures, strict=False):
                 if isinstance(picture, ImageError):
                     broken[number] = str(picture)
@@ -122,12 +161,15 @@ def _embed_images(
             # A run that is going to fail reads on, to name all that is broken, but computes no more.
             if pixels and (settings.skip_broken or not broken):
                 tokens = retriever.encode_images(
-                    np.stack(pixels), with_local=settings.mode != "global", pad_to=min(settings.batch_size, len(paths))
+                    np.stack(pixels), with_local=settings.mode != "global", pad_to=min(size, len(part))
                 )
-                # A block with gaps is not stored: a later run must look at its pictures again, and report them.
-                blocks[start] = store.put(names[start], tokens) if len(pixels) == len(chunk) else tokens
+                if len(pixels) == len(chunk):
+                    store.put(names[chunk], tokens)
+                    blocks[chunk] = _Block(len(chunk), partial(store.get, names[chunk]))
+                else:  # not stored: a later run must look at these pictures again, and report them
+                    blocks[chunk] = _Block(len(pixels), lambda tokens=tokens: tokens)  # type: ignore[misc]
             bar.update(len(chunk))
-    return [blocks[start] for start in starts if start in blocks], broken
+    return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
 
 
 def _read(paths: list[str], model: Flair) -> Iterator[np.ndarray | ImageError]:
@@ -153,31 +195,36 @@ def _list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
     return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
 
 
-def _embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int) -> np.ndarray:
+def _embed_texts(
+    model: Flair, retriever: Retriever, texts: Sequence[str], settings: Settings, hosts: Hosts
+) -> np.ndarray:
     """Features [N, D]. Texts of like length share a batch, which is cut to its longest."""
+    size = _batch_size(settings, hosts)
     tokens = tokenize(texts, model.config.text.context_length)
     order = np.argsort(tokens.argmax(axis=1), kind="stable")
     features = np.empty((len(texts), model.config.embed_dim), np.float32)
-    with tqdm(total=len(texts), desc="texts", unit="text") as bar:
-        for start in range(0, len(texts), batch_size):
-            chosen = order[start : start + batch_size]
-            features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
+    with tqdm(total=len(texts), desc="texts", unit="text", disable=hosts.index > 0) as bar:
+        for start in range(0, len(texts), size):
+            chosen = order[start : start + size]
+            features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(size, len(texts)))
             bar.update(len(chosen))
     return features
 
 
 def _score(
     retriever: Retriever,
-    blocks: list[np.ndarray],
+    blocks: Sequence[_Block],
     text: np.ndarray,
     settings: Settings,
-    stored: Callable[[int, Callable[[], np.ndarray]], np.ndarray],
-) -> np.ndarray:
-    """Scores [I, N] of all images; -inf for pairs that the mode does not score.
+    store: BlockStore,
+    name: Callable[[int], str],
+    hosts: Hosts,
+) -> list[_Block]:
+    """Scores [b, N] of each block of this host's images; -inf for pairs that the mode does not score.
 
-    `stored` gives a block's scores by its number, calling the function it is given only if they are not there yet.
+    `name` gives what to call the scores of a block that begins at this of the host's images.
     """
-    pad_to = max(len(tokens) for tokens in blocks)
+    pad_to = max((block.images for block in blocks), default=0)
     prepared = retriever.prepare_texts(text)
 
     def score(tokens: np.ndarray) -> np.ndarray:
@@ -193,10 +240,36 @@ def _score(
         return scores
 
     per_image = min(settings.top_k, len(text)) if settings.mode == "top-k" else len(text)
-    images = sum(len(tokens) for tokens in blocks)
-    rows = []
-    with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True) as bar:
-        for number, tokens in enumerate(blocks):
-            rows.append(stored(number, partial(score, tokens)))
-            bar.update(len(tokens) * per_image)
-    return np.concatenate(rows)
+    images = sum(block.images for block in blocks)
+    scored: list[_Block] = []
+    with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=hosts.index > 0) as bar:
+        for block in blocks:
+            called = name(sum(block.images for block in scored))
+            if called not in store:
+                store.put(called, score(block.read()))
+            scored.append(_Block(block.images, partial(store.get, called)))
+            bar.update(block.images * per_image)
+    return scored
+
+
+def _rank(scores: Sequence[_Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> dict[str, float]:
+    """Metrics of all hosts' images; `first` is the number of this host's first.
+
+    Each block is looked at twice: for the texts' scores with their own pictures, and, once all hosts know all of these,
+    for the pictures that score at least as well.
+    """
+
+    def rank_texts() -> tuple[np.ndarray, np.ndarray]:
+        own, ranks, start = np.full(len(image_of_text), -np.inf, np.float32), [np.zeros(0, np.int64)], first
+        for block in scores:
+            own_of_block, ranks_of_block = rank_texts_of_images(block.read(), start, image_of_text)
+            own, start = np.maximum(own, own_of_block), start + block.images
+            ranks.append(ranks_of_block)
+        return own, np.concatenate(ranks)
+
+    own_here, image_ranks = hosts.together(rank_texts)
+    own = np.max(hosts.gather_arrays(own_here[None]), axis=(0, 1))
+    none = np.zeros(len(image_of_text), np.int64)
+    counts = hosts.together(lambda: sum((count_at_least(block.read(), own) for block in scores), none))
+    text_ranks = np.sum(hosts.gather_arrays(counts[None]), axis=(0, 1)) - 1
+    return metrics_from_ranks(text_ranks, np.concatenate(hosts.gather_arrays(image_ranks)))
