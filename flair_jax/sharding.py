@@ -69,32 +69,44 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def copies(devices: Sequence[jax.Device]) -> NamedSharding:
-    """A copy on each of the devices, of whose mesh the only axis is data."""
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return NamedSharding(mesh, P())
+def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh whose only axis is data."""
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def copy_to(sharding: NamedSharding, tree: Any) -> Any:
-    """Arrays as copies on this host's devices, wherever they are; no device holds more than one copy, and its part.
+def copy_to(mesh: Mesh, tree: Any) -> Any:
+    """Arrays as copies on each of this host's devices, wherever they are.
 
-    All hosts must call it for arrays that are spread over the devices of all.
+    No device ever holds more than one copy beside the part that it had. If arrays are spread over the devices of all
+    hosts, all must call it.
 
     Args:
-      sharding: from `copies`, of local devices.
+      mesh: of local devices.
       tree: of arrays of NumPy or JAX.
     """
+    leaves, structure = jax.tree.flatten(tree)
+    split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
+    if split:
+        everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
+        # In one program, for hosts may not run several at once that wait for each other.
+        whole = jax.jit(lambda *parts: parts, out_shardings=everywhere)(*(leaves[number] for number in split))
+        for number, leaf in zip(split, whole, strict=True):
+            leaves[number] = leaf
+    return jax.tree.unflatten(structure, [_on_local_devices(leaf, mesh) for leaf in leaves])
 
-    def copy(leaf: Any) -> jax.Array:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return jax.device_put(leaf, sharding)
-        spread: Any = leaf.sharding
-        whole = jax.device_put(leaf, NamedSharding(spread.mesh, P()))
-        on = {shard.device: shard.data for shard in whole.addressable_shards}
-        local = [on[device] for device in sharding.mesh.devices.flat]
-        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, local)
 
-    return jax.tree.map(copy, tree)
+def _is_split(leaf: jax.Array) -> bool:
+    return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _on_local_devices(leaf: Any, mesh: Mesh) -> jax.Array:
+    """Of an array that has copies on the devices of all hosts, those on this one's, which are not copied again."""
+    sharding = NamedSharding(mesh, P())
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    on = {shard.device: shard.data for shard in leaf.addressable_shards}
+    local = [on[device] for device in mesh.devices.flat]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, local)
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

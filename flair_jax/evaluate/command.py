@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flair_jax.checkpoint import description_file, load, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, RetrievalSet, find_set
@@ -19,7 +20,7 @@ from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import Settings, evaluate
 from flair_jax.hosts import ALONE, Hosts
-from flair_jax.sharding import copies
+from flair_jax.sharding import data_mesh
 
 
 def run(
@@ -54,7 +55,8 @@ def run(
     if output and any(hosts.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     description = hosts.together(lambda: read_description(checkpoint))
-    model, params = hosts.together(lambda: load(checkpoint, dtype=dtype, sharding=copies(jax.devices())))
+    everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
+    model, params = hosts.together(lambda: load(checkpoint, dtype=dtype, sharding=everywhere))
     retriever = Retriever(model, params)
     source = description.get("source", {})
     environment = report.environment(checkpoint, source, dtype, settings)

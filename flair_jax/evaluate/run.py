@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -20,7 +19,7 @@ from flair_jax.data.retrieval_sets import RetrievalData
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.metrics import count_at_least, metrics_from_ranks, rank_texts_of_images
+from flair_jax.evaluate.ranking import Block, rank
 from flair_jax.evaluate.retrieval import Retriever, top_k
 from flair_jax.hosts import ALONE, Hosts
 from flair_jax.models.flair import Flair
@@ -117,19 +116,9 @@ def evaluate(
             retriever, blocks, text, settings, store, lambda start: f"scores-{left_out}-{first + start:08d}", hosts
         )
     )
-    metrics = _rank(scores, first, data.image_of_text, hosts)
+    metrics = rank(scores, first, data.image_of_text, hosts)
     store.remove()
     return Evaluation(metrics, len(data.images), len(data.texts), list(broken.values()), time.monotonic() - start)
-
-
-class _Block(NamedTuple):
-    """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
-
-    What is read is not kept: the tokens and scores of a large set are larger than memory.
-    """
-
-    images: int
-    read: Callable[[], np.ndarray]
 
 
 def _batch_size(settings: Settings, hosts: Hosts) -> int:
@@ -139,12 +128,12 @@ def _batch_size(settings: Settings, hosts: Hosts) -> int:
 
 def _embed_images(
     model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore, hosts: Hosts
-) -> tuple[list[_Block], dict[int, str]]:
+) -> tuple[list[Block], dict[int, str]]:
     """Blocks of this host's images without the broken pictures, and the latter's messages."""
     part, size = hosts.part(len(paths)), _batch_size(settings, hosts)
     chunks = [range(start, min(start + size, part.stop)) for start in part[::size]]
     names = {chunk: f"images-{chunk.start:08d}" for chunk in chunks}
-    blocks = {chunk: _Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
+    blocks = {chunk: Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
     todo = [chunk for chunk in chunks if chunk not in blocks]
     pictures = _read([str(paths[number]) for chunk in todo for number in chunk], model)
     broken: dict[int, str] = {}
@@ -165,9 +154,9 @@ def _embed_images(
                 )
                 if len(pixels) == len(chunk):
                     store.put(names[chunk], tokens)
-                    blocks[chunk] = _Block(len(chunk), partial(store.get, names[chunk]))
+                    blocks[chunk] = Block(len(chunk), partial(store.get, names[chunk]))
                 else:  # not stored: a later run must look at these pictures again, and report them
-                    blocks[chunk] = _Block(len(pixels), lambda tokens=tokens: tokens)  # type: ignore[misc]
+                    blocks[chunk] = Block(len(pixels), lambda tokens=tokens: tokens)  # type: ignore[misc]
             bar.update(len(chunk))
     return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
 
@@ -213,13 +202,13 @@ def _embed_texts(
 
 def _score(
     retriever: Retriever,
-    blocks: Sequence[_Block],
+    blocks: Sequence[Block],
     text: np.ndarray,
     settings: Settings,
     store: BlockStore,
     name: Callable[[int], str],
     hosts: Hosts,
-) -> list[_Block]:
+) -> list[Block]:
     """Scores [b, N] of each block of this host's images; -inf for pairs that the mode does not score.
 
     `name` gives what to call the scores of a block that begins at this of the host's images.
@@ -241,35 +230,12 @@ def _score(
 
     per_image = min(settings.top_k, len(text)) if settings.mode == "top-k" else len(text)
     images = sum(block.images for block in blocks)
-    scored: list[_Block] = []
+    scored: list[Block] = []
     with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=hosts.index > 0) as bar:
         for block in blocks:
             called = name(sum(block.images for block in scored))
             if called not in store:
                 store.put(called, score(block.read()))
-            scored.append(_Block(block.images, partial(store.get, called)))
+            scored.append(Block(block.images, partial(store.get, called)))
             bar.update(block.images * per_image)
     return scored
-
-
-def _rank(scores: Sequence[_Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> dict[str, float]:
-    """Metrics of all hosts' images; `first` is the number of this host's first.
-
-    Each block is looked at twice: for the texts' scores with their own pictures, and, once all hosts know all of these,
-    for the pictures that score at least as well.
-    """
-
-    def rank_texts() -> tuple[np.ndarray, np.ndarray]:
-        own, ranks, start = np.full(len(image_of_text), -np.inf, np.float32), [np.zeros(0, np.int64)], first
-        for block in scores:
-            own_of_block, ranks_of_block = rank_texts_of_images(block.read(), start, image_of_text)
-            own, start = np.maximum(own, own_of_block), start + block.images
-            ranks.append(ranks_of_block)
-        return own, np.concatenate(ranks)
-
-    own_here, image_ranks = hosts.together(rank_texts)
-    own = np.max(hosts.gather_arrays(own_here[None]), axis=(0, 1))
-    none = np.zeros(len(image_of_text), np.int64)
-    counts = hosts.together(lambda: sum((count_at_least(block.read(), own) for block in scores), none))
-    text_ranks = np.sum(hosts.gather_arrays(counts[None]), axis=(0, 1)) - 1
-    return metrics_from_ranks(text_ranks, np.concatenate(hosts.gather_arrays(image_ranks)))
