@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from runs import finish, spawn_all
 
+from flair_jax.cli import main
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate.blocks import BlockStore
@@ -150,3 +151,17 @@ def test_hosts_must_agree(monkeypatch) -> None:
 def test_options_go_together(distributed: bool, options: dict) -> None:
     with pytest.raises(ValueError, match="--coordinator, --process and --processes go together, and with --distrib"):
         check_cluster(distributed, options)
+
+
+def test_no_other_processes_is_one_sentence(small_checkpoint, data, monkeypatch, capsys) -> None:
+    def not_there(*arguments: object) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", not_there)
+    arguments = ("evaluate", "--checkpoint", small_checkpoint, "--dataset", "folder", "--data-dir", data / "a")
+    assert main([*map(str, arguments), "--distributed"]) == 2
+    error = capsys.readouterr().err
+    assert "--distributed: the other processes are not found (coordinator_address should be defined.)" in error
+    assert error.count("\n") == 1
+    assert main([*map(str, arguments), "--process=1"]) == 2
+    assert "--coordinator, --process and --processes go together" in capsys.readouterr().err

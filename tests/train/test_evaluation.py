@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from runs import run, run_distributed
 
 from flair_jax.data import scenes_builder
 from flair_jax.demo import write_pictures
+from flair_jax.sharding import copy_to, data_mesh
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +62,14 @@ def test_two_processes_with_split_parameters_share_it(config, flags, alone, tmp_
     assert evaluations(tmp_path / "run") == evaluations(alone)
     assert "pair/s" in results[0][2]
     assert "pair/s" not in results[1][2]
+
+
+def test_split_parameters_become_copies_on_other_meshes() -> None:
+    """Of one process: from a mesh that splits an array, from copies, from the host."""
+    spread = NamedSharding(jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec("fsdp"))
+    rows = np.arange(8.0)
+    tree = {"split": jax.device_put(rows, spread), "host": rows}
+    for leaf in jax.tree.leaves(copy_to(data_mesh(jax.devices()), tree)):
+        assert leaf.is_fully_replicated
+        assert len(leaf.addressable_shards) == 8
+        np.testing.assert_array_equal(leaf, rows)
