@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -126,6 +127,9 @@ class Hosts:
         self.together(work if self.index == 0 else lambda: None)
 
 
+_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a host that is gone is noticed much earlier, by its missing heartbeat
+_meetings = itertools.count()
+
 # One process that does all, which is the default everywhere.
 ALONE = Hosts()
 
@@ -133,7 +137,10 @@ ALONE = Hosts()
 def _gather_bytes(data: bytes) -> list[bytes]:
     """The bytes of all processes, over the network of the devices; JAX gathers arrays of one shape only."""
     from jax.experimental import multihost_utils
+    from orbax.checkpoint import multihost
 
+    # One host may have worked hours longer than another, and CPUs give up a gathering that not all join in 30 seconds.
+    multihost.get_barrier_sync_fn()(key=f"flair_jax.hosts.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
     sizes = multihost_utils.process_allgather(np.uint32(len(data))).tolist()
     padded = np.zeros(max(*sizes, 1), np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)
