@@ -75,7 +75,7 @@ def run_part(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """One line a row, under the heading of its group."""
-    head = f"{'':<34}{'ms':>10}{'per second':>20}{'TFLOP/s':>10}{'of peak':>9}{'peak GiB':>10}{'difference':>12}"
+    head = f"{'':<38}{'ms':>10}{'per second':>20}{'TFLOP/s':>10}{'of peak':>9}{'peak GiB':>10}{'difference':>12}"
     print(head)
     group = None
     for row in rows:
@@ -84,13 +84,13 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
             print(group)
         if "seconds" not in row:
             difference = f" (difference {row['difference']:.1e})" if "difference" in row else ""
-            print(f"  {row['name']:<32}  {row['note']}{difference}")
+            print(f"  {row['name']:<36}  {row['note']}{difference}")
             continue
         rate = f"{row['count'] / row['seconds']:,.0f} {row['unit']}" if "unit" in row else ""
         memory = f"{row['peak_bytes'] / 2**30:.2f}" if "peak_bytes" in row else ""
         difference = f"{row['difference']:.1e}" if "difference" in row else ""
         print(
-            f"  {row['name']:<32}{row['seconds'] * 1e3:>10.2f}{rate:>20}"
+            f"  {row['name']:<36}{row['seconds'] * 1e3:>10.2f}{rate:>20}"
             f"{row['flops'] / row['seconds'] / 1e12:>10.3g}{row['share_of_peak']:>9.1%}{memory:>10}{difference:>12}"
         )
 
