@@ -76,7 +76,7 @@ def _train(config: Path, workdir: Path) -> tuple[str, ...]:
     return ("-m", "flair_jax.train", f"--config={config}", f"--workdir={workdir}")
 
 
-def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, timeout: float = 500) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
