@@ -88,8 +88,9 @@ def copy_to(mesh: Mesh, tree: Any) -> Any:
     split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
     if split:
         everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
-        # In one program, for hosts may not run several at once that wait for each other.
-        whole = jax.jit(lambda *parts: parts, out_shardings=everywhere)(*(leaves[number] for number in split))
+        # In one program, and to its end, for hosts may not run several at once that wait for each other.
+        gather = jax.jit(lambda *parts: parts, out_shardings=everywhere)
+        whole = jax.block_until_ready(gather(*(leaves[number] for number in split)))
         for number, leaf in zip(split, whole, strict=True):
             leaves[number] = leaf
     return jax.tree.unflatten(structure, [_on_local_devices(leaf, mesh) for leaf in leaves])
