@@ -20,9 +20,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import torch
-from flair_jax.convert.param_map import torch_from_params
-from flair_jax.convert.torch_forward import TorchFlair
-from torch.nn import functional
+from sides import initial_params, random_features, torch_scores
 
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.config import PRESETS
@@ -37,17 +35,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each side (default %(default)s)")
     options = parser.parse_args()
 
-    model = Flair(PRESETS["ViT-B-16-FLAIR"])
-    params = jax.device_get(model.init(jax.random.key(0)))
-    weights = {name: torch.from_numpy(tensor) for name, tensor in torch_from_params(params, model.config).items()}
-    rng = np.random.default_rng(0)
-    local = rng.standard_normal((options.images, model.config.vision.grid**2, model.config.embed_dim), np.float32)
-    text = rng.standard_normal((options.texts, model.config.embed_dim), np.float32)
-
-    original, retriever = TorchFlair(weights, model.config), Retriever(model, params)
+    config = PRESETS["ViT-B-16-FLAIR"]
+    local, text = random_features(options.images, options.texts, config)
+    original, retriever = torch_scores(config, local, text), Retriever(Flair(config), initial_params(config))
     sides = {
-        "PyTorch, weights returned": lambda: score_by_image(original, local, text, need_weights=True),
-        "PyTorch, fused kernel": lambda: score_by_image(original, local, text, need_weights=False),
+        "PyTorch, weights returned": lambda: original(need_weights=True),
+        "PyTorch, fused kernel": lambda: original(need_weights=False),
         "flair_jax, blocks": lambda: retriever.score_all(local, retriever.prepare_texts(text)),
     }
     scores = {name: side() for name, side in sides.items()}  # also compiles
@@ -64,17 +57,6 @@ def main() -> None:
         ratios = "".join(f"{rate / other:>8.2f} x" for other in list(rates.values())[:2])
         print(f"{name:<26}{rate:>12,.0f} pairs/s{ratios}")
     print(f"largest difference of a cosine: {np.abs(ours - theirs).max():.1e}")
-
-
-@torch.no_grad()
-def score_by_image(original: TorchFlair, local: np.ndarray, text: np.ndarray, *, need_weights: bool) -> np.ndarray:
-    """Cosines [I, N], as the PyTorch release computes them."""
-    texts = torch.from_numpy(text)
-    rows = []
-    for tokens in torch.from_numpy(local):
-        pooled = functional.normalize(original.pool(tokens[None], texts, need_weights=need_weights), dim=-1)
-        rows.append(torch.einsum("bnd,nd->bn", pooled, functional.normalize(texts, dim=-1)))
-    return torch.cat(rows).numpy()
 
 
 def timed(side: Callable[[], np.ndarray]) -> float:

@@ -39,7 +39,7 @@ class TorchFlair:
         weights = self.tensors
         length = tokens.shape[1]
         x = weights["token_embedding.weight"][tokens] + weights["positional_embedding"][:length]
-        mask = torch.full((length, length), float("-inf")).triu(1)
+        mask = torch.full((length, length), float("-inf"), device=x.device).triu(1)
         for layer in range(self.config.text.layers):
             x = self._block(x, f"transformer.resblocks.{layer}", self.config.text.heads, mask)
         x = self._layer_norm(x, "ln_final")[torch.arange(len(x)), tokens.argmax(dim=-1)]

@@ -70,6 +70,47 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh whose only axis is data."""
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def copy_to(mesh: Mesh, tree: Any) -> Any:
+    """Arrays as copies on each of this host's devices, wherever they are.
+
+    No device ever holds more than one copy beside the part that it had. If arrays are spread over the devices of all
+    hosts, all must call it.
+
+    Args:
+      mesh: of local devices.
+      tree: of arrays of NumPy or JAX.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
+    if split:
+        everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
+        # In one program, and to its end, for hosts may not run several at once that wait for each other.
+        gather = jax.jit(lambda *parts: parts, out_shardings=everywhere)
+        whole = jax.block_until_ready(gather(*(leaves[number] for number in split)))
+        for number, leaf in zip(split, whole, strict=True):
+            leaves[number] = leaf
+    return jax.tree.unflatten(structure, [_on_local_devices(leaf, mesh) for leaf in leaves])
+
+
+def _is_split(leaf: jax.Array) -> bool:
+    return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _on_local_devices(leaf: Any, mesh: Mesh) -> jax.Array:
+    """Of an array that has copies on the devices of all hosts, those on this one's, which are not copied again."""
+    sharding = NamedSharding(mesh, P())
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    on = {shard.device: shard.data for shard in leaf.addressable_shards}
+    local = [on[device] for device in mesh.devices.flat]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, local)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every leaf of a tree of arrays or shapes, by `PARTITION_RULES`.
 

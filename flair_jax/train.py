@@ -30,6 +30,7 @@ from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import ConfigError, FlairError
+from flair_jax.hosts import join_cluster
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(arguments)
         settings = TrainSettings.from_config(options.config)
         if options.distributed:
-            jax.distributed.initialize(**options.cluster)
+            join_cluster(options.cluster, sigterm_saves=True)
         outcome = train_or_stop(settings, options.workdir)
     except FlairError as error:
         print(f"flair-jax: error: {error}", file=sys.stderr)

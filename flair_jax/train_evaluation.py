@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from flair_jax.data.retrieval_sets import RetrievalData, find_set
 from flair_jax.errors import ConfigError
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import MODES, Settings, evaluate
+from flair_jax.hosts import Hosts
 from flair_jax.models.flair import Flair, Params
 from flair_jax.settings import EvaluationSettings, expand
 
@@ -42,18 +38,15 @@ class RetrievalEvaluation:
         """
         if settings.mode not in MODES:
             raise ConfigError(f"config.evaluation.mode={settings.mode!r} is unknown; choose one of {', '.join(MODES)}")
-        data = find_set(settings.dataset).load(expand(settings.dir))
+        data = Hosts.all().together(lambda: find_set(settings.dataset).load(expand(settings.dir)))
         return cls(model, data, Settings(settings.mode, settings.top_k, settings.batch_size))
 
     def run(self, params: Params) -> dict[str, float]:
-        """Metrics by name, `evaluation/...`; on several hosts the first one computes, and the others have none."""
-        if jax.process_count() > 1:
-            params = multihost_utils.process_allgather(params, tiled=True)
-        metrics: dict[str, Any] = {}
-        if jax.process_index() == 0:
-            # Of its own mesh: the evaluation is one host's, whatever the training's mesh is.
-            retriever = Retriever(self.model, jax.tree.map(np.asarray, params))
-            metrics = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None)).metrics
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("evaluation")
+        """Metrics by name, `evaluation/...`, the same on all hosts, which share the work; all must call it.
+
+        Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
+        """
+        metrics = evaluate(
+            self.model, Retriever(self.model, params), self.data, self.settings, BlockStore(None), Hosts.all()
+        ).metrics
         return {f"evaluation/{name}": value for name, value in metrics.items()}

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from flair_jax.errors import ConfigError
+from flair_jax.hosts import CLUSTER_OPTIONS, check_cluster
 
 USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
@@ -23,7 +24,7 @@ class TrainOptions:
       config: the configuration, with the fields that were given on the command line.
       workdir: the run's folder.
       distributed: whether there are several processes.
-      cluster: arguments of `jax.distributed.initialize`.
+      cluster: of `CLUSTER_OPTIONS`, None where not given.
       stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
         a finished one.
     """
@@ -44,14 +45,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     values = _read(arguments, USAGE)
     if values.config is None or values.workdir is None:
         raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
-    given = {
-        "coordinator_address": values.coordinator,
-        "process_id": values.process,
-        "num_processes": values.processes,
-    }
-    cluster = {name: value for name, value in given.items() if value is not None}
-    if cluster and not (values.distributed and len(cluster) == len(given)):
-        raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
+    cluster = {name: getattr(values, name) for name, _, _ in CLUSTER_OPTIONS}
+    check_cluster(values.distributed, cluster)
     status = getattr(values, "stopped-status")
     return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster, stopped_status=status)
 
@@ -94,9 +89,9 @@ def _define(words: list[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", None, "Configuration file.", flag_values=values, sys_argv=words)
     flags.DEFINE_string("workdir", None, "Folder for checkpoints and metrics.", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "Run as several processes.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Number of this process, from 0.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many processes there are.", flag_values=values)
+    for name, kind, meaning in CLUSTER_OPTIONS:
+        define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
+        define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     return values
 

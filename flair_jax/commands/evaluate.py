@@ -8,6 +8,7 @@ from typing import Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, positive
 from flair_jax.errors import FlairError
+from flair_jax.hosts import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
 
 
 def add(commands: Any) -> None:
@@ -54,6 +55,15 @@ def add(commands: Any) -> None:
         action="store_true",
         help="leave out pictures that cannot be read, with their captions, and report them, instead of failing",
     )
+    parser.add_argument(
+        "--distributed",
+        action="store_const",
+        const=True,
+        help="run as several processes that share the work; TPU pods, SLURM and Kubernetes are recognised, elsewhere "
+        "add the next three",
+    )
+    for name, kind, meaning in CLUSTER_OPTIONS:
+        parser.add_argument(f"--{name}", metavar="HOST:PORT" if kind is str else "N", type=kind, help=meaning)
 
 
 def _details() -> str:
@@ -83,7 +93,8 @@ def _details() -> str:
         f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
-        "With --output, a run that was stopped goes on where it was when it is started again."
+        "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
+        "On several hosts, start the same command for retrieval on each with --distributed; see docs/pods.md."
     )
 
 
@@ -142,9 +153,18 @@ def _retrieval(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.command import run
     from flair_jax.evaluate.run import Settings
 
+    cluster = {name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}
+    check_cluster(bool(options.distributed), cluster)
+    if options.distributed:
+        join_cluster(cluster, sigterm_saves=False)
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
     settings = Settings(mode, top_k, options.batch_size, options.skip_broken)
-    run(options.checkpoint, options.dataset, options.data_dir, settings, dtype=options.dtype, output=options.output)
+    run(
+        *(options.checkpoint, options.dataset, options.data_dir, settings),
+        dtype=options.dtype,
+        output=options.output,
+        hosts=Hosts.all() if options.distributed else ALONE,
+    )
 
 
 def _classify(options: argparse.Namespace) -> None:
@@ -203,6 +223,7 @@ _TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment}
 _TAKEN_BY = {
     "mode": ("retrieval", "classify"),
     "top_k": ("retrieval",),
+    "distributed": ("retrieval",),
     "templates": ("classify", "segment"),
     "class_names": ("classify", "segment"),
     "segment_by": ("segment",),

@@ -17,7 +17,7 @@ from flair_jax.data.labelled import Example
 from flair_jax.data.prompts import sentences
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import compute_in_blocks, embed_texts
+from flair_jax.evaluate.embedding import check_broken, compute_in_blocks, embed_texts
 from flair_jax.evaluate.metrics import class_ranks, classification_metrics
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
@@ -149,7 +149,8 @@ def classify(
     blocks, broken = compute_in_blocks(
         range(len(data.examples)), read, judge, store, size=settings.batch_size, skip_broken=settings.skip_broken
     )
-    labels, ranks, first = np.concatenate(blocks).T
+    check_broken(broken, len(data.examples), skip=settings.skip_broken)
+    labels, ranks, first = np.concatenate([block.read() for block in blocks]).T
     classes = _by_class(data, labels, ranks, first)
     store.remove()
     return Classification(

@@ -6,8 +6,12 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flair_jax.checkpoint import load, locate, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, choose
@@ -16,7 +20,9 @@ from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import evaluate
+from flair_jax.hosts import ALONE, Hosts
 from flair_jax.models.flair import Flair
+from flair_jax.sharding import data_mesh
 
 
 @runtime_checkable
@@ -52,7 +58,15 @@ class Task:
     table: Callable[[Sequence[dict[str, Any]], str], str]
 
 
-RETRIEVAL = Task(RETRIEVAL_SETS, lambda entry, folder: entry.load(folder), evaluate, report.result, report.table)
+def retrieval(hosts: Hosts = ALONE) -> Task:
+    """Retrieval, shared by hosts."""
+    return Task(
+        RETRIEVAL_SETS,
+        lambda entry, folder: entry.load(folder),
+        partial(evaluate, hosts=hosts),
+        report.result,
+        report.table,
+    )
 
 
 def run(
@@ -63,9 +77,10 @@ def run(
     *,
     dtype: str,
     output: Path | None,
-    task: Task = RETRIEVAL,
+    task: Task | None = None,
+    hosts: Hosts = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluates a checkpoint, prints a table and writes `output`.
+    """Evaluates a checkpoint, prints a table and writes `output`; of several hosts, the first does these two.
 
     Args:
       checkpoint: as `flair_jax.load` takes it.
@@ -74,7 +89,8 @@ def run(
       settings: how; the task's.
       dtype: compute dtype.
       output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
-      task: what to evaluate.
+      task: what to evaluate; retrieval if not given.
+      hosts: that share the work; all must call this, and the task must share its work among them, as retrieval does.
 
     Returns:
       One result a set; see `report.result`.
@@ -82,30 +98,33 @@ def run(
     Raises:
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
-    sets = _find_sets(task.sets, dataset, data_dir)
-    if output and output.is_dir():
+    work = task or retrieval(hosts)
+    sets = hosts.together(lambda: _find_sets(work.sets, dataset, data_dir))
+    hosts.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
+    if output and any(hosts.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    loaded = _load(checkpoint, dtype, settings)
+    loaded = _load(checkpoint, dtype, settings, hosts)
+    say = print if hosts.index == 0 else _say_nothing
     results, failures = [], []
     for entry, folder in sets:
-        print(f"{entry.name}: {folder}", flush=True)
+        say(f"{entry.name}: {folder}", flush=True)
         try:
-            result = _evaluate_set(task, entry, folder, loaded, settings, output and Path(f"{output}.partial"))
+            result = _evaluate_set(work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), hosts)
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
         if result["skipped"]:
-            print(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
+            say(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
         results.append(result)
     if results:
-        print(task.table(results, settings.mode))
+        say(work.table(results, settings.mode))
     if output and results:
         document = results[0] if dataset != "all" else {"results": results}
-        report.write_json(output, {**document, **loaded.environment})
+        hosts.first_does(lambda: report.write_json(output, {**document, **loaded.environment}))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
-        print(f"written: {output}")
+        say(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
     return results
@@ -121,29 +140,39 @@ class _Loaded(NamedTuple):
     environment: dict[str, Any]
 
 
-def _load(checkpoint: str | Path, dtype: str, settings: Any) -> _Loaded:
-    files = locate(checkpoint)
-    model, params = load(files, dtype=dtype)
-    source = read_description(files).get("source", {})
+def _say_nothing(*_: object, **__: object) -> None:
+    """The other hosts' `print`."""
+
+
+def _load(checkpoint: str | Path, dtype: str, settings: Any, hosts: Hosts) -> _Loaded:
+    files = hosts.together(lambda: locate(checkpoint))
+    everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
+    model, params = hosts.together(lambda: load(files, dtype=dtype, sharding=everywhere))
+    source = hosts.together(lambda: read_description(files).get("source", {}))
     environment = report.environment(checkpoint, source, dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 
 
 def _evaluate_set(
-    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None
+    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, hosts: Hosts
 ) -> dict[str, Any]:
     """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
-    data = task.load(entry, folder)
+    data = hosts.together(lambda: task.load(entry, folder))
     work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
     blocks = unfinished and unfinished / f"{entry.name}-{work}"
     finished = blocks and blocks.with_suffix(".json")
-    if finished and finished.is_file():
-        return dict(json.loads(finished.read_text(encoding="utf-8")))
+    known = hosts.gather(_read_json(finished) if finished else None)[0]
+    if known is not None:
+        return dict(known)
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
     if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
-        report.write_json(finished, result)
+        hosts.first_does(lambda: report.write_json(finished, result))
     return result
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:

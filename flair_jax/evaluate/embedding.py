@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import grain
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.ranking import Block
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
 
@@ -28,7 +30,9 @@ def compute_in_blocks(
     *,
     size: int,
     skip_broken: bool,
-) -> tuple[list[np.ndarray], dict[int, str]]:
+    first: int = 0,
+    progress: bool = True,
+) -> tuple[list[Block], dict[int, str]]:
     """Reads pictures with threads and computes on blocks of them, with a progress bar on stderr.
 
     Args:
@@ -37,39 +41,38 @@ def compute_in_blocks(
       compute: of what was read of at most `size` items, in order -> an array with a row for each.
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
-      skip_broken: leave out what is broken, instead of failing.
+      skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.
+      first: number of the first item; this host's items are a part of all.
+      progress: whether to show the bar.
 
     Returns:
       The blocks in order, without rows for what is broken, and messages about that by its number.
-
-    Raises:
-      DatasetError: listing what is broken, unless that is to be skipped; and if everything is.
     """
-    starts = range(0, len(items), size)
-    names = {start: f"images-{start:08d}" for start in starts}
-    todo = [start for start in starts if names[start] not in store]
-    pictures = read_ahead(errors_returned(read), [item for start in todo for item in items[start : start + size]])
+    chunks = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+    names = {chunk: f"images-{first + chunk.start:08d}" for chunk in chunks}
+    blocks = {chunk: Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
+    todo = [chunk for chunk in chunks if chunk not in blocks]
+    pictures = read_ahead(errors_returned(read), [items[number] for chunk in todo for number in chunk])
     broken: dict[int, str] = {}
-    blocks = {start: store.get(names[start]) for start in starts if start not in todo}
-    done = len(items) - sum(len(items[start : start + size]) for start in todo)
-    with tqdm(total=len(items), initial=done, desc="images", unit="image") as bar:
-        for start in todo:
+    done = sum(map(len, blocks))
+    with tqdm(total=len(items), initial=done, desc="images", unit="image", disable=not progress) as bar:
+        for chunk in todo:
             good = []
-            chunk = range(start, min(start + size, len(items)))
             for number, picture in zip(chunk, pictures, strict=False):
                 if isinstance(picture, ImageError):
-                    broken[number] = str(picture)
+                    broken[first + number] = str(picture)
                 else:
                     good.append(picture)
             # A run that is going to fail reads on, to name all that is broken, but computes no more.
             if good and (skip_broken or not broken):
-                block = compute(good)
-                # A block with gaps is not stored: a later run must look at its pictures again, and report them.
-                blocks[start] = store.put(names[start], block) if len(good) == len(chunk) else block
+                result = compute(good)
+                if len(good) == len(chunk):
+                    store.put(names[chunk], result)
+                    blocks[chunk] = Block(len(chunk), partial(store.get, names[chunk]))
+                else:  # not stored: a later run must look at these pictures again, and report them
+                    blocks[chunk] = Block(len(good), partial(np.asarray, result))
             bar.update(len(chunk))
-    if broken and (not skip_broken or len(broken) == len(items)):
-        raise DatasetError(list_broken(broken, len(items)))
-    return [blocks[start] for start in starts if start in blocks], broken
+    return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
 
 
 def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
@@ -94,12 +97,21 @@ def errors_returned(read: Callable[[_Item], _Read]) -> Callable[[_Item], _Read |
     return attempt
 
 
-def list_broken(broken: dict[int, str], images: int, most: int = 20) -> str:
-    """What to tell the user about broken pictures, given their messages and the number of all pictures."""
+def check_broken(broken: dict[int, str], images: int, *, skip: bool, most: int = 20) -> None:
+    """Raises DatasetError that lists what is broken, unless that is to be skipped; and if everything is.
+
+    Args:
+      broken: messages by the pictures' numbers.
+      images: how many pictures there are.
+      skip: go on with the others.
+      most: messages to list.
+    """
+    if not broken or (skip and len(broken) < images):
+        return
     listed = "\n  ".join(list(broken.values())[:most])
     more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
     hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
-    return f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}"
+    raise DatasetError(f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}")
 
 
 def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:

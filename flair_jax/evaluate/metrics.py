@@ -31,25 +31,60 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
         raise FlairError(
             f"similarity {similarity.shape} and image_of_text {image_of_text.shape} must be [I, T] and [T], not empty"
         )
-    images, texts = similarity.shape
+    images = len(similarity)
     if image_of_text.dtype.kind not in "iu" or image_of_text.min() < 0 or image_of_text.max() >= images:
         raise FlairError(f"image_of_text must hold the picture of each text as an integer from 0 to {images - 1}")
     without_text = np.setdiff1d(np.arange(images), image_of_text)
     if without_text.size:
         raise FlairError(f"{without_text.size} picture(s) have no text, the first is number {without_text[0]}")
-    if np.isnan(similarity).any():
+    own, image_ranks = rank_texts_of_images(similarity, 0, image_of_text)
+    return metrics_from_ranks(count_at_least(similarity, own) - 1, image_ranks)
+
+
+def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image-to-text side of some pictures, which needs their rows of the scores alone.
+
+    Args:
+      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
+      first: number of the first.
+      image_of_text: integers [T].
+
+    Returns:
+      Scores [T] of the texts with their own pictures, `-inf` where that is not among these; and int64 [b], how many
+      wrong texts rank before or with the best right one.
+
+    Raises:
+      FlairError: if a score is NaN.
+    """
+    if np.isnan(scores).any():
         raise FlairError("similarity holds NaN: the model or its input is broken")
+    rows = image_of_text - first
+    texts = np.flatnonzero((rows >= 0) & (rows < len(scores)))
+    rows = rows[texts]
+    own = np.full(len(image_of_text), -np.inf, scores.dtype)
+    own[texts] = scores[rows, texts]
 
-    own = similarity[image_of_text, np.arange(texts)]
-    # Wrong answers at least as good as the right one; the right one itself is in the count, hence the -1.
-    text_ranks = (similarity >= own).sum(axis=0) - 1
+    best_own = np.full(len(scores), -np.inf, scores.dtype)
+    np.maximum.at(best_own, rows, own[texts])
+    at_least_as_good = (scores >= best_own[:, None]).sum(axis=1)
+    own_at_best = np.bincount(rows, own[texts] >= best_own[rows], minlength=len(scores))
+    return own, at_least_as_good - own_at_best.astype(np.int64)
 
-    best_own = np.full(images, -np.inf, similarity.dtype)
-    np.maximum.at(best_own, image_of_text, own)
-    at_least_as_good = (similarity >= best_own[:, None]).sum(axis=1)
-    own_at_best = np.bincount(image_of_text, own >= best_own[image_of_text], minlength=images)
-    image_ranks = at_least_as_good - own_at_best.astype(np.int64)
 
+def count_at_least(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many pictures score at least as well with each text as its own, int64 [T]; the counts of parts add up.
+
+    Summed over all pictures and less 1, for the right one itself, these are the texts' ranks from 0.
+
+    Args:
+      scores: [b, T] of some pictures with all texts.
+      own: [T], the texts' scores with their own pictures.
+    """
+    return (scores >= own).sum(axis=0)
+
+
+def metrics_from_ranks(text_ranks: np.ndarray, image_ranks: np.ndarray) -> dict[str, float]:
+    """What `retrieval_metrics` returns, from ranks counted from 0: of each text's picture, each picture's best text."""
     return {**_summary("text_to_image", text_ranks), **_summary("image_to_text", image_ranks)}
 
 

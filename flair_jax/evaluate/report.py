@@ -67,11 +67,12 @@ def environment(
     """What a result depends on, as plain JSON values: settings, package versions, devices."""
     import jax
 
-    devices = jax.local_devices()
+    devices = jax.devices()
     return {
         "settings": {**dataclasses.asdict(settings), "checkpoint": str(checkpoint), "source": source, "dtype": dtype},
         "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
     }
 
 

@@ -9,12 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import l2_normalize, normalize
 from flair_jax.models.pooling import PreparedImage, PreparedTexts
+from flair_jax.sharding import copy_to, data_mesh
 
 # Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
 # columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;
@@ -56,14 +57,14 @@ class Retriever:
 
         Args:
           model: such as `flair_jax.load` gives.
-          params: its parameters.
+          params: its parameters. If they are spread over the devices of several hosts, all must come here.
           devices: all local ones if not given.
         """
         devices = jax.local_devices() if devices is None else devices
-        self._mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self._mesh = data_mesh(devices)
         self._rows = NamedSharding(self._mesh, P("data"))
         self._everywhere = NamedSharding(self._mesh, P())
-        self._params = jax.device_put(params, self._everywhere)
+        self._params = copy_to(self._mesh, params)
 
         def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:
             image, local = model.encode_image(params, normalize(pixels))
@@ -113,7 +114,8 @@ class Retriever:
 
     def prepare_texts(self, text: np.ndarray) -> PreparedTexts:
         """Text features [N, D] as `score_all` and `score_top_k` take them, on every device."""
-        return self._prepare_texts(self._params, jax.device_put(text, self._everywhere))
+        with jax.set_mesh(self._mesh):  # a caller, such as training, may have set another
+            return self._prepare_texts(self._params, jax.device_put(text, self._everywhere))
 
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
@@ -154,7 +156,8 @@ class Retriever:
         count, devices = len(arrays[0]), self._mesh.size
         rows = -(-max(count, pad_to) // devices) * devices
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
-        result = function(self._params, *(jax.device_put(array, self._rows) for array in padded))
+        with jax.set_mesh(self._mesh):
+            result = function(self._params, *(jax.device_put(array, self._rows) for array in padded))
         return np.asarray(result)[:count]
 
 

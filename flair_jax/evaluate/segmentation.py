@@ -18,9 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flair_jax.data.segmentation_data import SegmentationData
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import embed_texts, list_broken, read_ahead
+from flair_jax.evaluate.embedding import check_broken, embed_texts, read_ahead
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
@@ -208,8 +208,7 @@ def segment(
                 total = total + (store.put(names[block], matrix) if len(done) == len(block) else matrix)
                 done = []
             bar.update()
-    if broken and (not settings.skip_broken or len(broken) == len(data.names)):
-        raise DatasetError(list_broken(broken, len(data.names)))
+    check_broken(broken, len(data.names), skip=settings.skip_broken)
     store.remove()
     judged = len(data.names) - len(broken)
     metrics = segmentation_metrics(total, data.classes)

@@ -42,14 +42,14 @@ def write_config(folder: Path, data: Path) -> Path:
     return path
 
 
-def start(config: Path, workdir: Path, *flags: str, devices: int = 1, **options) -> subprocess.Popen:
-    """Starts `python -m flair_jax.train` with so many host devices."""
+def spawn(*arguments: object, devices: int = 1, **options) -> subprocess.Popen:
+    """Starts Python with these arguments and so many host devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "flair_jax.train", f"--config={config}", f"--workdir={workdir}", *flags],
+        [sys.executable, *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,7 +58,25 @@ def start(config: Path, workdir: Path, *flags: str, devices: int = 1, **options)
     )
 
 
-def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
+def spawn_all(*arguments: object, processes: int, devices: int) -> list[subprocess.Popen]:
+    """Starts the same several times, with the flags that connect them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = ("--distributed", f"--coordinator={address}", f"--processes={processes}")
+    return [spawn(*arguments, *flags, f"--process={number}", devices=devices) for number in range(processes)]
+
+
+def start(config: Path, workdir: Path, *flags: str, devices: int = 1, **options) -> subprocess.Popen:
+    """Starts `python -m flair_jax.train` with so many host devices."""
+    return spawn(*_train(config, workdir), *flags, devices=devices, **options)
+
+
+def _train(config: Path, workdir: Path) -> tuple[str, ...]:
+    return ("-m", "flair_jax.train", f"--config={config}", f"--workdir={workdir}")
+
+
+def finish(process: subprocess.Popen, timeout: float = 500) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -72,22 +90,7 @@ def run_distributed(
     config: Path, workdir: Path, *flags: str, processes: int, devices: int
 ) -> list[tuple[int, str, str]]:
     """One run as several real processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    started = [
-        start(
-            config,
-            workdir,
-            *flags,
-            "--distributed",
-            f"--coordinator={address}",
-            f"--process={number}",
-            f"--processes={processes}",
-            devices=devices,
-        )
-        for number in range(processes)
-    ]
+    started = spawn_all(*_train(config, workdir), *flags, processes=processes, devices=devices)
     return [finish(process) for process in started]
 
 

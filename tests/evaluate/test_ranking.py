@@ -1,0 +1,81 @@
+"""Ranks counted in parts, against the metrics of the whole matrix."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+from flair_jax import FlairError, retrieval_metrics
+from flair_jax.evaluate.ranking import Block, rank
+from flair_jax.hosts import ALONE, Hosts
+
+
+class Threads(Hosts):
+    """Hosts that are threads of this process."""
+
+    def __new__(cls, *_):
+        return object.__new__(cls)
+
+    def __init__(self, index: int, count: int, barrier: threading.Barrier, board: list) -> None:
+        super().__init__(index, count)
+        object.__setattr__(self, "barrier", barrier)
+        object.__setattr__(self, "board", board)
+
+    def gather(self, value):
+        self.board[self.index] = value
+        self.barrier.wait()
+        everyone = list(self.board)
+        self.barrier.wait()
+        return everyone
+
+    gather_arrays = gather
+
+
+def blocks(scores: np.ndarray, size: int) -> list[Block]:
+    parts = [scores[start : start + size] for start in range(0, len(scores), size)]
+    return [Block(len(part), partial(np.asarray, part)) for part in parts]
+
+
+def rank_on(count: int, scores: np.ndarray, image_of_text: np.ndarray, size: int) -> list:
+    """What each of so many hosts finds."""
+    barrier, board = threading.Barrier(count, timeout=60), [None] * count
+    hosts = [Threads(index, count, barrier, board) for index in range(count)]
+
+    def one(host: Threads):
+        part = host.part(len(scores))
+        try:
+            return rank(blocks(scores[part.start : part.stop], size), part.start, image_of_text, host)
+        except FlairError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, hosts))
+
+
+def made(images: int, texts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores full of ties and pairs that were not scored; every picture has a text."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, (images, texts)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    return scores, rng.permutation(np.concatenate([np.arange(images), rng.integers(0, images, texts - images)]))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("images", "texts"), [(3, 3), (13, 29)])
+def test_hosts_find_the_metrics_of_the_whole(images: int, texts: int, count: int, size: int) -> None:
+    """More hosts than pictures, too."""
+    for seed in range(5):
+        scores, image_of_text = made(images, texts, seed)
+        expected = retrieval_metrics(scores, image_of_text)
+        assert rank_on(count, scores, image_of_text, size) == [expected] * count
+        assert rank(blocks(scores, size), 0, image_of_text, ALONE) == expected
+
+
+def test_a_score_that_is_not_a_number_is_reported_by_all() -> None:
+    scores, image_of_text = made(13, 29, 0)
+    scores[12, 5] = np.nan
+    words = "similarity holds NaN: the model or its input is broken"
+    assert rank_on(2, scores, image_of_text, 3) == [f"process 1: {words}", words]
