@@ -26,7 +26,7 @@ RECORDED_CONTROL = Path(__file__).parent / "data" / "demo_control.json"
 def run(output: Path, *, control: bool = False) -> None:
     """Prepares the scenes, trains, evaluates on held-out scenes and writes `output`/report.html.
 
-    What is finished in `output` is not done again.
+    What is finished in `output` is not done again. A SIGTERM while it trains ends it when that is saved.
 
     Args:
       output: folder to fill.
@@ -45,11 +45,13 @@ def run(output: Path, *, control: bool = False) -> None:
     write_pictures(output / "held-out", held_out)
 
     print(f"2. training: {output / 'run'}", flush=True)
-    checkpoint = train(TrainSettings.from_config(config), output / "run")
-    if control:
+    checkpoint, finished = train(TrainSettings.from_config(config), output / "run")
+    if control and finished:
         print(f"   and the control, with the multi-positive loss alone: {output / 'control'}", flush=True)
         config.loss.terms = ("mps",)
-        control_checkpoint = train(TrainSettings.from_config(config), output / "control")
+        control_checkpoint, finished = train(TrainSettings.from_config(config), output / "control")
+    if not finished:  # SIGTERM came, and training has said so
+        return
 
     print(f"3. what it learned, on {len(held_out)} held-out scenes", flush=True)
     evaluation = ScenesEvaluation(held_out)

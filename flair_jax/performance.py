@@ -66,7 +66,7 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
-def step_flops(config: FlairConfig, images: int, captions: int, group_size: int, *, towers_only: bool = False) -> float:
+def step_flops(config: FlairConfig, images: int, captions: int, group_size: int) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     Counted are the matrix products of the model, at 2 FLOPs a multiplication, and 3 times the forward pass for a step;
@@ -77,7 +77,6 @@ def step_flops(config: FlairConfig, images: int, captions: int, group_size: int,
       images: N in a batch.
       captions: K of each image.
       group_size: B, see `flair_loss`.
-      towers_only: leave out the loss.
     """
     vision, text, width = config.vision, config.text, config.embed_dim
     local = vision.grid**2
@@ -85,39 +84,39 @@ def step_flops(config: FlairConfig, images: int, captions: int, group_size: int,
     image = patches + _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
     image += 2 * (local + 1) * vision.width * width
     caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
-    towers = 3.0 * (images * image + images * captions * caption)
-    if towers_only:
-        return towers
     pairs = images * (images // group_size) * (group_size + captions - 1)
     text_conditioned = pairs * (4 * local * width + 2 * width**2)
     text_conditioned += 2 * width**2 * (2 * local * images + images * captions)
     multi_positive = 2 * width * images * images * captions
-    return towers + 3.0 * (text_conditioned + multi_positive)
+    return 3.0 * (images * image + images * captions * caption + text_conditioned + multi_positive)
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
     return layers * length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
 
 
-def count_flops(jaxpr: Any) -> float:
+def count_flops(jaxpr: Any, within: str = "") -> float:
     """FLOPs of the matrix products in a traced function, over all devices, at 2 a multiplication.
 
     Loops count as often as they run, and what rematerialisation computes again counts again.
 
     Args:
       jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.
+      within: count only what is in operations of this name, such as "shard_map".
     """
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         parameters = equation.params
-        if equation.primitive.name == "dot_general":
+        name = equation.primitive.name
+        if name == "dot_general" and not within:
             (contracted, _), _ = parameters["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
-        times = parameters["length"] if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "shard_map":  # shapes in there are one device's
+        times = parameters["length"] if name == "scan" else 1
+        if name == "shard_map":  # shapes in there are one device's
             times = parameters["mesh"].size
-        total += times * sum(map(count_flops, _functions_in(parameters.values())))
+        inner = "" if name == within else within
+        total += times * sum(count_flops(function, inner) for function in _functions_in(parameters.values()))
     return total
 
 

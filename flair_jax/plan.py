@@ -63,6 +63,7 @@ class Plan:
       memory: None if it does not fit.
       too_large: the compiler's words if it does not fit, else "".
       flops: of matrix products, with what is computed again.
+      loss_flops: of these, the loss's; 0 for other steps.
       useful_flops: without; see `step_flops`.
       wire: bytes that a chip sends, by kind of collective; `network:` before those between slices.
       bounds: least seconds for the FLOPs ("compute"), for touching once all that is in memory ("memory"), and for the
@@ -79,6 +80,7 @@ class Plan:
     memory: Memory | None
     too_large: str
     flops: float
+    loss_flops: float
     useful_flops: float
     wire: dict[str, float]
     bounds: dict[str, float]
@@ -263,6 +265,8 @@ def _plan(
         None if too_large else memory,
         too_large,
         flops,
+        # The loss is the one part of a training step that says itself how it is split over the mesh.
+        count_flops(traced.jaxpr, within="shard_map") / chips if unit == "image" else 0.0,
         useful_flops / chips,
         dict(wire),
         _bounds(topology.chip, flops, memory, wire) if topology.chip else {},

@@ -48,31 +48,21 @@ class TrainingError(FlairError):
 
 
 class Outcome(NamedTuple):
-    """How far training came: the folder of its newest checkpoint, and whether that is of the last step."""
+    """How far training came: the folder of its newest checkpoint, which `flair_jax.load` reads, and whether that is of
+    the last step.
+    """
 
     checkpoint: Path
     finished: bool
 
 
-def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Path:
+def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Args:
       settings: of the run.
       workdir: folder for checkpoints and metrics; a run found there goes on.
       sources: training samples, instead of the data sets that the settings name.
-
-    Returns:
-      The folder of the newest checkpoint; `flair_jax.load` reads it.
-
-    Raises:
-      FlairError: as `train_or_stop`.
-    """
-    return train_or_stop(settings, workdir, sources).checkpoint
-
-
-def train_or_stop(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Outcome:
-    """As `train`, and says whether it came to the end or a SIGTERM stopped it before.
 
     Raises:
       ConfigError: if the settings cannot be.
@@ -316,7 +306,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = TrainSettings.from_config(options.config)
         if options.distributed:
             join_cluster(options.cluster, sigterm_saves=True)
-        outcome = train_or_stop(settings, options.workdir)
+        outcome = train(settings, options.workdir)
     except FlairError as error:
         print(f"flair-jax: error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from runs import write_config
 
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
-from flair_jax.performance import CHIPS, count_flops, step_flops
+from flair_jax.performance import CHIPS, count_flops
 from flair_jax.plan import changes_that_fit, find_topology
 from flair_jax.plan_report import Planner
 from flair_jax.train_flags import parse_config
@@ -165,6 +165,19 @@ def test_a_configuration_is_needed(capfd) -> None:
         parse_config([])
 
 
-def test_towers_and_loss_add_up(small_config) -> None:
-    towers = step_flops(small_config, 8, 2, 4, towers_only=True)
-    assert 0 < towers < step_flops(small_config, 8, 2, 4)
+def test_weak_scaling(planner) -> None:
+    """With as many images on each chip: the towers' work stays, the loss's grows with the captions, and what each chip
+    sends grows no faster than they do.
+    """
+    plans = [
+        planner(f"cpu:{chips}", f"--config.batch_size={4 * chips}", "--config.loss.group_size=4").training({})
+        for chips in (2, 4, 8)
+    ]
+    towers = [plan.flops - plan.loss_flops for plan in plans]
+    assert towers == pytest.approx([towers[0]] * 3, rel=1e-6)
+    loss = [plan.loss_flops for plan in plans]
+    assert loss[0] < loss[1] < loss[2] < 4 * loss[0]
+    sent = [sum(plan.wire.values()) for plan in plans]
+    captions = [plan.units for plan in plans]
+    assert sent[1] / sent[0] < captions[1] / captions[0]
+    assert sent[2] / sent[1] < captions[2] / captions[1]
