@@ -302,20 +302,3 @@ def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> No
     assert outcome.returncode == 2
     assert "hf://owner/models/a.safetensors: cannot be downloaded" in outcome.stderr
     assert "Traceback" not in outcome.stderr
-
-
-def test_the_batch_script_runs_as_an_ordinary_script(small_checkpoint, photographs, tmp_path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "coco").symlink_to(photographs)
-    settings = {
-        "PATH": f"{CONSOLE.parent}:{os.environ['PATH']}",
-        "CHECKPOINT": str(small_checkpoint),
-        "DATA_DIR": str(tmp_path / "data"),
-    }
-    script = Path(__file__).parent.parent / "launch" / "evaluate.sbatch"
-    unset = subprocess.run(["bash", script], env=os.environ | settings, capture_output=True, text=True, check=False)
-    assert unset.returncode
-    assert "OUTPUT: set it to the JSON file to write" in unset.stderr
-    output = tmp_path / "all.json"
-    subprocess.run(["bash", script], env=os.environ | settings | {"OUTPUT": str(output)}, check=True)
-    assert json.loads(output.read_text())["results"][0]["images"] == len(PHOTOGRAPHS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from flair_jax.commands.parser import add_command, positive
@@ -45,7 +46,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if kind == "cpu" and count.isdecimal():
+    if kind == "cpu" and count.isdecimal() and "jax" not in sys.modules:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", count)
     from flair_jax.plan_report import Planner, as_json, show, show_changes, sweep
     from flair_jax.train_flags import parse_config

@@ -30,7 +30,7 @@ def run(
     dtype: str,
     output: Path | None,
     templates: str | None = None,
-    class_names: Path | None = None,
+    class_names: str | None = None,
     save: Path | None = None,
 ) -> dict[str, Any]:
     """Segments a set with a checkpoint, prints a table and writes `output`.
@@ -84,7 +84,7 @@ def run(
     return document
 
 
-def _with_words(data: SegmentationData, templates: str | None, class_names: Path | None) -> SegmentationData:
+def _with_words(data: SegmentationData, templates: str | None, class_names: str | None) -> SegmentationData:
     """The data with a user's templates and words."""
     if templates:
         data = dataclasses.replace(data, templates=read_templates(templates))

@@ -326,11 +326,15 @@ def test_a_block_with_gaps_is_not_kept(small_model, retriever, with_broken, tmp_
             ("--dataset", "voc20", "--short-side", "16"),
             "--short-side 16: must be at least a window's side, which is 32",
         ),
-        (("--dataset", "voc20", "--mode", "global"), "--mode: is for --task retrieval only, not for segment"),
+        (
+            ("--dataset", "voc20", "--mode", "global"),
+            "--mode: is for --task retrieval and classify only, not for segment",
+        ),
         (("--dataset", "voc20", "--top-k", "5"), "--top-k: is for --task retrieval only, not for segment"),
         (("--dataset", "voc20", "--save", "FILE"), "is a file"),
         (("--dataset", "voc20", "--output", "FOLDER"), "is a folder; name a JSON file"),
-        (("--dataset", "voc20", "--templates", "gone.txt"), "gone.txt: cannot be read as text"),
+        (("--dataset", "voc20", "--templates", "gone.txt"), "templates gone.txt: no such file"),
+        (("--dataset", "voc20", "--class-names", "gone.txt"), "gone.txt: cannot be read as text"),
         (("--dataset", "ade20k"), "ade20k needs images/validation there"),
     ],
 )

@@ -14,9 +14,9 @@ from runs import losses
 
 # Long enough for signals to arrive while it runs.
 OVERRIDES = [
-    "--config.steps=40",
+    "--config.steps=20",
     "--config.optimizer.schedule=constant",
-    "--config.checkpoint.every_steps=10",
+    "--config.checkpoint.every_steps=5",
     "--config.checkpoint.keep=10",
 ]
 
@@ -38,7 +38,7 @@ def run(config: Path, folder: Path, processes: int) -> dict[int, float]:
     """Losses of a run that nothing disturbs."""
     status, out, err = launch("local.sh", settings(config, folder, processes))
     assert status == 0, err
-    assert out.splitlines()[-1] == str(folder / "a run" / "checkpoints" / "40")
+    assert out.splitlines()[-1] == str(folder / "a run" / "checkpoints" / "20")
     logs = {path.name for path in (folder / "a run" / "logs").iterdir()}
     assert logs == {f"process-{index}.log" for index in range(processes)}
     return losses(folder / "a run")
@@ -56,7 +56,7 @@ def pair(config, tmp_path_factory) -> dict[int, float]:
 
 def assert_close_at_first(ours: dict[int, float], alone: dict[int, float]) -> None:
     """Within 1e-5 relative in ten steps: sums run in another order, and training enlarges what differs."""
-    assert set(ours) == set(alone) == set(range(1, 41))
+    assert set(ours) == set(alone) == set(range(1, 21))
     for step in range(1, 11):
         assert_close(ours[step], alone[step], rtol=1e-5)
 
@@ -104,7 +104,7 @@ def test_preempted_and_killed_processes(config, pair, tmp_path) -> None:
     with started("local.sh", settings(config, tmp_path, processes=2)) as launcher:
         wait_for_step(launcher, workdir, 1)
         os.kill(process_of(workdir, 1), signal.SIGTERM)
-        wait_for_step(launcher, workdir, 25)
+        wait_for_step(launcher, workdir, 12)
         os.kill(process_of(workdir, 1), signal.SIGKILL)
         out, err = launcher.communicate()
     assert launcher.returncode == 0, err
