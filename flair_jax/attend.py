@@ -26,7 +26,13 @@ _HEADINGS = {
 
 
 def run(
-    checkpoint: Path, image: Path, sentences: Sequence[str], output: Path, *, kind: Kind = "attention", per_head: bool
+    checkpoint: str | Path,
+    image: Path,
+    sentences: Sequence[str],
+    output: Path,
+    *,
+    kind: Kind = "attention",
+    per_head: bool,
 ) -> None:
     """Draws a map for each sentence into `output`, with a contact sheet and the arrays, and prints the scores.
 

@@ -23,7 +23,7 @@ _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 _FORGET = (600, 3600)
 
 
-def run(checkpoint: Path, index: Path | None, port: int | None) -> None:
+def run(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
     """Serves the page until it is interrupted.
 
     Args:

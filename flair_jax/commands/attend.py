@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import add_checkpoint, add_command
 
 
 def add(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; its centre square is seen")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help="what to look for; quote it")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    add_checkpoint(parser)
     parser.add_argument(
         "--kind",
         choices=("attention", "patches"),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import add_checkpoint, add_command
 
 
 def add(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "Needs the extra `app`. Nothing leaves the machine, and uploads are removed when it stops (Ctrl-C);\n"
         "docs/demo-app.md shows the page.",
     )
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    add_checkpoint(parser)
     parser.add_argument("--index", metavar="INDEX", type=Path, help="made by `index`; adds a tab that searches it")
     parser.add_argument("--port", metavar="N", type=_port, help="port on 127.0.0.1 (default: first free from 7860)")
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.index import report_broken
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    from flair_jax.models.config import DTYPES
-
     parser = add_command(
         commands,
         "embed",
@@ -27,19 +25,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
     parser.add_argument("--texts", metavar="FILE", type=Path, help="embed texts instead: one a line, in UTF-8")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    add_checkpoint(parser)
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help=".npz or .parquet file to write")
     parser.add_argument("--local", action="store_true", help="also write the local tokens of pictures")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
-    )
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=positive,
-        default=64,
-        help="pictures or texts embedded at once over all devices (default %(default)s)",
-    )
+    add_compute(parser)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -6,15 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, positive
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, positive
 from flair_jax.errors import FlairError
 from flair_jax.hosts import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    from flair_jax.models.config import DTYPES
-
     parser = add_command(
         commands,
         "evaluate",
@@ -39,16 +37,7 @@ def add(commands: Any) -> None:
     )
     _add_texts(parser)
     _add_segmentation(parser)
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
-    )
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=positive,
-        default=64,
-        help="images embedded at once over all devices (default %(default)s); changes speed and memory, not results",
-    )
+    add_compute(parser)
     parser.add_argument("--output", metavar="FILE", type=Path, help="write metrics, settings and versions as JSON")
     parser.add_argument(
         "--skip-broken",

@@ -7,12 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    from flair_jax.models.config import DTYPES
     from flair_jax.search.manifest import LOCAL_DTYPES
 
     parser = add_command(
@@ -27,7 +26,7 @@ def add(commands: Any) -> None:
         "disk: 0.2 MB with ViT-B/16.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="pictures, in sub-folders too")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", type=Path, help="folder made by `convert`")
+    add_checkpoint(parser)
     parser.add_argument("--output", required=True, metavar="INDEX", type=Path, help="folder of the index")
     parser.add_argument(
         "--local-dtype",
@@ -39,20 +38,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="let FAISS find candidates, which pays from about half a million pictures; needs the extra `faiss`",
     )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
-    )
-    parser.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=positive,
-        default=64,
-        help="pictures embedded at once over all devices (default %(default)s); changes speed and memory, not results",
-    )
+    add_compute(parser)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.checkpoint import load
+    from flair_jax.checkpoint import load, locate
     from flair_jax.search.build import Settings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
@@ -68,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         model,
         params,
         root=os.path.abspath(options.folder),
-        checkpoint=os.path.abspath(options.checkpoint),
+        checkpoint=os.path.abspath(locate(options.checkpoint)),
         settings=Settings(options.batch_size, options.local_dtype),
         unusable=unusable,
     )

@@ -33,6 +33,23 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    """Adds `--dtype` and `--batch-size`, of commands that embed."""
+    from flair_jax.models.config import DTYPES
+
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s); parameters are float32"
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        default=64,
+        help="pictures, or texts, embedded at once over all devices (default %(default)s); changes speed and memory, "
+        "not results",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

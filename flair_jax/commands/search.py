@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails; needs Jinja2")
     parser.add_argument(
-        "--checkpoint", metavar="DIR", type=Path, help="the index's checkpoint, if it was moved since (default: there)"
+        "--checkpoint", metavar="DIR", help="the index's checkpoint, if it was moved since (default: there)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s)")
 
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.errors import SearchIndexError
     from flair_jax.search.searcher import Searcher
 
-    if not options.checkpoint and not os.path.isdir(index.manifest.checkpoint):
+    if not options.checkpoint and not os.path.exists(index.manifest.checkpoint):
         raise SearchIndexError(
             f"{options.index}: its checkpoint, {index.manifest.checkpoint}, is gone; name it by --checkpoint DIR"
         )

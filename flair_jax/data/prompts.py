@@ -45,7 +45,7 @@ def read_templates(choice: str) -> tuple[str, ...]:
             f"templates {choice}: no such file, nor one of the lists {', '.join(template_lists())}; "
             "a template itself must hold {} where the class's name goes"
         )
-    lines = _lines(Path(choice))
+    lines = numbered_lines(Path(choice))
     for number, line in lines:
         if "{}" not in line:
             raise DatasetError(f"{choice}, line {number}: a template must hold {{}} where the class's name goes")
@@ -71,7 +71,7 @@ def read_class_names(path: str | Path, keys: Sequence[str]) -> list[str]:
       DatasetError: if the file cannot be read, or does not name each class once.
     """
     path = Path(path)
-    names: Any = _json(path) if path.suffix.lower() == ".json" else [line for _, line in _lines(path)]
+    names: Any = _json(path) if path.suffix.lower() == ".json" else [line for _, line in numbered_lines(path)]
     if isinstance(names, dict):
         missing = [key for key in keys if key not in names]
         if missing:
@@ -98,8 +98,12 @@ def _json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not empty, stripped, with their numbers from 1."""
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """A file's lines that are not empty, stripped, with their numbers from 1.
+
+    Raises:
+      DatasetError: if it cannot be read as text.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
