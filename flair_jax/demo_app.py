@@ -111,7 +111,11 @@ def _layout(gradio: Any, page: Page) -> Any:
             with gradio.Column(scale=3):
                 result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
             gradio.on(
-                [button.click, head.change, text.submit, upload.change], page.compare, [upload, text, head], result
+                [button.click, head.change, text.submit, upload.change],
+                page.compare,
+                [upload, text, head],
+                result,
+                trigger_mode="always_last",  # or what is asked while an answer is on its way would be lost
             )
         if page.searcher is not None:
             with gradio.Tab("Search"):

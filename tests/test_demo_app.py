@@ -161,6 +161,7 @@ def test_a_broken_upload_says_so_and_a_good_one_after_it_is_shown(page, cat, tmp
     page.upload(broken)
     page.until(lambda: "cannot be read as a picture" in page.one("#result").text)
     page.one("#upload button[aria-label='Clear']").click()
+    page.until(lambda: "cannot be read as a picture" not in page.one("#result").text)
     page.upload(cat)
     page.maps({"attention: a cat"})
 
