@@ -61,7 +61,8 @@ def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Silences reads under way when another read of a damaged checkpoint failed; that failure is reported."""
 
     def filtered(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+        words = ("Event loop is closed", "Encountered error while reading array index")
+        if not any(word in str(unraisable.exc_value) for word in words):
             hook(unraisable)
 
     return filtered
