@@ -91,14 +91,9 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
         lines.append(
             f"| {name} | {plan.topology} ({plan.chips}) | {settings} | {plan.memory.total / GIB:.1f} | "
             f"{chip.memory / GIB:.0f} | {plan.flops / 1e12:.1f} | {sum(plan.wire.values()) / 1e6:,.0f} | "
-            f"{plan.units / plan.seconds:,.0f} | {binds(plan)} | {plan.steps * plan.seconds / 3600:,.0f} |"
+            f"{plan.units / plan.seconds:,.0f} | {plan.binds} | {plan.steps * plan.seconds / 3600:,.0f} |"
         )
     return lines
-
-
-def binds(plan: Any) -> str:
-    """What the step's least time comes from."""
-    return "compute (compiler)" if plan.compiler_seconds >= max(plan.bounds.values()) else plan.binds
 
 
 def scaling_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:

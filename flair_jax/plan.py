@@ -89,8 +89,9 @@ class Plan:
 
     @property
     def binds(self) -> str:
-        """The name of the highest bound."""
-        return max(self.bounds, key=self.bounds.__getitem__)
+        """What `seconds` comes from: the name of the highest bound, or "compute (compiler)" for the estimate."""
+        highest = max(self.bounds, key=self.bounds.__getitem__)
+        return "compute (compiler)" if self.compiler_seconds >= self.bounds[highest] else highest
 
     @property
     def seconds(self) -> float:

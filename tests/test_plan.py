@@ -1,5 +1,6 @@
 """Plans of steps for topologies that are not there; those of TPUs through the TPU compiler."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,8 +45,10 @@ def test_training_on_a_tpu(tpu) -> None:
     assert tpu.memory.optimizer == pytest.approx(2 * tpu.memory.parameters, rel=1e-3)
     assert tpu.steps == 12
     assert tpu.seconds >= max(tpu.bounds.values()) > 0
-    assert tpu.binds in tpu.bounds
-    assert tpu.compiler_seconds > 0
+    assert tpu.compiler_seconds > max(tpu.bounds.values())  # of so small a step, no bound is near
+    assert tpu.binds == "compute (compiler)"
+    quick = dataclasses.replace(tpu, compiler_seconds=0.0)
+    assert quick.seconds == quick.bounds[quick.binds]
     assert {"all-gather", "all-reduce"} <= set(tpu.wire)
     assert tpu.bounds["network"] == 0
 
