@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flair_jax import __version__
-from flair_jax.commands import (
-    attend,
-    convert,
-    data,
-    demo,
-    demo_app,
-    embed,
-    evaluate,
-    export,
-    index,
-    plan,
-    search,
-    train,
-)
+from flair_jax import __version__, interrupts
 from flair_jax.errors import FlairError
 
-# In the order of the help.
-_COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
+if TYPE_CHECKING:
+    import argparse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Args:
-      arguments: words after `flair-jax`; the process's own if not given.
+      arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
+        alone, and Ctrl-C ends it as `flair_jax.interrupts` says.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
+    return interrupts.run(lambda: _main(sys.argv[1:])) if arguments is None else _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    try:
+        return _run(arguments)
+    except (FlairError, OSError) as error:  # full disk, no permission: the system's own words say what and where
+        if interrupts.interrupted():
+            raise
+        print(f"flair-jax: error: {error}", file=sys.stderr)
+        return error.status if isinstance(error, FlairError) else 2
+    except KeyboardInterrupt:
+        print("flair-jax: interrupted", file=sys.stderr)
+        return interrupts.STATUS
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if getattr(options, "takes_more", False):
@@ -44,17 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
-    try:
-        return options.run(options) or 0
-    except FlairError as error:
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # full disk, no permission: the system's own words say what and where
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flair-jax: interrupted", file=sys.stderr)
-        return 130
+    return options.run(options) or 0
 
 
 def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -69,6 +62,23 @@ def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from flair_jax.commands import (
+        attend,
+        convert,
+        data,
+        demo,
+        demo_app,
+        embed,
+        evaluate,
+        export,
+        index,
+        plan,
+        search,
+        train,
+    )
+
     parser = argparse.ArgumentParser(
         prog="flair-jax",
         description="FLAIR in JAX: import the released checkpoints, train, and score pictures with texts.",
@@ -76,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flair-jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
+    # In the order of the help.
+    for command in (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app):
         command.add(commands)
     return parser
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class FlairError(ValueError):
-    """Bad input from outside the program; the command line prints it as one sentence and exits with 2."""
+    """Bad input from outside the program; the command line prints it as one sentence and exits with its status.
+
+    Attributes:
+      status: 2, which launchers take for something that a person has to mend; with another they start again.
+    """
+
+    status = 2
 
 
 class ConfigError(FlairError):
@@ -33,6 +39,16 @@ class ImageError(FlairError):
 
 class DatasetError(FlairError):
     """A data set folder or annotation file that cannot be used."""
+
+
+class StorageError(FlairError):
+    """A disk that cannot be written to: full, read-only, gone."""
+
+
+class WorkerError(FlairError):
+    """A process that helps this one has died, which may not happen again."""
+
+    status = 1
 
 
 class SearchIndexError(FlairError):

@@ -1,14 +1,39 @@
-"""Files and folders that appear whole or not at all. Imports no JAX."""
+"""Files and folders that appear whole or not at all, that one process has, or that no disk takes. Imports no JAX."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import glob
+import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from flair_jax.errors import FlairError, StorageError
+
+_LOCK = ".lock"
+
+# What a system says that cannot lock a file there.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full; make room there",
+    errno.EDQUOT: "the disk quota is used up; make room there",
+    errno.EFBIG: "the file may not grow so large; see `ulimit -f`",
+    errno.EROFS: "the disk is mounted read-only; have it mounted for writing, or choose another folder",
+    errno.EACCES: "you may not write there; ask for the permission, or choose another folder",
+    errno.EPERM: "you may not write there; ask for the permission, or choose another folder",
+    errno.ENOENT: "the folder is gone; bring it back",
+    errno.ENOTDIR: "part of the path is a file; choose another folder",
+    errno.EEXIST: "there is a file of that name; choose another folder",
+    errno.ESTALE: "the shared disk is gone; mount it again",
+    errno.EIO: "the disk cannot be read or written; see the system's log",
+}
 
 
 @contextlib.contextmanager
@@ -31,3 +56,66 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: FlairError) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if need be, as long as the block lasts.
+
+    The lock is the system's (`flock`), on a file in the folder that stays. It ends with the process, however that ends,
+    and is not passed on to programs that the process starts. On Linux it holds among all machines that share the folder
+    over NFS, where the server frees what a lost machine held after its lease (a minute and a half, as a rule), and over
+    Lustre mounted with `flock`. Where the disk knows no locks, a warning says so.
+
+    Args:
+      folder: to have.
+      busy: the error to raise if another process has it; which one is added to it.
+
+    Raises:
+      FlairError: `busy`.
+      StorageError: if the folder cannot be written to.
+    """
+    with writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a+", encoding="utf-8", errors="replace")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # over NFS, either
+                file.seek(0)
+                raise type(busy)(f"{busy} ({file.read(200).strip()})") from None
+            if error.errno not in _NO_LOCKS:
+                raise
+            logging.warning("%s: this disk knows no locks; see to it that one process alone is at work there", folder)
+        else:
+            with writing(str(folder)):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns errors of the disk in the block into a StorageError, `what`: its reason; what to do."""
+    try:
+        yield
+    except FlairError:
+        raise
+    except Exception as error:  # storage libraries have errors of their own, which quote the system's
+        reason = storage_reason(error)
+        if reason is None:
+            raise
+        raise StorageError(f"{what}: {reason}") from error
+
+
+def storage_reason(error: BaseException) -> str | None:
+    """What is wrong with the disk, and what to do about it, if that is what an error says, or one that led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for number, reason in _STORAGE.items():
+            if (isinstance(seen, OSError) and seen.errno == number) or os.strerror(number) in str(seen):
+                return reason
+        seen = seen.__cause__ or seen.__context__
+    return None
