@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flair_jax import __version__, interrupts
-from flair_jax.errors import FlairError
 
 if TYPE_CHECKING:
     import argparse
@@ -23,20 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
-    return interrupts.run(lambda: _main(sys.argv[1:])) if arguments is None else _main(arguments)
-
-
-def _main(arguments: Sequence[str]) -> int:
-    try:
-        return _run(arguments)
-    except (FlairError, OSError) as error:  # full disk, no permission: the system's own words say what and where
-        if interrupts.interrupted():
-            raise
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return error.status if isinstance(error, FlairError) else 2
-    except KeyboardInterrupt:
-        print("flair-jax: interrupted", file=sys.stderr)
-        return interrupts.STATUS
+    if arguments is None:
+        return interrupts.run(lambda: main(sys.argv[1:]))
+    return interrupts.explain(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:

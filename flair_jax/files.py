@@ -77,22 +77,21 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
     """
     with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a+", encoding="utf-8", errors="replace")
+        file = (folder / _LOCK).open("a+b", buffering=0)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # over NFS, either
                 file.seek(0)
-                raise type(busy)(f"{busy} ({file.read(200).strip()})") from None
+                raise type(busy)(f"{busy} ({file.read(200).decode(errors='replace')})") from None
             if error.errno not in _NO_LOCKS:
                 raise
             logging.warning("%s: this disk knows no locks; see to it that one process alone is at work there", folder)
         else:
             with writing(str(folder)):
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

@@ -2,7 +2,7 @@
 
 Whatever the program does, Ctrl-C ends it with one sentence and status 130: what is open is closed, and if that cannot
 begin within three seconds, or does not end within thirty, the process ends without it. A second Ctrl-C ends it at once.
-What is on disk is whole at any moment, so that nothing is lost by it. Loads the standard library only.
+What is on disk is whole at any moment, so that nothing is lost by it. Loads nothing that takes time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
+from flair_jax.errors import FlairError
+
 STATUS = 130  # as shells have it: 128 + SIGINT
 
 _TO_BEGIN, _TO_CLOSE = 3.0, 30.0  # seconds
@@ -32,14 +34,14 @@ class _State:
     sentence = "interrupted"
     at_sigterm: tuple[int, str] | None = None
     sigterm = False  # it came, and was not passed on yet
-    other_handler: int | None = None  # address of the C function that SIGTERM was to call
+    handlers: tuple[Any, int | None] = None, None  # what SIGTERM was to call: Python's, and the address of C's
 
 
 def run(program: Callable[[], int]) -> int:
     """Runs all that a process is for, and answers Ctrl-C as above.
 
     Args:
-      program: returns the exit status; for KeyboardInterrupt `STATUS`, after it has printed a sentence.
+      program: returns the exit status; that of `explain`, as a rule.
 
     Returns:
       The exit status. After Ctrl-C the process ends here: Python's own end waits for threads, and crashes with those
@@ -60,9 +62,26 @@ def run(program: Callable[[], int]) -> int:
     return status
 
 
-def interrupted() -> bool:
-    """Whether Ctrl-C was pressed in a process that `run` has: then whatever fails, fails because of it."""
-    return _State.interrupted
+def explain(command: Callable[[], int]) -> int:
+    """Runs a command, of which the process may be more.
+
+    Args:
+      command: returns the exit status.
+
+    Returns:
+      The exit status: its own; that of a FlairError, or 2 for one of the system, after one sentence on stderr; and
+      `STATUS` for KeyboardInterrupt.
+    """
+    try:
+        return command()
+    except (FlairError, OSError) as error:  # full disk, no permission: the system's own words say what and where
+        if _State.interrupted:  # whatever fails after Ctrl-C, fails because of it
+            raise
+        print(f"flair-jax: error: {error}", file=sys.stderr)
+        return error.status if isinstance(error, FlairError) else FlairError.status
+    except KeyboardInterrupt:
+        print(f"flair-jax: {_State.sentence}", file=sys.stderr)
+        return STATUS
 
 
 def say(sentence: str) -> None:
@@ -77,9 +96,9 @@ def end_at_sigterm(status: int, sentence: str) -> None:
     """
     if not _State.ours:
         return
-    _State.other_handler = _c_signal(signal.SIGTERM, None)
+    in_c = _c_signal(signal.SIGTERM, None)
+    _State.handlers = signal.signal(signal.SIGTERM, _note_sigterm), in_c
     _State.at_sigterm = status, sentence
-    signal.signal(signal.SIGTERM, _note_sigterm)
 
 
 def pass_sigterm_on() -> None:
@@ -87,7 +106,9 @@ def pass_sigterm_on() -> None:
     if _State.at_sigterm is None:
         return
     _State.at_sigterm = None
-    _c_signal(signal.SIGTERM, _State.other_handler)
+    in_python, in_c = _State.handlers
+    signal.signal(signal.SIGTERM, in_python or signal.SIG_DFL)
+    _c_signal(signal.SIGTERM, in_c)
     if _State.sigterm:
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import replace_when_complete, writing
 
 METRICS = "metrics.jsonl"
 
@@ -36,17 +38,19 @@ class MetricLogger:
 
         Raises:
           ConfigError: if `wandb_project` is given and wandb is not installed.
+          StorageError: if the folder cannot be written to.
         """
         self._active = active
         self._wandb = _import_wandb() if wandb_project and active else None
         self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", disable=not active, smoothing=0.1)
         if not active:
             return
-        path = workdir / METRICS
-        if path.exists():
-            _drop_after(path, first_step)
-        self._lines = path.open("a", encoding="utf-8")
-        self._board = _import_summary_writer()(str(workdir), purge_step=first_step + 1)
+        self._path = path = workdir / METRICS
+        with writing(f"{path}: cannot be written"):
+            if path.exists():
+                _drop_after(path, first_step)
+            self._lines = path.open("ab", buffering=0)
+            self._board = _Board(workdir, first_step)
         if self._wandb:
             identity = workdir.name
             self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
@@ -60,7 +64,8 @@ class MetricLogger:
         self._bar.close()
         if self._active:
             self._lines.close()
-            self._board.close()
+            with contextlib.suppress(OSError):  # what could not be written has been reported
+                self._board.close()
             if self._wandb:
                 self._wandb.finish()
 
@@ -72,13 +77,16 @@ class MetricLogger:
             self._bar.set_postfix({"images/s": f"{rate * images:.1f}"}, refresh=False)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Logs scalars of a step."""
+        """Logs scalars of a step.
+
+        Raises:
+          StorageError: if the disk does not take them.
+        """
         if not self._active:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
+            self._lines.write((json.dumps({"step": step, **values}) + "\n").encode())
+            self._board.write(step, values)
         if self._wandb:
             self._wandb.log(values, step=step)
 
@@ -100,17 +108,46 @@ def _drop_after(path: Path, step: int) -> None:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def _import_summary_writer() -> Any:
+class _Board:
+    """TensorBoard's file, written at once: the thread by which tensorboardX writes dies when the disk is full, and what
+    it should write is waited for.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._tensorboard = _import_tensorboard()
+        self._writer = self._tensorboard.event_file_writer.EventsWriter(str(folder / "events"))
+        proto = self._tensorboard.proto.event_pb2
+        # What earlier files hold of the steps from here on no longer counts.
+        restart = proto.SessionLog(status=proto.SessionLog.START)
+        self._add(proto.Event(wall_time=time.time(), step=first_step + 1, session_log=restart))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        proto = self._tensorboard.proto
+        value = [proto.summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        summary = proto.summary_pb2.Summary(value=value)
+        self._add(proto.event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Any) -> None:
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _import_tensorboard() -> Any:
     """Hides torch from tensorboardX, which would import it, for seconds; scalars need none of it."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        from tensorboardX import SummaryWriter
+        import tensorboardX.event_file_writer
+        import tensorboardX.proto.event_pb2
+        import tensorboardX.proto.summary_pb2
     finally:
         if hide:
             del sys.modules["torch"]
-    return SummaryWriter
+    return tensorboardX
 
 
 def _import_wandb() -> Any:

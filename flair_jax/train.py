@@ -8,34 +8,41 @@ was. On several hosts, start it on each with --distributed.
 
 from __future__ import annotations
 
+import importlib
+import sys
+
+from flair_jax import interrupts
+
+if __name__ == "__main__":  # before JAX is loaded, so that Ctrl-C is answered meanwhile, too
+    sys.exit(interrupts.run(lambda: importlib.import_module("flair_jax.train").main(sys.argv[1:])))
+
+import dataclasses
 import logging
 import math
-import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
-from flair_jax.errors import ConfigError, FlairError
-from flair_jax.hosts import join_cluster
+from flair_jax.errors import CheckpointError, ConfigError, FlairError
+from flair_jax.files import locked, storage_reason
+from flair_jax.hosts import Hosts, join_cluster
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.performance import peak_flops, step_flops
+from flair_jax.preemption import Preempted, Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
 from flair_jax.settings import TrainSettings, expand
 from flair_jax.sharding import check_batch, global_batch, make_mesh
@@ -56,76 +63,151 @@ class Outcome(NamedTuple):
     finished: bool
 
 
-def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Outcome:
+def train(
+    settings: TrainSettings, workdir: Path, sources: Sequence[Source] = (), *, stopped_status: int = 0
+) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Args:
       settings: of the run.
-      workdir: folder for checkpoints and metrics; a run found there goes on.
+      workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
       sources: training samples, instead of the data sets that the settings name.
+      stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
+        one of `interrupts.run`.
 
     Raises:
       ConfigError: if the settings cannot be.
-      DatasetError: if the data is not there.
-      CheckpointError: if the folder holds another run, or `init` no checkpoint.
+      DatasetError: if the data is not there, that of the evaluation included.
+      CheckpointError: if the folder holds another run or one that is at work, `init` is no checkpoint, or one cannot be
+        written.
+      StorageError: if the metrics cannot be written.
       TrainingError: if a loss or gradient is not finite.
+      WorkerError: if a process that loads data has died.
     """
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
-    sources = sources or open_sets(settings.data)
-    samples = sum(map(len, sources))
-    steps = settings.total_steps(samples)
-    model = Flair(settings.model_config())
-    schedule = make_schedule(settings.optimizer, steps)
-    optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    evaluation = (
-        RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
-    )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if settings.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
-
-    with (
-        jax.set_mesh(mesh),
-        _preemption_notice() as preempted,
-        RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
-    ):
-        state, first = _start(model, optimizer, mesh, settings, checkpoints)
-        train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+    with Preemption(stopped_status) as preemption:
+        sources = sources or open_sets(settings.data)
+        samples = sum(map(len, sources))
+        steps = settings.total_steps(samples)
+        model = Flair(settings.model_config())
+        schedule = make_schedule(settings.optimizer, steps)
+        optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
+        evaluation = (
+            RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+        )
+        if settings.compilation_cache:
+            jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
         with (
-            MetricLogger(
-                workdir,
-                first_step=first,
-                steps=steps,
-                wandb_project=settings.wandb_project,
-                active=jax.process_index() == 0,
-            ) as logger,
-            _input(sources, model, settings, first) as stream,
+            _alone(workdir),
+            jax.set_mesh(mesh),
+            RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
         ):
-            meter = _Meter(settings, model, schedule, logger)
-            logger.say(
-                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
-                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
-                f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
-            )
-            for step in range(first + 1, steps + 1):
-                batch = meter.wait_for(stream)
-                state, metrics = train_step(state, global_batch(Batch(batch.pixels, batch.tokens), mesh))
-                meter.add(step, metrics, batch)
-                stopping = preempted(step)
-                if step % settings.log_every_steps == 0 or step == steps or stopping:
-                    meter.log(step)
-                if step % settings.checkpoint.every_steps == 0 or step == steps or stopping:
-                    meter.check_all()  # a state that is not finite is never saved
-                    checkpoints.save(state, step)
-                if evaluation and (step % settings.evaluation.every_steps == 0 or step == steps) and not stopping:
-                    logger.write(step, evaluation.run(state.params))
-                if stopping:
-                    checkpoints.wait()
-                    logger.say(f"stopped by SIGTERM after step {step:,}; saved. The same command goes on from there.")
-                    return Outcome(checkpoints.path(step), finished=step == steps)
-            checkpoints.wait()
-            return Outcome(checkpoints.path(steps), finished=True)
+            state, first = _start(model, optimizer, mesh, settings, checkpoints)
+            train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+            with (
+                MetricLogger(
+                    workdir,
+                    first_step=first,
+                    steps=steps,
+                    wandb_project=settings.wandb_project,
+                    active=jax.process_index() == 0,
+                ) as logger,
+                _input(sources, model, settings, first) as stream,
+            ):
+                logger.say(
+                    f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
+                    f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
+                    f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
+                )
+                meter = _Meter(settings, model, schedule, logger)
+                run = _Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
+                done = run.go_on(state, first, stream)
+                return Outcome(checkpoints.path(done), finished=done == steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of a run need."""
+
+    settings: TrainSettings
+    steps: int
+    mesh: Mesh
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    meter: _Meter
+    checkpoints: RunCheckpoints
+    evaluation: RetrievalEvaluation | None
+    logger: MetricLogger
+    preemption: Preemption
+
+    def go_on(self, state: TrainState, done: int, stream: Iterator[HostBatch]) -> int:
+        """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
+        stopping = False
+        while done < self.steps and not stopping:
+            try:
+                with self.preemption.may_break():
+                    batch = self.meter.wait_for(stream)
+                state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
+                self.preemption.await_steps()
+                done += 1
+                self.meter.add(done, metrics, batch)
+                stopping = self.preemption.reached(done)
+                if done % self.settings.log_every_steps == 0 or done == self.steps or stopping:
+                    self.meter.log(done)
+                if done % self.settings.checkpoint.every_steps == 0 or done == self.steps or stopping:
+                    self._save(state, done)
+                if not stopping:
+                    self._evaluate(state, done)
+            except Preempted:
+                stopping = True
+                self._save(state, done)
+        with self._saving(done):
+            self.checkpoints.wait()
+        if stopping:
+            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command goes on from there.")
+        return done
+
+    def _save(self, state: TrainState, done: int) -> None:
+        self.meter.check_all()  # a state that is not finite is never saved
+        with self._saving(done):
+            self.checkpoints.save(state, done)
+
+    @contextmanager
+    def _saving(self, done: int) -> Iterator[None]:
+        """Says what is wrong if the checkpoint, or the one before, which is written in the background, fails."""
+        try:
+            yield
+        except FlairError:
+            raise
+        except Exception as error:  # of Orbax, its storage, or the disk
+            reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise CheckpointError(
+                f"{self.checkpoints.path(done).parent}: the checkpoint cannot be written at step {done:,}: {reason}. "
+                "Earlier checkpoints are whole, and the same command goes on from the newest"
+            ) from error
+
+    def _evaluate(self, state: TrainState, done: int) -> None:
+        """Evaluates where it is time. If that fails, it is said and logged, and training goes on."""
+        last = done == self.steps
+        if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
+            return
+        try:
+            with self.preemption.may_break():
+                values = self.evaluation.run(state.params)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            self.logger.say(f"the evaluation after step {done:,} has failed, and training goes on: {reason}")
+            values = {"evaluation/failed": 1.0}
+        self.logger.write(done, values)
+
+
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, which the processes of this one share."""
+    busy = CheckpointError(f"{workdir}: another run is at work in this folder; wait for it to end, or choose another")
+    with ExitStack() as stack:
+        Hosts.all().first_does(lambda: stack.enter_context(locked(workdir, busy)))
+        yield
 
 
 def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
@@ -190,29 +272,6 @@ def _input(
         yield stream
     finally:
         stream.close()
-
-
-@contextmanager
-def _preemption_notice() -> Iterator[Any]:
-    """A function of the step: whether to save and stop now. On several hosts all are told to at the same step."""
-    if jax.process_count() > 1:  # JAX's own service has taken SIGTERM, and agrees on the step
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = False
-
-    def receive(_number: int, _frame: FrameType | None) -> None:
-        nonlocal received
-        received = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, receive)
-    except ValueError:  # not the main thread: whoever runs us has to deal with signals
-        yield lambda step: False
-        return
-    try:
-        yield lambda step: received
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Pending(NamedTuple):
@@ -292,30 +351,27 @@ def main(arguments: Sequence[str]) -> int:
       arguments: the words after the command.
 
     Returns:
-      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise; 2 for bad input, which
-      is explained in one sentence on stderr.
+      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise; 2 for bad input, a disk
+      that cannot be written to and a loss that is not finite, and 1 for a dead data worker, after one sentence on
+      stderr; 130 after Ctrl-C.
     """
+    return interrupts.explain(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     from flair_jax.train_flags import parse
 
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        options = parse(arguments)
-        settings = TrainSettings.from_config(options.config)
-        if options.distributed:
-            join_cluster(options.cluster, sigterm_saves=True)
-        outcome = train(settings, options.workdir)
-    except FlairError as error:
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flair-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    # Orbax logs what fails in the background with its traceback, and raises it once more.
+    logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+    interrupts.say("interrupted; the same command goes on from the last checkpoint")
+    options = parse(arguments)
+    settings = TrainSettings.from_config(options.config)
+    if options.distributed:
+        join_cluster(options.cluster, sigterm_saves=True)
+    outcome = train(settings, options.workdir, stopped_status=options.stopped_status)
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import os
+from pathlib import Path
+
+from PIL import Image
 
 from flair_jax.data.retrieval_sets import RetrievalData, find_set
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, DatasetError
 from flair_jax.evaluate.blocks import BlockStore
+from flair_jax.evaluate.embedding import BrokenPicturesError, list_broken
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import MODES, Settings, evaluate
 from flair_jax.hosts import Hosts
 from flair_jax.models.flair import Flair, Params
 from flair_jax.settings import EvaluationSettings, expand
+
+_ADVICE = "mend them, or train with --config.evaluation.every_steps=0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +38,60 @@ class RetrievalEvaluation:
 
     @classmethod
     def from_settings(cls, settings: EvaluationSettings, model: Flair) -> RetrievalEvaluation:
-        """Reads the set.
+        """Reads the set, and looks at the head of every picture; the pictures are not decoded.
 
         Raises:
           ConfigError: if the mode is unknown.
-          DatasetError: if the set is unknown or not there.
+          DatasetError: if the set is unknown or not there, a picture is missing or not one, or a caption is empty.
         """
         if settings.mode not in MODES:
             raise ConfigError(f"config.evaluation.mode={settings.mode!r} is unknown; choose one of {', '.join(MODES)}")
-        data = Hosts.all().together(lambda: find_set(settings.dataset).load(expand(settings.dir)))
+
+        def read() -> RetrievalData:
+            data = find_set(settings.dataset).load(expand(settings.dir))
+            _check(data)
+            return data
+
+        data = Hosts.all().together(read)
         return cls(model, data, Settings(settings.mode, settings.top_k, settings.batch_size))
 
     def run(self, params: Params) -> dict[str, float]:
         """Metrics by name, `evaluation/...`, the same on all hosts, which share the work; all must call it.
 
         Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
+
+        Raises:
+          DatasetError: listing the pictures that cannot be read any more, on all hosts.
         """
-        metrics = evaluate(
-            self.model, Retriever(self.model, params), self.data, self.settings, BlockStore(None), Hosts.all()
-        ).metrics
+        retriever = Retriever(self.model, params)
+        try:
+            metrics = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None), Hosts.all()).metrics
+        except BrokenPicturesError as error:
+            raise DatasetError(list_broken(error.broken, error.images, _ADVICE)) from None
         return {f"evaluation/{name}": value for name, value in metrics.items()}
+
+
+def _check(data: RetrievalData) -> None:
+    """Raises DatasetError unless captions say something and files are pictures, by their first bytes."""
+    empty = [number for number, text in enumerate(data.texts) if not text.strip()]
+    if empty:
+        raise DatasetError(
+            f"config.evaluation: {len(empty)} of {len(data.texts)} captions are empty; {_ADVICE}. The first is of "
+            f"{data.images[data.image_of_text[empty[0]]]}"
+        )
+    with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:  # a shared disk takes its time
+        harm = pool.map(_harm, data.images)
+        broken = {number: message for number, message in enumerate(harm) if message}
+    if broken:
+        raise DatasetError(f"config.evaluation: {list_broken(broken, len(data.images), _ADVICE)}")
+
+
+def _harm(path: Path) -> str:
+    """What is wrong with a picture; "" if nothing is."""
+    try:
+        with Image.open(path):
+            return ""
+    except FileNotFoundError:
+        return f"{path}: no such picture"
+    except Exception as error:  # whatever a damaged file leads a decoder to
+        return f"{path}: cannot be read as a picture ({error})"

@@ -193,7 +193,7 @@ def _in_processes(function: Callable[[_Item], _Result], items: Sequence[_Item], 
                     worker.send(items[sent])
                     busy[worker] = sent
                     sent += 1
-                for worker in wait(list(busy)):  # type: ignore[assignment]
+                for worker in wait(list(busy)):  # type: ignore[arg-type, assignment]
                     done[busy.pop(worker)] = worker.receive()
                     idle.append(worker)
             yield done.pop(number)
