@@ -6,6 +6,7 @@ is complete.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -58,7 +59,9 @@ class RunCheckpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        # A save in the background that failed too says no more than what ends the run.
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            self._manager.close()
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""

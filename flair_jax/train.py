@@ -18,16 +18,12 @@ if __name__ == "__main__":  # before JAX is loaded, so that Ctrl-C is answered m
 
 import dataclasses
 import logging
-import math
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
@@ -37,21 +33,17 @@ from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import CheckpointError, ConfigError, FlairError
 from flair_jax.files import locked, storage_reason
 from flair_jax.hosts import Hosts, join_cluster
+from flair_jax.meter import Meter
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
-from flair_jax.performance import peak_flops, step_flops
 from flair_jax.preemption import Preempted, Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
 from flair_jax.settings import TrainSettings, expand
 from flair_jax.sharding import check_batch, global_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
 from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
-
-
-class TrainingError(FlairError):
-    """A run that cannot go on, such as one whose loss is not finite."""
 
 
 class Outcome(NamedTuple):
@@ -89,41 +81,51 @@ def train(
     with Preemption(stopped_status) as preemption:
         sources = sources or open_sets(settings.data)
         samples = sum(map(len, sources))
-        steps = settings.total_steps(samples)
         model = Flair(settings.model_config())
-        schedule = make_schedule(settings.optimizer, steps)
-        optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
         evaluation = (
             RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
         )
         if settings.compilation_cache:
             jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
+        with _alone(workdir), jax.set_mesh(mesh):
+            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption)
+
+
+def _train(
+    settings: TrainSettings,
+    workdir: Path,
+    mesh: Mesh,
+    sources: Sequence[Source],
+    samples: int,
+    model: Flair,
+    evaluation: RetrievalEvaluation | None,
+    preemption: Preemption,
+) -> Outcome:
+    steps = settings.total_steps(samples)
+    schedule = make_schedule(settings.optimizer, steps)
+    optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
+    with RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints:
+        state, first = _start(model, optimizer, mesh, settings, checkpoints)
+        train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
         with (
-            _alone(workdir),
-            jax.set_mesh(mesh),
-            RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
+            MetricLogger(
+                workdir,
+                first_step=first,
+                steps=steps,
+                wandb_project=settings.wandb_project,
+                active=jax.process_index() == 0,
+            ) as logger,
+            _input(sources, model, settings, first) as stream,
         ):
-            state, first = _start(model, optimizer, mesh, settings, checkpoints)
-            train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
-            with (
-                MetricLogger(
-                    workdir,
-                    first_step=first,
-                    steps=steps,
-                    wandb_project=settings.wandb_project,
-                    active=jax.process_index() == 0,
-                ) as logger,
-                _input(sources, model, settings, first) as stream,
-            ):
-                logger.say(
-                    f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
-                    f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
-                    f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
-                )
-                meter = _Meter(settings, model, schedule, logger)
-                run = _Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
-                done = run.go_on(state, first, stream)
-                return Outcome(checkpoints.path(done), finished=done == steps)
+            logger.say(
+                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
+                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
+                f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
+            )
+            meter = Meter(settings, model, schedule, logger)
+            run = _Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
+            done = run.go_on(state, first, stream)
+            return Outcome(checkpoints.path(done), finished=done == steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +136,7 @@ class _Run:
     steps: int
     mesh: Mesh
     train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-    meter: _Meter
+    meter: Meter
     checkpoints: RunCheckpoints
     evaluation: RetrievalEvaluation | None
     logger: MetricLogger
@@ -182,7 +184,7 @@ class _Run:
         except Exception as error:  # of Orbax, its storage, or the disk
             reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(
-                f"{self.checkpoints.path(done).parent}: the checkpoint cannot be written at step {done:,}: {reason}. "
+                f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,}, or the one before, cannot be written: {reason}. "
                 "Earlier checkpoints are whole, and the same command goes on from the newest"
             ) from error
 
@@ -272,76 +274,6 @@ def _input(
         yield stream
     finally:
         stream.close()
-
-
-class _Pending(NamedTuple):
-    step: int
-    metrics: StepMetrics
-    samples: np.ndarray
-    skipped: int
-
-
-class _Meter:
-    """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
-
-    def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
-        self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(model.config, settings.batch_size, settings.captions_per_image, settings.group_size)
-        peak = peak_flops(jax.devices()[0])
-        self._peak = peak and peak * jax.device_count()
-        self._pending: deque[_Pending] = deque()
-        self._done: list[StepMetrics] = []
-        self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
-
-    def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
-        start = time.monotonic()
-        batch = next(stream)
-        self._waited += time.monotonic() - start
-        return batch
-
-    def add(self, step: int, metrics: StepMetrics, batch: HostBatch) -> None:
-        """Takes a step's metrics, and waits for those of the step before."""
-        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
-        while len(self._pending) > 1:
-            self._check(self._pending.popleft())
-        self._logger.advance(self._settings.batch_size)
-
-    def check_all(self) -> None:
-        """Waits for all steps; raises TrainingError if one of them was not finite."""
-        while self._pending:
-            self._check(self._pending.popleft())
-
-    def _check(self, pending: _Pending) -> None:
-        metrics = StepMetrics(*(float(value) for value in jax.device_get(pending.metrics)))  # type: ignore[arg-type]
-        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
-            samples = ", ".join(map(str, pending.samples))
-            raise TrainingError(
-                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, "
-                f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
-            )
-        self._done.append(metrics)
-        self._skipped += pending.skipped
-
-    def log(self, step: int) -> None:
-        """Writes the means since the last time, and the speed."""
-        self.check_all()
-        count, seconds = len(self._done), time.monotonic() - self._since
-        values = {name: float(np.mean([getattr(each, name) for each in self._done])) for name in ("loss", "tcs", "mps")}
-        if set(self._settings.loss.terms) != {"tcs", "mps"}:
-            values = {"loss": values["loss"]}
-        values |= {
-            "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
-            "logit_scale": float(self._done[-1].logit_scale),
-            "learning_rate": float(self._schedule(step - 1)),
-            "images_per_second": count * self._settings.batch_size / seconds,
-            "waiting_for_data": self._waited / seconds,
-            "skipped_samples": float(self._skipped),  # of this host, since it started
-        }
-        if self._peak:
-            values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
-        self._logger.write(step, values)
-        self._done.clear()
-        self._waited, self._since = 0.0, time.monotonic()
 
 
 def main(arguments: Sequence[str]) -> int:
