@@ -49,7 +49,7 @@ class MetricLogger:
         with writing(f"{path}: cannot be written"):
             if path.exists():
                 _drop_after(path, first_step)
-            self._lines = path.open("ab", buffering=0)
+            self._lines = path.open("a", encoding="utf-8")
             self._board = _Board(workdir, first_step)
         if self._wandb:
             identity = workdir.name
@@ -63,9 +63,9 @@ class MetricLogger:
     ) -> None:
         self._bar.close()
         if self._active:
-            self._lines.close()
-            with contextlib.suppress(OSError):  # what could not be written has been reported
-                self._board.close()
+            for each in (self._lines, self._board):
+                with contextlib.suppress(OSError):  # what could not be written has been reported
+                    each.close()
             if self._wandb:
                 self._wandb.finish()
 
@@ -85,7 +85,8 @@ class MetricLogger:
         if not self._active:
             return
         with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
-            self._lines.write((json.dumps({"step": step, **values}) + "\n").encode())
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
             self._board.write(step, values)
         if self._wandb:
             self._wandb.log(values, step=step)

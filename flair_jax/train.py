@@ -184,8 +184,8 @@ class _Run:
         except Exception as error:  # of Orbax, its storage, or the disk
             reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(
-                f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,}, or the one before, cannot be written: {reason}. "
-                "Earlier checkpoints are whole, and the same command goes on from the newest"
+                f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,}, or the one before, cannot be "
+                f"written: {reason}. Earlier ones are whole, and the same command goes on from the newest"
             ) from error
 
     def _evaluate(self, state: TrainState, done: int) -> None:
