@@ -85,9 +85,9 @@ def train(
         evaluation = (
             RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
         )
-        if settings.compilation_cache:
-            jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
         with _alone(workdir), jax.set_mesh(mesh):
+            if settings.compilation_cache:
+                jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
             return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption)
 
 
