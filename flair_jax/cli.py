@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from flair_jax import __version__, interrupts
 
@@ -34,19 +34,7 @@ def _run(arguments: Sequence[str]) -> int:
         options.words = rest  # for absl's flags, or Apache Beam's options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
     return options.run(options) or 0
-
-
-def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Silences reads under way when another read of a damaged checkpoint failed; that failure is reported."""
-
-    def filtered(unraisable: Any) -> None:
-        words = ("Event loop is closed", "Encountered error while reading array index")
-        if not any(word in str(unraisable.exc_value) for word in words):
-            hook(unraisable)
-
-    return filtered
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,6 +47,7 @@ def run(program: Callable[[], int]) -> int:
       The exit status. After Ctrl-C the process ends here: Python's own end waits for threads, and crashes with those
       that are in compiled code.
     """
+    sys.unraisablehook = _filtered(sys.unraisablehook)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
         _install()
     try:
@@ -138,18 +139,22 @@ def _install() -> None:
     wakeups, written = os.pipe()
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-    sys.unraisablehook = _interrupted_where_it_is_lost(sys.unraisablehook)
     _State.ours = True
     threading.Thread(target=_watch, args=(wakeups,), name="interrupts", daemon=True).start()
 
 
-def _interrupted_where_it_is_lost(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """KeyboardInterrupt in a destructor or a callback of C's is lost, and the program would go on."""
+# Reads and writes of a checkpoint that were under way when another failed; that failure is reported.
+_ORPHANS = ("Event loop is closed", "Encountered error while reading array index")
+
+
+def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What becomes of errors that Python cannot raise, as they come from destructors and callbacks of C's."""
 
     def filtered(unraisable: Any) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would go on
             _end(STATUS, _State.sentence)
-        hook(unraisable)
+        if not any(word in str(unraisable.exc_value) for word in _ORPHANS):
+            hook(unraisable)
 
     return filtered
 
