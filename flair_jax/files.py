@@ -41,21 +41,39 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
     A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it.
+    Of several programs that write `path` at the same time, the last wins.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(OSError), _owned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
-        partial = folder / path.name
-        yield partial
-        if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
-            os.rename(path, folder / "replaced")
-        os.replace(partial, path)
+        with _owned(folder):
+            partial = folder / path.name
+            yield partial
+            if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
+                os.rename(path, folder / "replaced")
+            os.replace(partial, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Shows others that the folder is in use; raises BlockingIOError if it is. Not where the disk cannot lock it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
