@@ -47,20 +47,20 @@ def run(program: Callable[[], int]) -> int:
       The exit status. After Ctrl-C the process ends here: Python's own end waits for threads, and crashes with those
       that are in compiled code.
     """
-    sys.unraisablehook = _filtered(sys.unraisablehook)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
-        _install()
     try:
+        sys.unraisablehook = _filtered(sys.unraisablehook)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
+            _install()
         status = program()
-    except BaseException:  # such as an import that could not deal with KeyboardInterrupt
         if _State.interrupted:
+            _end(STATUS, "" if status == STATUS else _State.sentence)
+        if _State.ours:  # all is done, and what follows is Python's own end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return status
+    except BaseException as error:  # after Ctrl-C of any kind, such as an import's that was broken off
+        if _State.interrupted or isinstance(error, KeyboardInterrupt):
             _end(STATUS, _State.sentence)
         raise
-    if _State.interrupted:
-        _end(STATUS, "" if status == STATUS else _State.sentence)
-    if _State.ours:  # all is done, and what follows is Python's own end
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return status
 
 
 def explain(command: Callable[[], int]) -> int:
