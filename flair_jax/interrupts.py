@@ -86,8 +86,9 @@ def explain(command: Callable[[], int]) -> int:
 
 
 def say(sentence: str) -> None:
-    """Sets what is printed when Ctrl-C ends the process before `program` can."""
-    _State.sentence = sentence
+    """Sets what is printed when Ctrl-C ends the process, if `run` has it."""
+    if _State.ours:
+        _State.sentence = sentence
 
 
 def end_at_sigterm(status: int, sentence: str) -> None:

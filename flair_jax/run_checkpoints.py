@@ -84,6 +84,11 @@ class RunCheckpoints:
             ),
         )
 
+    def check(self) -> None:
+        """Raises what a save in the background has failed with."""
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()
+
     def wait(self) -> None:
         """Returns when what was saved is on disk."""
         self._manager.wait_until_finished()

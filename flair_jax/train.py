@@ -16,9 +16,8 @@ from flair_jax import interrupts
 if __name__ == "__main__":  # before JAX is loaded, so that Ctrl-C is answered meanwhile, too
     sys.exit(interrupts.run(lambda: importlib.import_module("flair_jax.train").main(sys.argv[1:])))
 
-import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,20 +29,21 @@ from flair_jax import checkpoint
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
-from flair_jax.errors import CheckpointError, ConfigError, FlairError
-from flair_jax.files import locked, storage_reason
+from flair_jax.errors import CheckpointError, ConfigError
+from flair_jax.files import locked
 from flair_jax.hosts import Hosts, join_cluster
 from flair_jax.meter import Meter
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
-from flair_jax.preemption import Preempted, Preemption
+from flair_jax.preemption import Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
 from flair_jax.settings import TrainSettings, expand
-from flair_jax.sharding import check_batch, global_batch, make_mesh
+from flair_jax.sharding import check_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
-from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
+from flair_jax.train_loop import Run
+from flair_jax.train_state import TrainState, abstract_state, init_state, make_train_step
 
 
 class Outcome(NamedTuple):
@@ -123,84 +123,9 @@ def _train(
                 f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
             )
             meter = Meter(settings, model, schedule, logger)
-            run = _Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
+            run = Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
             done = run.go_on(state, first, stream)
             return Outcome(checkpoints.path(done), finished=done == steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the steps of a run need."""
-
-    settings: TrainSettings
-    steps: int
-    mesh: Mesh
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-    meter: Meter
-    checkpoints: RunCheckpoints
-    evaluation: RetrievalEvaluation | None
-    logger: MetricLogger
-    preemption: Preemption
-
-    def go_on(self, state: TrainState, done: int, stream: Iterator[HostBatch]) -> int:
-        """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
-        stopping = False
-        while done < self.steps and not stopping:
-            try:
-                with self.preemption.may_break():
-                    batch = self.meter.wait_for(stream)
-                state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
-                self.preemption.await_steps()
-                done += 1
-                self.meter.add(done, metrics, batch)
-                stopping = self.preemption.reached(done)
-                if done % self.settings.log_every_steps == 0 or done == self.steps or stopping:
-                    self.meter.log(done)
-                if done % self.settings.checkpoint.every_steps == 0 or done == self.steps or stopping:
-                    self._save(state, done)
-                if not stopping:
-                    self._evaluate(state, done)
-            except Preempted:
-                stopping = True
-                self._save(state, done)
-        with self._saving(done):
-            self.checkpoints.wait()
-        if stopping:
-            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command goes on from there.")
-        return done
-
-    def _save(self, state: TrainState, done: int) -> None:
-        self.meter.check_all()  # a state that is not finite is never saved
-        with self._saving(done):
-            self.checkpoints.save(state, done)
-
-    @contextmanager
-    def _saving(self, done: int) -> Iterator[None]:
-        """Says what is wrong if the checkpoint, or the one before, which is written in the background, fails."""
-        try:
-            yield
-        except FlairError:
-            raise
-        except Exception as error:  # of Orbax, its storage, or the disk
-            reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise CheckpointError(
-                f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,}, or the one before, cannot be "
-                f"written: {reason}. Earlier ones are whole, and the same command goes on from the newest"
-            ) from error
-
-    def _evaluate(self, state: TrainState, done: int) -> None:
-        """Evaluates where it is time. If that fails, it is said and logged, and training goes on."""
-        last = done == self.steps
-        if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
-            return
-        try:
-            with self.preemption.may_break():
-                values = self.evaluation.run(state.params)
-        except Exception as error:
-            reason = str(error).strip() or type(error).__name__
-            self.logger.say(f"the evaluation after step {done:,} has failed, and training goes on: {reason}")
-            values = {"evaluation/failed": 1.0}
-        self.logger.write(done, values)
 
 
 @contextmanager
@@ -276,6 +201,21 @@ def _input(
         stream.close()
 
 
+@contextmanager
+def _no_tracebacks_logged() -> Iterator[None]:
+    """Orbax logs what fails in the background, in hundreds of lines, before it raises it."""
+
+    def short(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(short)
+    try:
+        yield
+    finally:
+        logger.removeFilter(short)
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command `python -m flair_jax.train`, and `flair-jax train`.
 
@@ -297,13 +237,12 @@ def _main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # Orbax logs what fails in the background with its traceback, and raises it once more.
-    logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
     interrupts.say("interrupted; the same command goes on from the last checkpoint")
     options = parse(arguments)
     settings = TrainSettings.from_config(options.config)
     if options.distributed:
         join_cluster(options.cluster, sigterm_saves=True)
-    outcome = train(settings, options.workdir, stopped_status=options.stopped_status)
+    with _no_tracebacks_logged():
+        outcome = train(settings, options.workdir, stopped_status=options.stopped_status)
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status

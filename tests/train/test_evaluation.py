@@ -19,8 +19,8 @@ from flair_jax.models.flair import Flair
 from flair_jax.preemption import Preempted, Preemption
 from flair_jax.settings import EvaluationSettings
 from flair_jax.sharding import copy_to, data_mesh
-from flair_jax.train import _Run
 from flair_jax.train_evaluation import RetrievalEvaluation
+from flair_jax.train_loop import Run
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> Non
     evaluation = evaluation_of(copied, model)
     (copied / "0003.png").unlink()
     said, logged = [], []
-    run = _Run(
+    run = Run(
         settings=SimpleNamespace(evaluation=SimpleNamespace(every_steps=3)),
         steps=9,
         mesh=None,
