@@ -34,7 +34,7 @@ class _State:
     sentence = "interrupted"
     at_sigterm: tuple[int, str] | None = None
     sigterm = False  # it came, and was not passed on yet
-    handlers: tuple[Any, int | None] = None, None  # what SIGTERM was to call: Python's, and the address of C's
+    handlers: tuple[Any, int | None] = None, None  # what SIGTERM was to call, in Python, and its address in C
 
 
 def run(program: Callable[[], int]) -> int:
@@ -109,9 +109,12 @@ def pass_sigterm_on() -> None:
         return
     _State.at_sigterm = None
     in_python, in_c = _State.handlers
-    signal.signal(signal.SIGTERM, in_python or signal.SIG_DFL)
-    _c_signal(signal.SIGTERM, in_c)
+    if callable(in_python):
+        signal.signal(signal.SIGTERM, in_python)
+    else:
+        _c_signal(signal.SIGTERM, in_c)
     if _State.sigterm:
+        _State.sigterm = False
         os.kill(os.getpid(), signal.SIGTERM)
 
 
