@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -46,6 +50,7 @@ class MetricLogger:
         if not active:
             return
         self._path = path = workdir / METRICS
+        self._folder = workdir.stat()
         with writing(f"{path}: cannot be written"):
             if path.exists():
                 _drop_after(path, first_step)
@@ -80,11 +85,13 @@ class MetricLogger:
         """Logs scalars of a step.
 
         Raises:
-          StorageError: if the disk does not take them.
+          StorageError: if the disk does not take them, or the folder is another one than at first.
         """
         if not self._active:
             return
         with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
+            if not os.path.samestat(self._path.parent.stat(), self._folder):  # it would go into a removed file
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._lines.write(json.dumps({"step": step, **values}) + "\n")
             self._lines.flush()
             self._board.write(step, values)
@@ -110,30 +117,32 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class _Board:
-    """TensorBoard's file, written at once: the thread by which tensorboardX writes dies when the disk is full, and what
-    it should write is waited for.
+    """TensorBoard's file, written at once.
+
+    The thread by which `tensorboardX.SummaryWriter` writes dies when the disk is full, and then it is waited for.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self._tensorboard = _import_tensorboard()
-        self._writer = self._tensorboard.event_file_writer.EventsWriter(str(folder / "events"))
-        proto = self._tensorboard.proto.event_pb2
+        self._event, self._summary, self._checksum = _import_tensorboard()
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = (folder / name).open("ab")
+        self._add(file_version="brain.Event:2")
         # What earlier files hold of the steps from here on no longer counts.
-        restart = proto.SessionLog(status=proto.SessionLog.START)
-        self._add(proto.Event(wall_time=time.time(), step=first_step + 1, session_log=restart))
+        self._add(step=first_step + 1, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        proto = self._tensorboard.proto
-        value = [proto.summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        summary = proto.summary_pb2.Summary(value=value)
-        self._add(proto.event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        scalars = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step=step, summary=self._summary.Summary(value=scalars))
 
-    def _add(self, event: Any) -> None:
-        self._writer.write_event(event)
-        self._writer.flush()
+    def _add(self, **fields: Any) -> None:
+        """A record is its length and its bytes, each with a check sum."""
+        data = self._event.Event(wall_time=time.time(), **fields).SerializeToString()
+        for part in (struct.pack("<Q", len(data)), data):
+            self._file.write(part + struct.pack("<I", self._checksum(part)))
+        self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 def _import_tensorboard() -> Any:
@@ -142,13 +151,12 @@ def _import_tensorboard() -> Any:
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        import tensorboardX.event_file_writer
-        import tensorboardX.proto.event_pb2
-        import tensorboardX.proto.summary_pb2
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
     finally:
         if hide:
             del sys.modules["torch"]
-    return tensorboardX
+    return event_pb2, summary_pb2, masked_crc32c
 
 
 def _import_wandb() -> Any:
