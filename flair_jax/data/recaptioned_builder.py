@@ -18,9 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flair_jax.data.captions import sentences_of
+from flair_jax.data.damage import Damage
 from flair_jax.data.image import open_training_picture
 from flair_jax.data.shards import require_shards
-from flair_jax.data.tar_index import Damage
 from flair_jax.data.tars import read_shard
 from flair_jax.errors import DatasetError, FlairError, ImageError
 
@@ -120,9 +120,14 @@ def _read(shard: tuple[int, str], shorter_side: int, read_tars: str) -> Iterator
             yield Damage(path, name, error.kind)
             continue
         url = document.get("url")
-        example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": f"{path}: {name}"}
-        yield tar * _MOST_IN_A_TAR + number, {**example, "url": url if isinstance(url, str) else ""}
+        example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": _storable(f"{path}: {name}")}
+        yield tar * _MOST_IN_A_TAR + number, {**example, "url": _storable(url) if isinstance(url, str) else ""}
     fsspec.open(f"{read_tars}/{tar}", "wb").open().close()
+
+
+def _storable(text: str) -> str:
+    """The text with lone surrogates escaped, which UTF-8 does not have: names need not be text, nor URLs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flair_jax.data.captions import rejoin
+from flair_jax.data.names import is_hidden
 from flair_jax.errors import DatasetError
 
 Pair = tuple[Path, str]
@@ -68,8 +69,11 @@ class RetrievalSet:
 
     def find(self, folder: Path) -> Path | None:
         """The annotation file in `folder`, or None."""
-        found = sorted(folder.glob(self.annotations))
+        found = self._candidates(folder)
         return found[0] if len(found) == 1 else None
+
+    def _candidates(self, folder: Path) -> list[Path]:
+        return sorted(path for path in folder.glob(self.annotations) if not is_hidden(path.name))
 
     def load(self, folder: str | Path) -> RetrievalData:
         """Reads the annotations; pictures are not opened.
@@ -82,7 +86,7 @@ class RetrievalSet:
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.annotations}")
         annotations = self.find(folder)
         if annotations is None:
-            count = len(list(folder.glob(self.annotations)))
+            count = len(self._candidates(folder))
             raise DatasetError(f"{folder}: {self.name} needs exactly one {self.annotations} there, found {count}")
         index: dict[Path, int] = {}
         texts, image_of_text = [], []
@@ -96,8 +100,8 @@ class RetrievalSet:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
@@ -182,8 +186,8 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
                 continue
             where = f"{lines}, line {number}"
             try:
-                record = json.loads(line.decode("utf-8"))
-            except ValueError as error:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
             name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
             for caption in _captions(record, name, where):

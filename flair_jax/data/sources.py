@@ -104,15 +104,18 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record = self._data[index]
         captions = record[self._captions]
-        url = record["url"].decode("utf-8") if "url" in self._has else ""
-        if self._captions == "caption":
-            return Record(record["image"], split_sentences(captions.decode("utf-8")), url)
-        return Record(record["image"], [caption.decode("utf-8") for caption in captions], url)
+        url = record["url"].decode("utf-8", "surrogateescape") if "url" in self._has else ""
+        try:
+            if self._captions == "caption":
+                return Record(record["image"], split_sentences(captions.decode("utf-8")), url)
+            return Record(record["image"], [caption.decode("utf-8") for caption in captions], url)
+        except UnicodeDecodeError:
+            raise DatasetError(f"{self.where(index)}: a caption has bytes that are not UTF-8") from None
 
     def where(self, index: int) -> str:
         """The number of the record, and its key if it has one."""
         return f"{self._name}: record {index}" + (
-            f" ({self._data[index]['key'].decode()})" if "key" in self._has else ""
+            f" ({self._data[index]['key'].decode('utf-8', 'backslashreplace')})" if "key" in self._has else ""
         )
 
 
