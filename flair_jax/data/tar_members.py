@@ -14,7 +14,9 @@ from flair_jax.errors import DatasetError
 
 # Long names and the like; nothing larger is a header.
 _MOST_HEADER = 2**20
-_SCAN = 2**20
+# A member's own header, and long names and the like before it, each with a header of its own.
+_MOST_READS = 32
+_MOST_SCANNED = 2**20
 _MAGIC_AT = 257  # where POSIX's and GNU's headers say "ustar"
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -47,7 +49,7 @@ def _read(shard: str, stream: Any, size: int) -> Iterator[tarfile.TarInfo | Dama
         stop, too_long = position, False
         for member, end in _run(stream, position):
             last = f"after {member.name}"
-            too_long = member.size < 0 or _end_of_data(member) > size
+            too_long = _claims_too_much(member, end, size)
             reason = "after the end mark, where tars end (joined with `cat`?)" if ended else _unused(member, too_long)
             yield Damage(shard, member.name, reason) if reason else member
             if too_long:
@@ -73,9 +75,11 @@ def _run(stream: Any, start: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """Members from `start` up to where there is no header, and where the next header is due."""
     try:
         stream.seek(start)
-        tar = tarfile.TarFile(fileobj=_Headers(stream), encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+        headers = _Headers(stream)
+        tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or it keeps them all
+            headers.reads = 0
             yield member, tar.offset
     except OSError:
         raise
@@ -89,20 +93,25 @@ def name_in(headers: bytes) -> str:
 
 
 class _Headers:
-    """A stream for tarfile, which would read a long name of any length that a damaged header claims."""
+    """A stream for tarfile, which would read a long name of any length, and headers before headers without end."""
 
     def __init__(self, stream: Any) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
+        self.reads = 0  # for one member
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MOST_HEADER:
-            raise tarfile.ReadError("a header of that length")
+        self.reads += 1
+        if not 0 <= size <= _MOST_HEADER or self.reads > _MOST_READS:
+            raise tarfile.ReadError("no header of a member")
         return self._read(size)
 
 
-def _end_of_data(member: tarfile.TarInfo) -> int:
+def _claims_too_much(member: tarfile.TarInfo, end: int, size: int) -> bool:
+    """Whether its bytes are not all within the tar's, of which there are `size`; `end` is where the next is due."""
+    if end < member.offset_data or member.issparse():
+        return not member.offset_data <= end <= size
     has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-    return member.offset_data + (member.size if has_data else 0)
+    return member.size < 0 or (has_data and member.offset_data + member.size > size)
 
 
 def _unused(member: tarfile.TarInfo, too_long: bool) -> str:
@@ -125,7 +134,9 @@ def _unused(member: tarfile.TarInfo, too_long: bool) -> str:
 def _next_header(stream: Any, start: int) -> int | None:
     """Where the next header lies that is whole, at a multiple of 512 bytes after `start`."""
     stream.seek(start)
-    while chunk := stream.read(_SCAN):
+    length = 8 * tarfile.BLOCKSIZE  # little at first: it is often the next block
+    while chunk := stream.read(length):
+        length = min(2 * length, _MOST_SCANNED)
         found = chunk.find(b"ustar", _MAGIC_AT)
         while found >= 0:
             place = found - _MAGIC_AT
