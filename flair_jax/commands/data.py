@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_command
+from flair_jax.data.damage import is_harmless
 from flair_jax.data.names import printable
 from flair_jax.errors import DatasetError
 
@@ -70,10 +71,8 @@ def _index(options: argparse.Namespace) -> None:
     source.require_samples()
     print(f"{len(source):,} samples in {len(source.shards):,} tars")
     _print_counts("members beside samples, not read", {}, source.beside)
-    lost = [harm for harm in source.damage if not harm.harmless]
-    _print_counts("passed over", Counter(harm.reason for harm in source.damage if harm.harmless))
-    _print_counts("left out", Counter(harm.reason for harm in lost))
-    if lost:
+    _print_left_out(Counter(harm.reason for harm in source.damage))
+    if source.damage:
         print("`flair-jax data check` names each")
 
 
@@ -136,8 +135,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
         for name, count in survey.rows(values, bins):
             print(f"  {name:<32}{count:>12,}")
     _print_counts("members beside samples, not read", {}, found.beside)
-    _print_counts("passed over", found.passed_over)
-    _print_counts("left out", found.left_out)
+    _print_left_out({**found.passed_over, **found.left_out})
     if options.json:
         with replace_when_complete(options.json) as partial:
             partial.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", encoding="utf-8")
@@ -191,7 +189,7 @@ def _build(options: argparse.Namespace) -> None:
     )
     samples = len(TfdsSource(f"recaptioned/{options.name}", folder, "train"))
     print(printable(f"{samples:,} samples in {folder}/recaptioned/{options.name}"))
-    _print_counts("left out", left_out)
+    _print_left_out(left_out)
 
 
 def _add_urls(commands: Any) -> None:
@@ -219,7 +217,7 @@ def _urls(options: argparse.Namespace) -> None:
     _print_names(map(str, left_out.first), left_out.reasons.total())
     print(printable(f"{options.output}: {rows:,} rows"))
     _print_counts("with an address seen before", {}, repeated)
-    _print_counts("left out", left_out.reasons)
+    _print_left_out(left_out.reasons)
 
 
 def _add_attach(commands: Any) -> None:
@@ -247,7 +245,7 @@ def _attach(options: argparse.Namespace) -> None:
     _print_names(map(str, left_out.first), left_out.reasons.total())
     for name, count in counts.items():
         _print_counts(name, {}, count)
-    _print_counts("left out", left_out.reasons)
+    _print_left_out(left_out.reasons)
 
 
 def _print_names(names: Iterable[str], total: int, advice: str = "") -> None:
@@ -257,6 +255,14 @@ def _print_names(names: Iterable[str], total: int, advice: str = "") -> None:
         print(name, file=sys.stderr)
     if total > len(shown):
         print(f"... and {total - len(shown):,} more{f'; {advice}' if advice else ''}", file=sys.stderr)
+
+
+def _print_left_out(reasons: Mapping[str, int]) -> None:
+    """Counts by reason, what nobody misses apart."""
+    passed_over = {reason: count for reason, count in reasons.items() if is_harmless(reason)}
+    if passed_over:
+        _print_counts("passed over", passed_over)
+    _print_counts("left out", {reason: count for reason, count in reasons.items() if not is_harmless(reason)})
 
 
 def _print_counts(title: str, reasons: Mapping[str, int], total: int | None = None) -> None:

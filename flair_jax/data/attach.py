@@ -30,7 +30,7 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
 
     A row belongs to the sample whose JSON has its address as `url`, or whose key is the address's file name without
     ending. Samples that no row belongs to are left out, and what is no sample's. All else of a sample is kept as it is.
-    A tar that is there already is not written again.
+    A tar that is there already is not written again, and none without a sample.
 
     Args:
       table: see `read_table`.
@@ -55,11 +55,12 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
         if target.exists():
             counts["tars that were there"] += 1
             continue
-        with replace_when_complete(target) as partial:
-            counts["attached"] += _attach_shard(shard, partial, rows, left_out)
+        attached = _attach_shard(shard, target, rows, left_out)
+        counts["attached"] += attached
+        counts["tars that have none, not written"] += not attached
     if rows.unused:
         counts["rows without a sample"] = len(rows.unused)
-    return counts, left_out
+    return +counts, left_out
 
 
 class _Rows:
@@ -99,11 +100,17 @@ def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> i
     index = index_shard(shard, need_captions=False)
     for harm in index.damage:
         left_out.add(harm)
-    with (
-        open_shard(shard) as stream,
-        tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as out,
-    ):
+    with open_shard(shard) as stream:
         documents = _documents(shard, stream, index, rows, left_out)
+        if documents:
+            with replace_when_complete(target) as partial:
+                _copy(shard, stream, partial, index, documents)
+    return len(documents)
+
+
+def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
+    """Writes the samples that have a new JSON, with all their members."""
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as out:
         kept = {split_name(name)[0]: int(number) for number, name in enumerate(index.names) if number in documents}
         for member in read_members(shard, stream):
             if isinstance(member, Damage):
@@ -117,7 +124,6 @@ def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> i
             else:
                 stream.seek(member.offset_data)
                 out.addfile(member, stream)
-    return len(documents)
 
 
 def _documents(shard: str, stream: Any, index: ShardIndex, rows: _Rows, left_out: LeftOut) -> dict[int, bytes]:

@@ -108,7 +108,11 @@ def write_url_table(table: Path, target: Path) -> tuple[int, int, LeftOut]:
     schema = pa.schema([("url", pa.string()), *((name, lists) for name in CAPTION_LISTS)])
     left_out, hashes = LeftOut(), [np.array([], np.uint64)]
     rows = iter(tqdm(read_table(table), desc="rows", unit="row"))
-    with replace_when_complete(target) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+    with (
+        replace_when_complete(target) as partial,
+        partial.open("wb") as stream,  # pyarrow opens UTF-8 names only
+        pyarrow.parquet.ParquetWriter(stream, schema) as writer,
+    ):
         while block := list(itertools.islice(rows, _BLOCK)):
             filled = []
             for row in block:

@@ -33,7 +33,12 @@ class Damage:
     @property
     def harmless(self) -> bool:
         """Whether nothing is lost with it."""
-        return self.reason in _HARMLESS
+        return is_harmless(self.reason)
+
+
+def is_harmless(reason: str) -> bool:
+    """Whether nothing is lost with what is left out for this reason."""
+    return reason in _HARMLESS
 
 
 @dataclasses.dataclass

@@ -166,7 +166,7 @@ def _json_rows(stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
 
 def _parquet_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
     number = 0
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:  # pyarrow opens UTF-8 names only
         schema = file.schema_arrow
         _check_columns(path, schema.names, key, columns)
         names = [name for name in (key, *columns) if name in schema.names]

@@ -58,20 +58,24 @@ def test_all_that_is_left_out_is_counted_and_named(tmp_path, capsys) -> None:
             ("0002.json", b'{"longIB_captions": 7}'),
         ],
     )
-    assert main(["data", "attach", str(table), str(shard), "--output", str(tmp_path / "new")]) == 0
+    write_tar(tmp_path / "b.tar", sample(9))
+    shards = f"{tmp_path}/{{a,b}}.tar"
+    assert main(["data", "attach", str(table), shards, "--output", str(tmp_path / "new")]) == 0
     said = capsys.readouterr()
     for line in (
         f"{table}: {ROWS[1][ADDRESS]}: an address that an earlier row has",
-        f"{shard}: {9:09}.jpg: no row for it",
         f"{shard}: x.jpg: no json",
         f"{shard}: k.jpg: several rows have its key as file name, and none its URL",
         f"{shard}: 0002.jpg: longIB_captions is neither a text nor a list of texts",
     ):
         assert f"{line}\n" in said.err
         assert f"  {line.rpartition(': ')[2]}: 1\n" in said.out
-    counts, left_out = attach(table, [str(shard)], tmp_path / "again")
-    assert counts == {"attached": 1, "rows without a sample": 4}
-    assert left_out.reasons.total() == 5
+    assert all(f"{tmp_path / name}: {9:09}.jpg: no row for it\n" in said.err for name in ("a.tar", "b.tar"))
+    assert "  no row for it: 2\n" in said.out
+    counts, left_out = attach(table, expand_shards(shards), tmp_path / "again")
+    assert counts == {"attached": 1, "rows without a sample": 4, "tars that have none, not written": 1}
+    assert left_out.reasons.total() == 6
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["a.tar"]
     assert len(TarSource(str(tmp_path / "new" / "a.tar"), progress=False)) == 1
 
 
