@@ -35,7 +35,9 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
         try:
             partial = folder / path.name
             yield partial
-            if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
+            if (
+                partial.is_dir() and path.is_dir()
+            ):  # a folder cannot be renamed over another, so the old one steps aside
                 os.rename(path, folder / "replaced")
             os.replace(partial, path)
         finally:

@@ -16,6 +16,13 @@ def test_several_at_once_do_not_clear_each_other(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_file_does_not_replace_a_folder(tmp_path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError), replace_when_complete(tmp_path / "a") as partial:
+        partial.write_text("1")
+    assert (tmp_path / "a" / "b").exists()
+
+
 def test_what_a_killed_process_left_is_cleared(tmp_path) -> None:
     script = (
         "import os, signal, sys; from flair_jax.files import replace_when_complete\n"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flair_jax.data.captions import rejoin
+from flair_jax.data.captions import fault_of, rejoin
 from flair_jax.data.names import is_hidden
 from flair_jax.errors import DatasetError
 
@@ -91,6 +91,8 @@ class RetrievalSet:
         index: dict[Path, int] = {}
         texts, image_of_text = [], []
         for path, text in self.read(folder, annotations):
+            if fault := fault_of(text):
+                raise DatasetError(f"{annotations}: a caption of {path.name} has {fault}; mend it, or take it out")
             texts.append(text)
             image_of_text.append(index.setdefault(path, len(index)))
         if not texts:

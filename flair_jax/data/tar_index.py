@@ -236,7 +236,7 @@ def _read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
         document = json.loads(description.read_text(encoding="utf-8"))
         if document["version"] != _VERSION or document["fingerprint"] != fingerprint_of(shard):
             return None
-        if len(load_spans(spans)) != document["samples"]:
+        if load_spans(spans).dtype != _SPANS or len(load_spans(spans)) != document["samples"]:
             return None
         damage = [Damage(shard, *harm) for harm in document["damage"]]
         return IndexedShard(spans, document["samples"], damage, document["beside"])
