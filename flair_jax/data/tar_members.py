@@ -43,14 +43,18 @@ def read_members(shard: str, stream: Any) -> Iterator[tarfile.TarInfo | Damage]:
 
 
 def _read(shard: str, stream: Any, size: int) -> Iterator[tarfile.TarInfo | Damage]:
-    last, ended = "", False
+    last, ended, nameless = "", False, False
     position: int | None = 0
     while position is not None:
         stop, too_long = position, False
         for member, end in _run(stream, position):
             last = f"after {member.name}"
             too_long = _claims_too_much(member, end, size)
-            reason = "after the end mark, where tars end (joined with `cat`?)" if ended else _unused(member, too_long)
+            if ended:
+                reason = "after the end mark, where tars end (joined with `cat`?)"
+            else:
+                reason = "its long name is damaged" if nameless else _unused(member, too_long)
+            nameless = False
             yield Damage(shard, member.name, reason) if reason else member
             if too_long:
                 stop = member.offset_data - tarfile.BLOCKSIZE
@@ -65,6 +69,7 @@ def _read(shard: str, stream: Any, size: int) -> Iterator[tarfile.TarInfo | Dama
         elif whole and not too_long and not ended:
             if any(block):
                 yield Damage(shard, last, "no header where one is due")
+                nameless = block[156:157] in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
             else:
                 ended = True
         if position is None and last and not ended:

@@ -79,6 +79,18 @@ def test_a_damaged_header_costs_one_member(tmp_path) -> None:
     assert index_of(tmp_path, bytes(data))[0] == names(2)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_without_its_long_name_a_member_is_not_used(tmp_path, kind: int) -> None:
+    """Its own header has only a part of the name, which may be another's."""
+    member = tarfile.TarInfo(f"{'é' * 60}.jpg")
+    member.size = BLOCK
+    long = bytearray(member.tobuf(kind, "utf-8", "surrogateescape"))
+    long[0] ^= 1
+    found, damage = index_of(tmp_path, members(*sample(0)) + long + bytes(BLOCK) + members(*sample(1)) + END)
+    assert found == names(0, 1)
+    assert [reason for _, reason in damage] == ["no header where one is due", "its long name is damaged"]
+
+
 def test_garbage_between_members(tmp_path) -> None:
     data = members(*sample(0)) + b"garbage" * 512 + members(*sample(1)) + END
     assert index_of(tmp_path, data) == (names(0, 1), [(f"after {0:09}.txt", "no header where one is due")])
@@ -109,14 +121,15 @@ def test_long_headers_are_not_believed(tmp_path, kind: bytes) -> None:
         with (tmp_path / "0.tar").open("wb") as stream:
             stream.write(members(*sample(0)) + header("././@LongLink", size, kind))
             stream.seek(room, io.SEEK_CUR)
-            stream.write(members(*sample(1)) + END)
+            stream.write(members(("next.txt", b"x"), *sample(1)) + END)
         tracemalloc.start()
         index = index_shard(str(tmp_path / "0.tar"))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**23
         assert index.names == names(0, 1)
-        assert [harm.reason for harm in index.damage] == ["no header where one is due"]
+        assert index.damage[0].reason == "no header where one is due"
+        assert [harm.place for harm in index.damage[1:]] == ["next.txt"]
 
 
 def test_headers_within_headers_without_end(tmp_path) -> None:
