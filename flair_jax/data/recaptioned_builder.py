@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -87,7 +88,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         config = self.builder_config
         read = (
             pipeline
-            | "tars" >> beam.Create(list(enumerate(config.shards)))
+            | "tars" >> beam.Create(list(enumerate(map(os.fsencode, config.shards))))  # which need not be UTF-8
             | "spread" >> beam.Reshuffle()
             | "read" >> beam.FlatMap(_read, config.shorter_side, config.read_tars)
         )
@@ -107,8 +108,8 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         """Nothing: the samples of all splits are made in one pass, above."""
 
 
-def _read(shard: tuple[int, str], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
-    tar, path = shard
+def _read(shard: tuple[int, bytes], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
+    tar, path = shard[0], os.fsdecode(shard[1])
     for each in read_shard(path):
         if isinstance(each, Damage):
             yield each
@@ -198,7 +199,7 @@ def build(
 
     Raises:
       FlairError: if Apache Beam is missing.
-      DatasetError: if the name is unknown, or a tar is missing.
+      DatasetError: if the name is unknown, a tar is missing, or none holds a usable sample.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -213,8 +214,13 @@ def build(
     )
     builder = Recaptioned(data_dir=data_dir, config=config, file_format="array_record")
     options = pipeline_options or ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
-    with _progress_bar(read_tars, len(shards)):
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
-        )
+    try:
+        with _progress_bar(read_tars, len(shards)):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
+            )
+    except Exception as error:  # of the runner's kind
+        if "number of generated examples is 0" not in str(error):
+            raise
+        raise DatasetError("the tars hold no usable sample; `flair-jax data check` names each reason") from None
     return dict(builder.info.metadata["left_out"])
