@@ -70,7 +70,7 @@ def _index(options: argparse.Namespace) -> None:
     source = TarSource(options.tars, index_dir=options.index_dir, processes=options.processes)
     source.require_samples()
     print(f"{len(source):,} samples in {len(source.shards):,} tars")
-    _print_counts("members beside samples, not read", {}, source.beside)
+    _print_count("members beside samples, not read", source.beside)
     _print_left_out(Counter(harm.reason for harm in source.damage))
     if source.damage:
         print("`flair-jax data check` names each")
@@ -124,9 +124,9 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     )
     found = survey.survey(source, decode=decode, processes=options.processes)
     _print_names(found.damage, len(found.damage), "--json FILE names all")
-    _print_counts("samples", {}, found.samples)
-    _print_counts("with a URL seen before", {}, found.same_url)
-    _print_counts("with a picture seen before", {}, found.same_picture)
+    _print_count("samples", found.samples)
+    _print_count("with a URL seen before", found.same_url)
+    _print_count("with a picture seen before", found.same_picture)
     for title, values, bins in (
         ("samples by sentences", found.sentences, survey.SENTENCE_BINS),
         ("sentences by tokens, with start and end; 77 are seen", found.tokens, survey.TOKEN_BINS),
@@ -134,7 +134,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
         print(title)
         for name, count in survey.rows(values, bins):
             print(f"  {name:<32}{count:>12,}")
-    _print_counts("members beside samples, not read", {}, found.beside)
+    _print_count("members beside samples, not read", found.beside)
     _print_left_out({**found.passed_over, **found.left_out})
     if options.json:
         with replace_when_complete(options.json) as partial:
@@ -216,7 +216,7 @@ def _urls(options: argparse.Namespace) -> None:
     rows, repeated, left_out = write_url_table(options.table, options.output)
     _print_names(map(str, left_out.first), left_out.reasons.total())
     print(printable(f"{options.output}: {rows:,} rows"))
-    _print_counts("with an address seen before", {}, repeated)
+    _print_count("with an address seen before", repeated)
     _print_left_out(left_out.reasons)
 
 
@@ -244,7 +244,7 @@ def _attach(options: argparse.Namespace) -> None:
     counts, left_out = attach(options.table, expand_shards(options.tars), options.output)
     _print_names(map(str, left_out.first), left_out.reasons.total())
     for name, count in counts.items():
-        _print_counts(name, {}, count)
+        _print_count(name, count)
     _print_left_out(left_out.reasons)
 
 
@@ -261,13 +261,17 @@ def _print_left_out(reasons: Mapping[str, int]) -> None:
     """Counts by reason, what nobody misses apart."""
     passed_over = {reason: count for reason, count in reasons.items() if is_harmless(reason)}
     if passed_over:
-        _print_counts("passed over", passed_over)
-    _print_counts("left out", {reason: count for reason, count in reasons.items() if not is_harmless(reason)})
+        _print_reasons("passed over", passed_over)
+    _print_reasons("left out", {reason: count for reason, count in reasons.items() if not is_harmless(reason)})
 
 
-def _print_counts(title: str, reasons: Mapping[str, int], total: int | None = None) -> None:
-    """A line with the total, which is that of the reasons if it is not given, and one for each reason."""
-    print(f"{title:<34}{sum(reasons.values()) if total is None else total:>12,}")
+def _print_count(title: str, count: int) -> None:
+    print(f"{title:<34}{count:>12,}")
+
+
+def _print_reasons(title: str, reasons: Mapping[str, int]) -> None:
+    """A line with the total, and one for each reason."""
+    _print_count(title, sum(reasons.values()))
     for reason, count in reasons.items():
         print(f"  {printable(reason)}: {count:,}")
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from flair_jax.data.captions import split_sentences
 from flair_jax.errors import DatasetError
 
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -55,6 +57,10 @@ def open_tfds(name: str, data_dir: Path, split: str, *, hint: str) -> tuple[Any,
     """
     import tensorflow_datasets as tfds
 
+    if name.endswith(_PACKED_TARS):
+        raise DatasetError(
+            f"{name}: tars are read by number, so they must not be compressed; unpack them to .tar files"
+        )
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:

@@ -86,6 +86,11 @@ def test_records_that_are_not_utf8() -> None:
     assert source[0].sentences == ["café"]
 
 
+def test_packed_tars(capsys) -> None:
+    assert main(["data", "stats", "cc3m/{000..331}.tar.gz"]) == 2
+    assert "cc3m/{000..331}.tar.gz: tars are read by number, so they must not be compressed" in capsys.readouterr().err
+
+
 def test_stats_does_not_decode(tmp_path, capsys) -> None:
     assert main(["data", "stats", damaged(tmp_path), "--processes=1"]) == 0
     assert "samples                                      7\n" in capsys.readouterr().out
