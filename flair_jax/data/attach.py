@@ -57,10 +57,11 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
             continue
         attached = _attach_shard(shard, target, rows, left_out)
         counts["attached"] += attached
-        counts["tars that have none, not written"] += not attached
+        if not attached:
+            counts["tars that have none, not written"] += 1
     if rows.unused:
         counts["rows without a sample"] = len(rows.unused)
-    return +counts, left_out
+    return counts, left_out
 
 
 class _Rows:
@@ -111,14 +112,17 @@ def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> i
 def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
     """Writes the samples that have a new JSON, with all their members."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as out:
-        kept = {split_name(name)[0]: int(number) for number, name in enumerate(index.names) if number in documents}
+        kept = {split_name(name)[0]: number for number, name in enumerate(index.names) if number in documents}
+        dropped = {harm.place for harm in index.damage}
         for member in read_members(shard, stream):
             if isinstance(member, Damage):
                 continue
             key, kind = split_name(member.name)
             number = kept.get(key)
-            if number is None or (kind and member.offset_data != index.spans[number][f"{kind}_offset"]):
-                continue  # not of a sample that is kept, or a second picture of it: counted above
+            if number is None:
+                continue
+            if member.offset_data != index.spans[number][f"{kind}_offset"] if kind else member.name in dropped:
+                continue  # a second picture, or a sample with a dot in its key
             if kind == "json":
                 out.addfile(_resized(member, len(documents[number])), io.BytesIO(documents[number]))
             else:

@@ -44,7 +44,7 @@ class ShardIndex:
         the headers of the picture begin.
       names: of the n pictures.
       damage: what was left out.
-      beside: how many members stand beside a usable sample under its key, and are not read: texts, labels.
+      beside: how many members stand beside a picture or JSON under its key, and are not read: texts, labels.
       is_tar: whether the file holds any member.
     """
 
@@ -101,17 +101,24 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
             text, picture = parts["json"], parts["picture"]
             usable[key] = picture
             spans.append((text.offset_data, text.size, picture.offset_data, picture.size, picture.offset))
-    lost = [Damage(shard, *harm) for key, names in others.items() for harm in _without_sample(names, key in usable)]
+    lost = [
+        Damage(shard, *harm)
+        for key, names in others.items()
+        for harm in _lost(names, usable=key in usable, alone=key not in samples)
+    ]
     beside = sum(map(len, others.values())) - len(lost)
     return ShardIndex(
         np.array(spans, _SPANS), [member.name for member in usable.values()], damage + lost, beside, is_tar
     )
 
 
-def _without_sample(names: Sequence[str], beside_sample: bool) -> Iterator[tuple[str, str]]:
-    """Of the other members of a key, those that no sample has, and why: the dot in their key, or their ending.
+def _lost(names: Sequence[str], *, usable: bool, alone: bool) -> Iterator[tuple[str, str]]:
+    """Of a key's members that are neither its picture nor its JSON, those that someone will miss, and why.
 
-    Beside a usable sample they are such only if they look like a picture and its JSON themselves.
+    Args:
+      names: of these members.
+      usable: whether the key has a usable sample, beside which only a whole second one is missed.
+      alone: whether it has neither picture nor JSON.
     """
     endings: dict[str, set[str]] = collections.defaultdict(set)
     for name in names:
@@ -119,9 +126,9 @@ def _without_sample(names: Sequence[str], beside_sample: bool) -> Iterator[tuple
             endings[name.rpartition(".")[0]].add("picture" if is_picture(name) else "json")
     for name in names:
         found = endings.get(name.rpartition(".")[0], set())
-        if len(found) == 2 or (found and not beside_sample):
+        if len(found) == 2 or (found and not usable):
             yield name, "a dot in the key, which ends at the first dot; rename it"
-        elif not beside_sample:
+        elif alone:
             yield name, "neither a picture nor JSON by its ending"
 
 

@@ -55,6 +55,8 @@ def test_all_that_is_left_out_is_counted_and_named(tmp_path, capsys) -> None:
             ("k.jpg", picture(0)),
             ("k.json", b"{}"),
             ("0002.jpg", picture(0)),
+            (f"{1:09}.v2.jpg", picture(0)),
+            (f"{1:09}.v2.json", b"{}"),
             ("0002.json", b'{"longIB_captions": 7}'),
         ],
     )
@@ -74,9 +76,10 @@ def test_all_that_is_left_out_is_counted_and_named(tmp_path, capsys) -> None:
     assert "  no row for it: 2\n" in said.out
     counts, left_out = attach(table, expand_shards(shards), tmp_path / "again")
     assert counts == {"attached": 1, "rows without a sample": 4, "tars that have none, not written": 1}
-    assert left_out.reasons.total() == 6
+    assert left_out.reasons.total() == 8
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["a.tar"]
-    assert len(TarSource(str(tmp_path / "new" / "a.tar"), progress=False)) == 1
+    new = TarSource(str(tmp_path / "new" / "a.tar"), progress=False)
+    assert (len(new), new.damage, new.beside) == (1, [], 1)
 
 
 NAME_ALPHABETS = st.sampled_from(["ab", "äé日本😀", "\udce9\udcff", "a -_'\\\n\t\x1b#%"])

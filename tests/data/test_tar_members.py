@@ -192,6 +192,10 @@ def test_keys_with_a_dot_are_named(tmp_path) -> None:
     index = index_shard(str(tmp_path / "0.tar"))
     assert (index.names, index.damage, index.beside) == (["k.jpg"], [], 2)
     more = [("k.v2.jpg", picture(0)), ("k.v2.json", caption)]
+    assert index_of(tmp_path, members(("l.jpg", picture(0)), ("l.v2.json", caption), ("l.txt", b"x")) + END)[1] == [
+        ("l.jpg", "no json"),
+        ("l.v2.json", dot),
+    ]
     assert index_of(tmp_path, members(*whole, *more) + END) == (["k.jpg"], [(name, dot) for name, _ in more])
 
 
