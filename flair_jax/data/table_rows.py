@@ -48,6 +48,8 @@ def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
     kind = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
     if kind not in _KINDS:
         raise DatasetError(f"{path}: a caption table is {', '.join(_KINDS[:-1])} (also as .gz) or {_KINDS[-1]}")
+    if path.exists() and not path.is_file():  # a pipe would keep whoever opens it waiting
+        raise DatasetError(f"{path}: is no file")
     try:
         if kind == ".parquet":
             yield from _parquet_rows(path, key, columns)
