@@ -30,14 +30,13 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-            if stack.enter_context(_lock_of(folder)):
-                break  # and not one who cleared the folder before it was locked
+            if stack.enter_context(_lock_of(folder)) or folder.exists():
+                break  # otherwise another process cleared it before it was locked
         try:
             partial = folder / path.name
             yield partial
-            if (
-                partial.is_dir() and path.is_dir()
-            ):  # a folder cannot be renamed over another, so the old one steps aside
+            # A folder cannot be renamed over another, so the old one steps aside.
+            if partial.is_dir() and path.is_dir():
                 os.rename(path, folder / "replaced")
             os.replace(partial, path)
         finally:
@@ -46,14 +45,14 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock_of(folder: Path) -> Iterator[bool]:
-    """Locks a folder while the block lasts, if it is there and no other process has it; tells whether that is so.
+    """Locks a folder while the block lasts, if no other process or user has it; tells whether that is so.
 
     The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
     """
     name = folder / ".lock"
     try:
         file = name.open("w")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         yield False
         return
     with file:
