@@ -24,14 +24,14 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
-        with _lock_of(leftover) as is_mine:
+        with contextlib.suppress(PermissionError), _lock_of(leftover) as is_mine:  # another user's stays
             if is_mine:
                 shutil.rmtree(leftover, ignore_errors=True)
     with contextlib.ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-            if stack.enter_context(_lock_of(folder)) or folder.exists():
-                break  # otherwise another process cleared it before it was locked
+            if stack.enter_context(_lock_of(folder)):
+                break  # otherwise another process clears it, for it was not locked yet
         try:
             partial = folder / path.name
             yield partial
@@ -45,14 +45,14 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock_of(folder: Path) -> Iterator[bool]:
-    """Locks a folder while the block lasts, if no other process or user has it; tells whether that is so.
+    """Locks a folder while the block lasts, if it is there and no other process has it; tells whether that is so.
 
     The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
     """
     name = folder / ".lock"
     try:
         file = name.open("w")
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         yield False
         return
     with file:
