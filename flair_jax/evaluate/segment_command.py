@@ -69,12 +69,12 @@ def run(
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
     reported = _reported(source, dataset, settings.segment_by)
-    result: dict[str, Any] = {"dataset": dataset, "data_dir": str(data_dir), "reported_mean_iou_percent": reported}
-    result |= dataclasses.asdict(outcome)
+    result: dict[str, Any] = {"dataset": dataset, "data_dir": str(data_dir), "images_of_whole_set": entry.whole}
+    result |= {"reported_mean_iou_percent": reported, **dataclasses.asdict(outcome)}
     if outcome.skipped:
         print(f"left out {len(outcome.skipped)} broken picture(s):", *outcome.skipped, sep="\n  ")
     print(_table(result, settings))
-    document = result | environment
+    document = report.document([result], environment)
     if output:
         report.write_json(output, document)
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
@@ -120,5 +120,6 @@ def _table(result: dict[str, Any], settings: Settings) -> str:
     if result["reported_mean_iou_percent"] is not None:
         rows.append(["mean IoU reported by users", f"{result['reported_mean_iou_percent']:.1f}"])
     rows.append(["pixel accuracy", f"{100 * metrics['pixel_accuracy']:.1f}"])
-    head = f"segmentation of {result['images']:,} pictures by {settings.segment_by}, per cent"
-    return "\n".join([head, *report.aligned(rows)])
+    pictures = report.count_of(result["images"], result["images_of_whole_set"])
+    head = f"segmentation of {pictures} pictures by {settings.segment_by}, per cent"
+    return "\n".join([head, *report.aligned(rows), *report.notes(result)])
