@@ -90,10 +90,10 @@ def show(plan: Plan) -> None:
         print("  fits no chip in particular: the topology is CPUs")
         return
     for name, seconds in plan.bounds.items():
-        print(f"  {'at least, ' + name:<24}{1000 * seconds:>10.2f} ms")
-    print(f"  {'the compiler says':<24}{1000 * plan.compiler_seconds:>10.2f} ms, without waiting for others")
-    print(f"fits; {plan.binds} binds; at most {plan.units / plan.seconds:,.0f} {plan.unit}s/s", end="")
-    print(f"; at least {plan.steps * plan.seconds / 3600:,.1f} hours for {plan.steps:,} steps" if plan.steps else "")
+        print(f"  {'at full rate, ' + name:<28}{1000 * seconds:>10.2f} ms")
+    print(f"  {'the compiler estimates':<28}{1000 * plan.compiler_seconds:>10.2f} ms, without waiting for others")
+    print(f"fits; {plan.binds} binds; estimated: {plan.units / plan.seconds:,.0f} {plan.unit}s/s", end="")
+    print(f", {plan.steps * plan.seconds / 3600:,.1f} hours for {plan.steps:,} steps" if plan.steps else "")
 
 
 def show_changes(planner: Planner) -> None:

@@ -10,7 +10,7 @@ from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import MODES, Settings, evaluate
 
-# Shorter and longer captions around those that are the same, so that the latter are embedded in batches of other shapes.
+# Shorter and longer captions around those that are the same, so that these are embedded in batches of other shapes.
 SAME = ("A dog runs on the wet grass", "a dog  runs on the wet grass", "a dog runs on the wet GRASS ")
 CAPTIONS = ("a b c d e f g h", *SAME[:2], "a dog " * 8, SAME[2], "a cat")
 
