@@ -1,8 +1,7 @@
 """Bytes that a compiled program moves to and from the memory of a chip, read from its optimised HLO.
 
-Each operation reads its operands and writes its results once, unless they lie in the chip's own fast memory; of what an
-operation slices, updates in place, gathers or scatters, only that part. Padding of layouts is not counted, so that this
-is the least that the program moves.
+Each operation reads its operands and writes its results once, with the padding that their layouts have, unless they lie
+in the chip's own fast memory; of what an operation slices, updates in place, gathers or scatters, only that part.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ _KIND = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(([^)]*)\)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+\w*)\[([0-9,]*)\](?:\{([^}]*)\})?")
 _CALLS = re.compile(r"\bcalls=%([^\s,})]+)")
 _APPLIED = re.compile(r"\bto_apply=%([^\s,})]+)")
+_TILE = re.compile(r"([0-9,]+):T\(([0-9,]+)\)")
 _BITS = re.compile(r"[a-z]+([0-9]+)")
 
 # What moves nothing, or is counted in the computations that it runs; the end of a transfer, which counts at its start.
@@ -74,7 +74,7 @@ def _parse(lines: Iterable[str]) -> dict[str, _Operation]:
         arrays = _ARRAY.findall(found[3][: operation.start()])
         operations[found[2]] = _Operation(
             operation[1],
-            tuple(_Array(_size(dtype, sizes), "S(" not in layout) for dtype, sizes, layout in arrays),
+            tuple(_Array(_size(dtype, sizes, layout), "S(" not in layout) for dtype, sizes, layout in arrays),
             tuple(re.findall(r"%([^\s,)]+)", operation[2])),
             called[1] if called else "",
             int(operation[2]) if operation[1] == "parameter" else -1,
@@ -83,9 +83,15 @@ def _parse(lines: Iterable[str]) -> dict[str, _Operation]:
     return operations
 
 
-def _size(dtype: str, sizes: str) -> int:
+def _size(dtype: str, sizes: str, layout: str) -> int:
+    """Bytes of an array; a layout such as 1,0:T(8,128) pads axis 1 to multiples of 128 and axis 0 of 8."""
+    shape = [int(size) for size in sizes.split(",") if size]
+    tile = _TILE.match(layout)
+    if tile:
+        for axis, step in zip(tile[1].split(","), reversed(tile[2].split(",")), strict=False):
+            shape[int(axis)] = -(-shape[int(axis)] // int(step)) * int(step)
     bits = _BITS.match(dtype)
-    return math.prod(int(size) for size in sizes.split(",") if size) * (int(bits[1]) if bits else 8) // 8
+    return math.prod(shape) * (int(bits[1]) if bits else 8) // 8
 
 
 def _moved(operation: _Operation, others: _Computation, parsed: Mapping[str, _Computation]) -> int:

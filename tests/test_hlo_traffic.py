@@ -66,3 +66,8 @@ def test_every_operand_and_result_in_memory_counts_once_and_of_slices_their_part
     sliced = 4 * row  # of what is near
     reduced = 2 * 4 * row
     assert memory_bytes(PROGRAM) == loop + copied + converted + sliced + reduced
+
+
+def test_the_padding_of_a_layout_counts() -> None:
+    padded = PROGRAM.replace("%half = bf16[8,32]{1,0} convert", "%half = bf16[8,32]{0,1:T(8,128)(2,1)} convert")
+    assert memory_bytes(padded) - memory_bytes(PROGRAM) == 2 * (128 * 32 - 8 * 32)

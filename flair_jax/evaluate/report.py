@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from flair_jax.checkpoint import description_file, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
 from flair_jax.evaluate.run import Evaluation, Settings
 from flair_jax.files import replace_when_complete
+from flair_jax.versions import versions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,7 +30,6 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
 _FORM = 2  # of unfinished work; another number for whatever is stored in another form
 _MOST_TIES = 0.01  # share of the ranks that equal scores may decide without a warning
-_PACKAGES = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
 def published(source: dict[str, str], dataset: str, mode: str) -> tuple[float, float] | None:
@@ -77,7 +75,7 @@ def environment(
     devices = jax.devices()
     return {
         "settings": {**dataclasses.asdict(settings), "checkpoint": str(checkpoint), "source": source, "dtype": dtype},
-        "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
     }
