@@ -73,12 +73,14 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
         "# The published recipes on TPUs",
         "",
         "Planned, not measured: each line is the training step itself, compiled for that topology, by",
-        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Times are the least a step can",
-        "take: by the chip's peaks, or by the compiler's own estimate, without waiting for other chips and for data.",
+        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Milliseconds a step: what the",
+        "FLOPs and the memory traffic of the program would take at the chip's full rates, of which the longer binds;",
+        "and the compiler's estimate, by which images/s and hours are reckoned. It is neither the least nor the most",
+        "that a step can take: [plan.md](plan.md).",
         "",
-        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | images/s, most "
-        "| binds | hours, at least |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | ms: FLOPs "
+        "| traffic | estimate | binds | images/s, estimated | hours, estimated |",
+        f"|{' --- |' * 13}",
     ]
     from flair_jax.performance import CHIPS
 
@@ -88,11 +90,18 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
             lines.append(f"| {name} | {plan.topology} ({plan.chips}) | {settings} | does not fit: {plan.too_large} |")
             continue
         chip = next(chip for chip in CHIPS if plan.topology.startswith(f"{chip.name}:"))
+        floors = " | ".join(f"{1000 * plan.bounds[bound]:,.0f}" for bound in ("compute", "memory"))
         lines.append(
             f"| {name} | {plan.topology} ({plan.chips}) | {settings} | {plan.memory.total / GIB:.1f} | "
             f"{chip.memory / GIB:.0f} | {plan.flops / 1e12:.1f} | {sum(plan.wire.values()) / 1e6:,.0f} | "
-            f"{plan.units / plan.seconds:,.0f} | {plan.binds} | {plan.steps * plan.seconds / 3600:,.0f} |"
+            f"{floors} | {1000 * plan.seconds:,.0f} | {plan.binds} | "
+            f"{plan.units / plan.seconds:,.0f} | {plan.steps * plan.seconds / 3600:,.0f} |"
         )
+    lines += [
+        "",
+        "Steps are those of full batches: `cc3m_recap` takes 88,224 of them, and 89,088 in the original, whose loader",
+        "rounds an epoch up to whole batches for each of its workers.",
+    ]
     return lines
 
 

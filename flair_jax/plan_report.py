@@ -132,7 +132,7 @@ def sweep(planner: Planner, words: Sequence[str], *, json: bool) -> None:
         print(as_json([plan for _, plan in plans]))
         return
     names = list(fields)
-    print("".join(f"{name:<16}" for name in names) + f"{'memory':>10}{'ms/step':>10}{'images/s':>10}  binds")
+    print("".join(f"{name:<16}" for name in names) + f"{'memory':>10}{'est. ms':>10}{'images/s':>10}  binds")
     for changes, plan in plans:
         row = "".join(f"{changes[name]!s:<16}" for name in names) + f"{_total(plan):>10}"
         if plan.fits and plan.bounds:
