@@ -52,7 +52,13 @@ def memory_bytes(text: str) -> float:
     computations, entry = computations_of(text)
     parsed = {name: _parse(lines) for name, lines in computations.items()}
     inside = {each.called for operations in parsed.values() for each in operations.values() if each.kind == "fusion"}
-    inside |= {name for lines in computations.values() for line in lines for name in _APPLIED.findall(line)}
+    inside |= {  # of reductions and the like
+        name
+        for lines in computations.values()
+        for line in lines
+        if " call(" not in line
+        for name in _APPLIED.findall(line)
+    }
     return float(
         sum(
             times * _moved(each, parsed[name], parsed)

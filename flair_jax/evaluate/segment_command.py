@@ -47,7 +47,7 @@ def run(
       save: folder for pictures of the result, or None.
 
     Returns:
-      Metrics and settings, as written.
+      The result, as written.
 
     Raises:
       FlairError: if the checkpoint, the set, its pictures or a file cannot be read.
@@ -68,20 +68,21 @@ def run(
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
-    reported = _reported(source, dataset, settings.segment_by)
-    result: dict[str, Any] = {"dataset": dataset, "data_dir": str(data_dir), "images_of_whole_set": entry.whole}
-    result |= {"reported_mean_iou_percent": reported, **dataclasses.asdict(outcome)}
+    result = {
+        **{"dataset": dataset, "data_dir": str(data_dir), "images_of_whole_set": entry.whole},
+        **dataclasses.asdict(outcome),
+        "reported_mean_iou_percent": _reported(source, dataset, settings.segment_by),
+    }
     if outcome.skipped:
         print(f"left out {len(outcome.skipped)} broken picture(s):", *outcome.skipped, sep="\n  ")
     print(_table(result, settings))
-    document = report.document([result], environment)
     if output:
-        report.write_json(output, document)
+        report.write_json(output, report.document([result], environment))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
         print(f"written: {output}")
     if save:
         print(f"pictures (original, truth, prediction): {save}")
-    return document
+    return result
 
 
 def _with_words(data: SegmentationData, templates: str | None, class_names: str | None) -> SegmentationData:
