@@ -11,13 +11,13 @@ from typing import Any
 from flair_jax.checkpoint import load, locate, read_description, read_model_config
 from flair_jax.data.prompts import read_templates
 from flair_jax.data.segmentation_data import SegmentationData
-from flair_jax.data.segmentation_sets import find_set
+from flair_jax.data.segmentation_sets import SegmentationSet, find_set
 from flair_jax.data.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.segmentation import Settings, segment
+from flair_jax.evaluate.segmentation import Segmentation, Settings, segment
 from flair_jax.models.config import VisionConfig
 
 
@@ -68,11 +68,7 @@ def run(
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
-    result = {
-        **{"dataset": dataset, "data_dir": str(data_dir), "images_of_whole_set": entry.whole},
-        **dataclasses.asdict(outcome),
-        "reported_mean_iou_percent": _reported(source, dataset, settings.segment_by),
-    }
+    result = _result(entry, data_dir, outcome, settings, source)
     if outcome.skipped:
         print(f"left out {len(outcome.skipped)} broken picture(s):", *outcome.skipped, sep="\n  ")
     print(_table(result, settings))
@@ -103,6 +99,19 @@ def _complete(settings: Settings, data: SegmentationData, vision: VisionConfig, 
             f"--short-side {settings.short_side}: must be at least a window's side, which is {vision.image_size}"
         )
     return dataclasses.replace(settings, short_side=settings.short_side or max(data.short_side, vision.image_size))
+
+
+def _result(
+    entry: SegmentationSet, data_dir: Path, outcome: Segmentation, settings: Settings, source: dict[str, str]
+) -> dict[str, Any]:
+    """The set's outcome as plain JSON values."""
+    return {
+        "dataset": entry.name,
+        "data_dir": str(data_dir),
+        "images_of_whole_set": entry.whole,
+        "reported_mean_iou_percent": _reported(source, entry.name, settings.segment_by),
+        **dataclasses.asdict(outcome),
+    }
 
 
 def _reported(source: dict[str, str], dataset: str, segment_by: str) -> float | None:
