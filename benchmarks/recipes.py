@@ -73,14 +73,13 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
         "# The published recipes on TPUs",
         "",
         "Planned, not measured: each line is the training step itself, compiled for that topology, by",
-        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Milliseconds a step: what the",
-        "FLOPs and the memory traffic of the program would take at the chip's full rates, of which the longer binds;",
-        "and the compiler's estimate, by which images/s and hours are reckoned. It is neither the least nor the most",
-        "that a step can take: [plan.md](plan.md).",
+        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Milliseconds a step are the",
+        "compiler's estimate, without waiting for other chips and for data; images/s and hours follow from it. It is",
+        "neither the least nor the most that a step can take: see [plan.md](plan.md), also for what binds a step.",
         "",
-        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | ms: FLOPs "
-        "| traffic | estimate | binds | images/s, estimated | hours, estimated |",
-        f"|{' --- |' * 13}",
+        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | ms, estimated "
+        "| images/s, estimated | hours, estimated |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     from flair_jax.performance import CHIPS
 
@@ -90,12 +89,10 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
             lines.append(f"| {name} | {plan.topology} ({plan.chips}) | {settings} | does not fit: {plan.too_large} |")
             continue
         chip = next(chip for chip in CHIPS if plan.topology.startswith(f"{chip.name}:"))
-        floors = " | ".join(f"{1000 * plan.bounds[bound]:,.0f}" for bound in ("compute", "memory"))
         lines.append(
             f"| {name} | {plan.topology} ({plan.chips}) | {settings} | {plan.memory.total / GIB:.1f} | "
             f"{chip.memory / GIB:.0f} | {plan.flops / 1e12:.1f} | {sum(plan.wire.values()) / 1e6:,.0f} | "
-            f"{floors} | {1000 * plan.seconds:,.0f} | {plan.binds} | "
-            f"{plan.units / plan.seconds:,.0f} | {plan.steps * plan.seconds / 3600:,.0f} |"
+            f"{1000 * plan.seconds:,.0f} | {plan.units / plan.seconds:,.0f} | {plan.steps * plan.seconds / 3600:,.0f} |"
         )
     lines += [
         "",
