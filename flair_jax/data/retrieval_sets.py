@@ -60,12 +60,16 @@ class RetrievalSet:
       annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
       read: (folder, annotation file) -> pairs of picture and caption.
       source: where users get it.
+      whole_images: how many pictures the whole set has, as published; None if that is not known.
+      whole_texts: how many captions, likewise.
     """
 
     name: str
     annotations: str
     read: Callable[[Path, Path], Iterator[Pair]]
     source: str
+    whole_images: int | None = None
+    whole_texts: int | None = None
 
     def find(self, folder: Path) -> Path | None:
         """The annotation file in `folder`, or None."""
@@ -199,9 +203,23 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
 RETRIEVAL_SETS: dict[str, RetrievalSet] = {
     entry.name: entry
     for entry in (
-        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org"),
-        RetrievalSet("flickr30k-val", "flickr30k_val.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
-        RetrievalSet("flickr30k-test", "flickr30k_test.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
+        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org", 5_000, 25_014),
+        RetrievalSet(
+            "flickr30k-val",
+            "flickr30k_val.json",
+            _read_flickr,
+            "shannon.cs.illinois.edu/DenotationGraph",
+            1_014,
+            5_070,
+        ),
+        RetrievalSet(
+            "flickr30k-test",
+            "flickr30k_test.json",
+            _read_flickr,
+            "shannon.cs.illinois.edu/DenotationGraph",
+            1_000,
+            5_000,
+        ),
         RetrievalSet(
             "docci-fg",
             "annotations/test_annotations.json",
@@ -216,13 +234,32 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
             "annotations/annotations.json",
             partial(_read_annotated, images="images"),
             "github.com/beichenzbc/Long-CLIP",
-        ),
-        RetrievalSet("dci", "densely_captioned_images/splits.json", _read_dci, "github.com/facebookresearch/DCI"),
-        RetrievalSet(
-            "sharegpt4v-1k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=1_000), "sharegpt4v.github.io"
+            1_000,
+            1_000,
         ),
         RetrievalSet(
-            "sharegpt4v-10k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=10_000), "sharegpt4v.github.io"
+            "dci",
+            "densely_captioned_images/splits.json",
+            _read_dci,
+            "github.com/facebookresearch/DCI",
+            7_805,
+            7_805,
+        ),
+        RetrievalSet(
+            "sharegpt4v-1k",
+            "share4v_sam_10k.json",
+            partial(_read_sharegpt4v, limit=1_000),
+            "sharegpt4v.github.io",
+            1_000,
+            1_000,
+        ),
+        RetrievalSet(
+            "sharegpt4v-10k",
+            "share4v_sam_10k.json",
+            partial(_read_sharegpt4v, limit=10_000),
+            "sharegpt4v.github.io",
+            10_000,
+            10_000,
         ),
         RetrievalSet("folder", "*.jsonl", _read_folder, "your own pictures"),
     )
