@@ -13,13 +13,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from flair_jax.errors import FlairError, StorageError
 
 _LOCK = ".lock"
-
-# What a system says that cannot lock a file there.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 _STORAGE = {
     errno.ENOSPC: "the disk is full; make room there",
@@ -40,40 +38,46 @@ _STORAGE = {
 def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
-    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it.
-    Of several programs that write `path` at the same time, the last wins.
+    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it,
+    and nothing that another process is at. Of several processes the last one's file stays.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
-        with contextlib.suppress(OSError), _owned(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    try:
-        with _owned(folder):
+        with contextlib.suppress(PermissionError), _lock_of(leftover) as is_mine:  # another user's stays
+            if is_mine:
+                shutil.rmtree(leftover, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            if stack.enter_context(_lock_of(folder)):
+                break  # otherwise another process clears it, for it was not locked yet
+        try:
             partial = folder / path.name
             yield partial
-            if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
+            # A folder cannot be renamed over another, so the old one steps aside.
+            if partial.is_dir() and path.is_dir():
                 os.rename(path, folder / "replaced")
             os.replace(partial, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Shows others that the folder is in use; raises BlockingIOError if it is. Not where the disk cannot lock it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _lock_of(folder: Path) -> Iterator[bool]:
+    """Locks a folder while the block lasts, if it is there and no other process has it; tells whether that is so.
+
+    The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
+    """
+    name = folder / _LOCK
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                raise
-        yield
-    finally:
-        os.close(descriptor)
+        file = name.open("w")
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    with file:
+        yield _flock(file) is not False and name.exists()
 
 
 @contextlib.contextmanager
@@ -97,20 +101,25 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a+b", buffering=0)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # over NFS, either
-                file.seek(0)
-                raise type(busy)(f"{busy} ({file.read(200).decode(errors='replace')})") from None
-            if error.errno not in _NO_LOCKS:
-                raise
+        taken = _flock(file)
+        if taken is False:
+            file.seek(0)
+            raise type(busy)(f"{busy} ({file.read(200).decode(errors='replace')})")
+        if taken is None:
             logging.warning("%s: this disk knows no locks; see to it that one process alone is at work there", folder)
-        else:
-            with writing(str(folder)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with writing(str(folder)):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def _flock(file: IO[Any]) -> bool | None:
+    """Locks a file until it is closed, if no other process has it locked; None where the disk knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None  # over NFS, either
+    return True
 
 
 @contextlib.contextmanager

@@ -58,6 +58,8 @@ class RetrievalEvaluation:
     def run(self, params: Params) -> dict[str, float]:
         """Metrics by name, `evaluation/...`, the same on all hosts, which share the work; all must call it.
 
+        With them, `..._ties`: the share of the ranks that equal scores decide, 1 for a model that has collapsed.
+
         Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
 
         Raises:
@@ -65,10 +67,11 @@ class RetrievalEvaluation:
         """
         retriever = Retriever(self.model, params)
         try:
-            metrics = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None), Hosts.all()).metrics
+            outcome = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None), Hosts.all())
         except BrokenPicturesError as error:
             raise DatasetError(list_broken(error.broken, error.images, _ADVICE)) from None
-        return {f"evaluation/{name}": value for name, value in metrics.items()}
+        ties = {f"{direction}_ties": share for direction, share in outcome.ties.share.items()}
+        return {f"evaluation/{name}": value for name, value in (outcome.metrics | ties).items()}
 
 
 def _check(data: RetrievalData) -> None:

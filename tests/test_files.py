@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flair_jax.errors import CheckpointError, StorageError
-from flair_jax.files import locked, replace_when_complete, storage_reason, writing
+from flair_jax.files import locked, storage_reason, writing
 
 BUSY = CheckpointError("the folder is in use; wait")
 HOLD = """
@@ -80,15 +80,3 @@ def test_what_a_disk_says_is_found_in_what_libraries_make_of_it(number: int) -> 
 def test_other_errors_stay_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError), writing("x"):
         raise ZeroDivisionError
-
-
-def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """What a killed one left is cleared; the last wins."""
-    (tmp_path / ".file.partial-killed").mkdir()
-    with replace_when_complete(tmp_path / "file") as one:
-        with replace_when_complete(tmp_path / "file") as other:
-            one.write_text("one")
-            other.write_text("other")
-        assert (tmp_path / "file").read_text() == "other"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "one"
