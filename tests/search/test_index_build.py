@@ -23,7 +23,7 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
 from flair_jax.search import SearchIndex, build
 from flair_jax.search.manifest import Manifest
-from flair_jax.search.pictures import find_pictures
+from flair_jax.search.pictures import Found, find_pictures
 from flair_jax.search.shards import BROKEN
 
 
@@ -115,8 +115,9 @@ def test_names_that_cannot_be_used(pictures) -> None:
     bad = os.fsencode(pictures) + b"/a/\xff.png"
     with open(bad, "wb") as file:
         file.write((pictures / "a" / "00.png").read_bytes())
-    found, messages = find_pictures(pictures)
-    assert not any("\udcff" in picture.path for picture in found)
+    found = find_pictures(pictures)
+    messages = found.unusable
+    assert not any("\udcff" in picture.path for picture in found.pictures)
     assert any("the file's name is not UTF-8" in message and "udcff" in message for message in messages)
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
 
@@ -258,17 +259,17 @@ def test_refusals(make_index, drawn, pictures, tmp_path, small_model) -> None:
     model, params = small_model
     other = {**params, "logit_bias": params["logit_bias"] + 1}
     with pytest.raises(SearchIndexError, match="was made by another checkpoint, .*checkpoint; choose another --output"):
-        build.update(index, [], model, other, root=str(drawn), checkpoint="", settings=build.Settings())
+        build.update(index, Found(), model, other, root=str(drawn), checkpoint="", settings=build.Settings())
     with build._locked(index), pytest.raises(SearchIndexError, match="another run is at work on this index"):
         make_index(drawn, index)
     with pytest.raises(SearchIndexError, match="exists and is not a search index; choose another folder"):
         make_index(drawn, pictures)
     with pytest.raises(SearchIndexError, match=r"notes.txt: is a file; name a folder for the index"):
         make_index(drawn, pictures / "notes.txt")
-    with pytest.raises(DatasetError, match="nowhere: no such folder"):
+    with pytest.raises(DatasetError, match="nowhere: No such file or directory; name a folder"):
         find_pictures(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty: no pictures in it or below; their names end in \.avif"):
+    with pytest.raises(DatasetError, match=r"empty: no pictures in it or below; their names end in \.jpg"):
         find_pictures(tmp_path / "empty")
 
 

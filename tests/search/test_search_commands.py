@@ -24,7 +24,7 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--batch-size", 4) == 0
     printed = capsys.readouterr()
     assert f"{index}: 11 pictures, 11 embedded now, 0 dropped (gone or changed)" in printed.out
-    assert "left out 3 picture(s) that cannot be read:\n  " in printed.out
+    assert "left out 3 that cannot be used:\n  " in printed.out
     assert "nowhere.webp: a link to nothing" in printed.out
     assert "picture/s" in printed.err
 
@@ -92,7 +92,7 @@ def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path,
 def test_embed(small_checkpoint, pictures, tmp_path, capsys) -> None:
     common = ("--checkpoint", small_checkpoint, "--output")
     assert run("embed", pictures / "a", pictures / "b" / "01.png", *common, tmp_path / "x.npz", "--local") == 0
-    assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 picture(s)" in capsys.readouterr().out
+    assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 that cannot be used" in capsys.readouterr().out
     assert np.load(tmp_path / "x.npz")["local"].shape == (7, 4, 16)
     (tmp_path / "texts.txt").write_text("a dog\na cat\n")
     assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "t.parquet") == 0
