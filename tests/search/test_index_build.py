@@ -41,7 +41,7 @@ def rows(index: Path) -> dict[str, tuple[bytes, bytes]]:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_holds_the_models_features(make_index, drawn, tmp_path, small_model, dtype: str) -> None:
     outcome = make_index(drawn, tmp_path / "index", local_dtype=dtype)
-    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (11, 0, 0, 2)
+    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (11, 0, 0, 3)
     index = SearchIndex.open(tmp_path / "index")
     assert index.complete
     assert len(index) == 11
@@ -70,7 +70,7 @@ def test_second_run_computes_nothing(make_index, pictures, tmp_path, monkeypatch
     monkeypatch.setattr(Retriever, "encode_images", lambda *_, **__: pytest.fail("computed"))
     outcome = make_index(pictures, index)
     assert (outcome.added, outcome.kept, outcome.dropped) == (0, 11, 0)
-    assert len(outcome.broken) == 2, "named again"
+    assert len(outcome.broken) == 3, "named again"
     assert {path: path.stat().st_mtime_ns for path in index.rglob("*.npy")} == before
 
 
@@ -94,7 +94,7 @@ def test_only_what_changed_is_computed(make_index, pictures, tmp_path, monkeypat
         lambda self, pixels, **how: (computed.append(len(pixels)), encode(self, pixels, **how))[1],
     )
     outcome = make_index(pictures, index)
-    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (4, 7, 4, 1)
+    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (4, 7, 4, 2)
     assert sum(computed) == 4
     make_index(pictures, tmp_path / "fresh")
     assert rows(index) == rows(tmp_path / "fresh")
@@ -102,11 +102,13 @@ def test_only_what_changed_is_computed(make_index, pictures, tmp_path, monkeypat
 
 def test_broken_pictures_are_listed(make_index, pictures, tmp_path) -> None:
     broken = make_index(pictures, tmp_path / "index").broken
-    assert "03-broken.png: cannot be read as a picture" in broken[0]
-    assert "empty.JPG: the file is empty" in broken[1]
+    assert "nowhere.webp: a link to nothing" in broken[0]
+    assert "03-broken.png: cannot be read as a picture" in broken[1]
+    assert "empty.JPG: the file is empty" in broken[2]
     assert (tmp_path / "index" / BROKEN).read_text().splitlines() == broken
     (pictures / "a" / "03-broken.png").unlink()
     (pictures / "b" / "empty.JPG").unlink()
+    (pictures / "b" / "nowhere.webp").unlink()
     assert not make_index(pictures, tmp_path / "index").broken
     assert not (tmp_path / "index" / BROKEN).exists()
 
@@ -122,7 +124,11 @@ def test_names_that_cannot_be_used(pictures) -> None:
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
 
 
-def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(pictures, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(make_index, pictures, tmp_path, monkeypatch) -> None:
+    index = tmp_path / "index"
+    make_index(pictures, index)
+    draw(pictures / "a" / "new.png", seed=7)
+    (pictures / "a" / "00.png").unlink()
     scandir = os.scandir
 
     def refuse(path):
@@ -131,7 +137,11 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(pictures, monkeyp
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError):
+    outcome = make_index(pictures, index)
+    assert (outcome.added, outcome.kept, outcome.dropped) == (1, 10, 1), "those of the folder stay"
+    assert outcome.broken[0] == f"{pictures}/b: a folder that cannot be read (Permission denied)"
+    monkeypatch.setattr(os, "scandir", lambda path: refuse("/b"))
+    with pytest.raises(DatasetError, match="pictures: Permission denied; name a folder of pictures"):
         find_pictures(pictures)
 
 
