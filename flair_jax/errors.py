@@ -21,18 +21,19 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a name or sentence was UTF-8; Python keeps the bytes of others as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def require_text(sentence: str) -> None:
     """Makes sure that a sentence is Unicode; what a terminal or file gives in another encoding may not be.
 
     Raises:
       FlairError: if it holds a lone surrogate.
     """
-    try:
-        sentence.encode()
-    except UnicodeEncodeError as error:
-        raise FlairError(
-            f'the sentence "{sentence}" is not UTF-8: character {error.start + 1} is no letter; write it in UTF-8'
-        ) from None
+    if not is_utf8(sentence):
+        raise FlairError(f'the sentence "{sentence}" is not in UTF-8; write it in that encoding')
 
 
 class FlairError(ValueError):

@@ -21,7 +21,7 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
-from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest
+from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest, require_name
 from flair_jax.search.pictures import Found, Picture
 from flair_jax.search.shards import ShardWriter
 from flair_jax.search.store import SearchIndex
@@ -211,6 +211,7 @@ def _manifest(index: Path, identity: str, model: Flair, root: str, checkpoint: s
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[None]:
     """Makes the folder if need be, and keeps other runs out of it; the system frees the lock of a killed one."""
+    require_name(index)
     if index.exists() and not index.is_dir():
         raise SearchIndexError(f"{index}: is a file; name a folder for the index")
     made = (index / MANIFEST).exists()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from flair_jax.errors import DatasetError, FlairError
+from flair_jax.errors import DatasetError, FlairError, is_utf8
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.embedding import embed_texts
 from flair_jax.evaluate.retrieval import Retriever
@@ -135,12 +135,14 @@ def writer_of(output: Path) -> Writer:
     """The function that writes files of this ending.
 
     Raises:
-      FlairError: if there is none.
+      FlairError: if there is none, or the output cannot be one.
     """
     if output.suffix not in _WRITERS:
         raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
     if output.is_dir():
         raise FlairError(f"--output {output}: is a folder; name a file")
+    if not is_utf8(str(output.absolute())):
+        raise FlairError(f"--output {output}: its name must be UTF-8, with the folders above it; choose another")
     return _WRITERS[output.suffix]
 
 

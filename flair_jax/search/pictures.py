@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flair_jax.data.formats import ENDINGS, what_is
-from flair_jax.errors import DatasetError, printable
+from flair_jax.errors import DatasetError, is_utf8, printable
 
 
 class Picture(NamedTuple):
@@ -119,7 +119,7 @@ def picture_at(name: str, path: str) -> Picture:
       DatasetError: if it is not a file, or its name cannot be stored.
       OSError: if it cannot be looked at.
     """
-    if not _is_utf8(name):
+    if not is_utf8(name):
         raise DatasetError(f"{printable(path)}: the file's name is not UTF-8; rename it")
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -127,14 +127,6 @@ def picture_at(name: str, path: str) -> Picture:
     if not stat.S_ISREG(status.st_mode):
         raise DatasetError(f"{printable(path)}: is {what_is(status.st_mode)}, not a picture")
     return Picture(name, path, status.st_size, status.st_mtime_ns)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _why(error: OSError) -> str:

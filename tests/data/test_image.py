@@ -91,18 +91,12 @@ def test_missing_file_and_folder(tmp_path) -> None:
         preprocess(tmp_path)
 
 
-def test_a_decompression_bomb_is_refused_unread(tmp_path) -> None:
-    """30,000 x 30,000 pixels of one colour: a file of 110 kB that would decode to 2.7 GB."""
-    path = tmp_path / "bomb.png"
-    Image.new("1", (30_000, 30_000)).save(path)
-    with pytest.raises(ImageError, match="bomb.png"):
-        preprocess(path)
-
-
 def test_a_strip_that_resizing_would_blow_up_is_refused(tmp_path) -> None:
     path = tmp_path / "strip.png"
-    Image.new("L", (1, 5_000_000)).save(path)
-    with pytest.raises(ImageError, match="strip.png: a strip of 1x5000000 pixels"):
+    Image.new("L", (1, 60_000)).save(path)
+    with pytest.raises(
+        ImageError, match="strip.png: a strip of 1x60000 pixels, which resizing would blow up to 224x13440"
+    ):
         preprocess(path)
 
 

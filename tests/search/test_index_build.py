@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,48 @@ def test_names_that_cannot_be_used(pictures) -> None:
     assert not any("\udcff" in picture.path for picture in found.pictures)
     assert any("the file's name is not UTF-8" in message and "udcff" in message for message in messages)
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
+
+
+def test_what_is_no_file_or_leads_nowhere_is_listed(make_index, pictures, tmp_path, monkeypatch) -> None:
+    """Without waiting for a pipe, and without going round in a circle."""
+    folder = pictures / "odd"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "up").symlink_to(pictures)
+    (folder / "up.png").symlink_to(pictures)
+    (folder / "circle").symlink_to("circle")
+    (folder / "linked.png").symlink_to(pictures / "a" / "00.png")
+    shutil.copy(pictures / "a" / "00.png", folder / "a\x1b[2J\nb.jfif")
+    deep = folder
+    for _ in range(1100):  # deeper than Python calls itself
+        deep = deep / "d"
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        shutil.copy(pictures / "a" / "02.png", "deep.png")
+    found = find_pictures(pictures)
+    assert {
+        os.path.relpath(message.split(": ")[0], folder): message.split(": ")[1] for message in found.unusable[1:]
+    } == {
+        "device.png": "is a device, not a picture",
+        "pipe.png": "is a pipe, not a picture",
+        "self.png": "cannot be read (Too many levels of symbolic links)",
+        "up": "a link to a folder, which is not followed",
+        "up.png": "a link to a folder, which is not followed",
+    }
+    names = [picture.name for picture in found.pictures]
+    assert "odd/a\x1b[2J\nb.jfif" in names
+    assert "odd/linked.png" in names
+    assert names[-1] == "odd/" + "d/" * 1100 + "deep.png"
+    assert found.others == {"hidden": 2, ".txt": 1, "no ending": 1}
+    assert found.unseen == {"odd/self.png"}
+    outcome = make_index(pictures, tmp_path / "index")
+    assert outcome.added == 14
+    assert len((tmp_path / "index" / BROKEN).read_text().splitlines()) == 8
 
 
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(make_index, pictures, tmp_path, monkeypatch) -> None:

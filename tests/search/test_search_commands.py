@@ -1,6 +1,7 @@
 """`flair-jax index`, `search` and `embed`, as users call them."""
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -57,6 +58,35 @@ def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_
     assert "is unfinished, with 11 pictures so far; `flair-jax index` goes on" in printed.err
     assert "FAISS is not installed; comparing with every picture instead" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_names_are_printed_escaped_and_kept_as_they_are(small_checkpoint, pictures, golden, tmp_path, capsys) -> None:
+    name = "c\x1b]0;title\x07\nd.png"
+    folder = Path(shutil.copytree(pictures / "a", tmp_path / os.fsdecode(b"\xff\x1b[2J")))
+    shutil.move(folder / "00.png", folder / name)
+    shutil.copy(folder / "03-broken.png", folder / "e\x1b.png")
+    shutil.copy(golden / "images" / "gray_16bit.png", folder / "deep.png")
+    index, page = tmp_path / "index", tmp_path / "page.html"
+    assert run("index", folder, "--checkpoint", small_checkpoint, "--output", index) == 0
+    printed = capsys.readouterr().out
+    assert "e\\x1b.png: cannot be read as a picture" in printed
+    assert "1 picture(s) have more than 8 bits a channel, which the conversion to RGB cuts off at 255" in printed
+    assert "deep.png: more than 8 bits a channel" in printed
+    assert "passed over 1 by their names (1 hidden)" in printed
+    assert run("search", index, "a dog", "--html", page) == 0
+    printed += capsys.readouterr().out
+    assert "c\\x1b]0;title\\x07\\nd.png" in printed
+    assert "c\\x1b]0;title\\x07\\nd.png" in page.read_text(encoding="utf-8")
+    printed.encode()
+    assert not {"\x1b", "\x07"} & set(printed)
+    assert any(SearchIndex.open(index).picture(row).endswith(f"/{name}") for row in range(7))
+    assert run("search", index, "a d\udcffg") == 2
+    assert 'the sentence "a d\\udcffg" is not in UTF-8; write it in that encoding' in capsys.readouterr().err
+    for words in (("index", pictures), ("embed", pictures)):
+        assert run(*words, "--checkpoint", small_checkpoint, "--output", folder / "x.npz") == 2
+        assert "must be UTF-8, with the folders above it; choose another" in capsys.readouterr().err
+    assert run("embed", folder, "--checkpoint", small_checkpoint, "--output", tmp_path / "x.npz") == 2
+    assert "the file's name is not UTF-8; rename it" in capsys.readouterr().err
 
 
 def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path, capsys) -> None:
