@@ -154,12 +154,12 @@ def _jpeg(data: bytes) -> Examined:
             continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == b"\xda":
-            progressive = progressive or data[at + 4] < layers
+            progressive = progressive or int.from_bytes(data[at + 4 : at + 5]) < layers
             scans = _count_scans(data, at) if progressive else 1
             memory = max(_USUAL_BYTES, 4 + 2 * layers) if progressive else _USUAL_BYTES
             return Examined("JPEG", b"".join([*kept, data[at:]]), memory, scans)
         if b"\xc0" <= marker <= b"\xcf" and marker not in b"\xc4\xc8\xcc":
-            layers, progressive = data[at + 9] if end > at + 9 else 0, marker in b"\xc2\xc6\xca\xce"
+            layers, progressive = int.from_bytes(data[at + 9 : at + 10]), marker in b"\xc2\xc6\xca\xce"
         if not (b"\xe1" <= marker <= b"\xed" or marker in b"\xef\xfe"):
             kept.append(data[at:end])
         at = max(end, at + 4)
@@ -169,8 +169,8 @@ def _jpeg(data: bytes) -> Examined:
 def _count_scans(data: bytes, at: int) -> int:
     """Scans from the one at hand to the end of the picture."""
     scans = 0
-    while (found := _JPEG_MARKER.search(data, at)) and data[found.start() + 1] != 0xD9:
-        scans += data[found.start() + 1] == 0xDA
+    while (found := _JPEG_MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
         if scans > _MOST_SCANS:
             raise too_large(f"a JPEG file of more than {_MOST_SCANS} scans")
         at = max(found.end(), found.start() + 2 + int.from_bytes(data[found.end() : found.end() + 2], "big"))

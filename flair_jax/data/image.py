@@ -149,8 +149,11 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes, remarks: list[
         _said.add(remark)
         _LOGGER.warning("%s: %s; more of these are not named", _name(image), remark)
     try:
+        picture.load()
         return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
-    except (ValueError, OSError) as error:  # a mode without a way to RGB, or a PIL image that was not loaded
+    except MemoryError:
+        raise
+    except Exception as error:  # a mode without a way to RGB, or a PIL image that is read only now
         raise ImageError(f"{_name(image)}: cannot be read as a picture ({error})") from error
 
 

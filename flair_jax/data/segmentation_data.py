@@ -152,7 +152,7 @@ def _read_labels(path: Path, labels: Labels, size: tuple[int, int]) -> np.ndarra
             f"{path}: is {values.shape[1]}x{values.shape[0]} pixels, its picture {size[0]}x{size[1]}",
             "annotation is broken",
         )
-    classes = np.array(labels)[values]
+    classes = np.array(labels, np.int16)[values]
     if classes.min() == _UNKNOWN:
         wrong = sorted({int(value) for value in values[classes == _UNKNOWN]})
         raise ImageError(

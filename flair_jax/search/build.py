@@ -128,7 +128,7 @@ def add_faiss(index: Path) -> None:
 
 def _is_within(name: str, unseen: Collection[str]) -> bool:
     """Whether a picture is among these, or in a folder that is."""
-    return name in unseen or any(name.startswith(f"{place}{os.sep}") for place in unseen)
+    return bool(name) and (name in unseen or _is_within(os.path.dirname(name), unseen))
 
 
 def _row(picture: Picture) -> tuple[str, int, int]:

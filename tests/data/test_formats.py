@@ -153,6 +153,13 @@ def test_pixels_are_those_of_plain_conversion(data: bytes) -> None:
     np.testing.assert_array_equal(np.asarray(open_rgb(data, [])), expected)
 
 
+def test_of_16_bits_in_colour_the_upper_8_are_seen() -> None:
+    row = b"\0" + bytes.fromhex("12ff 34ff 56ff") * 9
+    header = struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 9)) + chunk(b"IEND")
+    assert open_rgb(data).getpixel((3, 3)) == (0x12, 0x34, 0x56)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -82,6 +82,14 @@ def test_truncated_files_are_named(tmp_path, ending: str, kept: float) -> None:
         preprocess(path)
 
 
+def test_a_pil_image_that_is_read_only_now_and_is_cut_off(tmp_path) -> None:
+    path = tmp_path / "cut.png"
+    Image.effect_noise((120, 80), 90).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with Image.open(path) as lazy, pytest.raises(ImageError, match="the picture: cannot be read as a picture"):
+        preprocess(lazy, 32)
+
+
 def test_missing_file_and_folder(tmp_path) -> None:
     with pytest.raises(ImageError, match="gone.jpg: no such picture"):
         preprocess(tmp_path / "gone.jpg")
