@@ -78,8 +78,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"is {what_is(status.st_mode)}, not a picture", "picture is not a file")
-        if status.st_size > MOST_BYTES:
-            raise too_large(f"a file of {status.st_size:,} bytes, over the limit of {MOST_BYTES:,}")
+        _check_length(status.st_size)
         return stream.read(status.st_size)
 
 
@@ -96,6 +95,7 @@ def examine(data: bytes) -> Examined:
     """
     if not data:
         raise ImageError("the file is empty", "picture is empty")
+    _check_length(len(data))
     for start, walk in _WALKS:
         if start.match(data):
             return walk(data)
@@ -131,6 +131,11 @@ def check_cost(opened: ImageFile.ImageFile, file: Examined, most_pixels: int = M
 def too_large(what: str) -> ImageError:
     """The error about a picture over a bound."""
     return ImageError(what, "picture is too large")
+
+
+def _check_length(length: int) -> None:
+    if length > MOST_BYTES:
+        raise too_large(f"a file of {length:,} bytes, over the limit of {MOST_BYTES:,}")
 
 
 def _broken(what: str) -> ImageError:

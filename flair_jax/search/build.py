@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -128,7 +129,7 @@ def add_faiss(index: Path) -> None:
 
 def _is_within(name: str, unseen: Collection[str]) -> bool:
     """Whether a picture is among these, or in a folder that is."""
-    return bool(name) and (name in unseen or _is_within(os.path.dirname(name), unseen))
+    return bool(unseen) and any(place in unseen for place in itertools.accumulate(name.split(os.sep), os.path.join))
 
 
 def _row(picture: Picture) -> tuple[str, int, int]:

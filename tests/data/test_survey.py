@@ -25,14 +25,15 @@ def test_check_finds_all_damage_and_fails(tmp_path, capsys) -> None:
     assert found["samples"] == 3
     assert found["same_url"] == found["same_picture"] == 1
     assert found["left_out"] == {
-        "picture is broken": 2,
+        "picture is broken": 1,
+        "picture is of another format": 1,
         "no picture": 1,
         "picture is too small": 1,
         "picture is too large": 1,
     }
     assert found["sentences"] == [0, 0, 0, 3, 0, 0, 0, 0]
     assert sum(found["tokens"]) == 15
-    assert "picture is broken                    2\n" in captured.out
+    assert "picture is broken                    1\n" in captured.out
 
 
 def test_stats_does_not_decode(tmp_path, capsys) -> None:
