@@ -125,7 +125,7 @@ def test_names_that_cannot_be_used(pictures) -> None:
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
 
 
-def test_what_is_no_file_or_leads_nowhere_is_listed(make_index, pictures, tmp_path, monkeypatch) -> None:
+def test_what_is_no_file_or_leads_nowhere_is_listed(make_index, pictures, tmp_path, monkeypatch, request) -> None:
     """Without waiting for a pipe, and without going round in a circle."""
     folder = pictures / "odd"
     folder.mkdir()
@@ -137,9 +137,8 @@ def test_what_is_no_file_or_leads_nowhere_is_listed(make_index, pictures, tmp_pa
     (folder / "circle").symlink_to("circle")
     (folder / "linked.png").symlink_to(pictures / "a" / "00.png")
     shutil.copy(pictures / "a" / "00.png", folder / "a\x1b[2J\nb.jfif")
-    deep = folder
-    for _ in range(1100):  # deeper than Python calls itself
-        deep = deep / "d"
+    # Deeper than Python calls itself, so that pytest cannot remove it either.
+    request.addfinalizer(lambda: subprocess.run(["rm", "-rf", folder / "d"], check=True))
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         for _ in range(1100):
