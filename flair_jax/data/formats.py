@@ -31,10 +31,6 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from flair_jax.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "PPM")
-ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-)
 MOST_BYTES, MOST_SIDE, MOST_MEMORY = 1 << 28, 65_535, 1 << 30
 _MOST_PARTS, _MOST_SCANS, _MOST_SCANNED, _MOST_VALUES = 100_000, 100, 2_000_000_000, 1 << 19
 

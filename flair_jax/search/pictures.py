@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from flair_jax.data.formats import ENDINGS, what_is
+from flair_jax.data.formats import what_is
+from flair_jax.data.names import PICTURE_ENDINGS, is_hidden, is_picture
 from flair_jax.errors import DatasetError, is_utf8, printable
 
 
@@ -70,7 +71,7 @@ def find_pictures(folder: Path) -> Found:
         folders = []
         for entry in inside:
             name = os.path.join(place, entry.name)
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 found.others["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(name)
@@ -80,7 +81,8 @@ def find_pictures(folder: Path) -> Found:
     if not (found.pictures or found.unseen):
         passed_over = "".join(f"\n  {message}" for message in found.unusable[:20])
         raise DatasetError(
-            f"{printable(folder)}: no pictures in it or below; their names end in {', '.join(ENDINGS)}{passed_over}"
+            f"{printable(folder)}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}"
+            f"{passed_over}"
         )
     return found
 
@@ -88,7 +90,7 @@ def find_pictures(folder: Path) -> Found:
 def _take(found: Found, entry: os.DirEntry[str], name: str) -> None:
     """Adds what is not a folder."""
     shown = printable(entry.path)
-    if not entry.name.lower().endswith(ENDINGS):
+    if not is_picture(entry.name):
         if entry.is_symlink() and _is_folder(entry):
             found.unusable.append(f"{shown}: a link to a folder, which is not followed")
         else:

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from flair_jax.data import formats, image
-from flair_jax.data.formats import ENDINGS, examine
+from flair_jax.data.formats import examine
 from flair_jax.data.image import open_picture, open_rgb, open_training_picture, preprocess, remark_on
+from flair_jax.data.names import PICTURE_ENDINGS
 from flair_jax.data.segmentation_data import _read_labels, labels
 from flair_jax.demo_page import read_upload
 from flair_jax.errors import FlairError, ImageError, printable
@@ -281,5 +282,5 @@ def test_names_cannot_act_on_a_terminal(tmp_path) -> None:
 
 
 def test_endings_are_those_of_the_formats() -> None:
-    known = {ending: kind for ending, kind in Image.registered_extensions().items() if ending in ENDINGS}
+    known = {ending: kind for ending, kind in Image.registered_extensions().items() if ending in PICTURE_ENDINGS}
     assert set(known.values()) == {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"}
