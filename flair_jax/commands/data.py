@@ -126,6 +126,8 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     _print_count("samples", found.samples)
     _print_count("with a URL seen before", found.same_url)
     _print_count("with a picture seen before", found.same_picture)
+    if decode:
+        _print_count("with more than 8 bits a channel", found.too_deep)
     for title, values, bins in (
         ("samples by sentences", found.sentences, survey.SENTENCE_BINS),
         ("sentences by tokens, with start and end; 77 are seen", found.tokens, survey.TOKEN_BINS),

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from made_tars import picture, sample, write_tar
@@ -68,6 +69,17 @@ class Records:
 
     def where(self, index: int) -> str:
         return f"record {index}"
+
+
+@pytest.mark.golden
+def test_pictures_that_lose_what_they_show_are_counted(tmp_path, golden, capsys) -> None:
+    deep = (golden / "images" / "gray_16bit.png").read_bytes()
+    text = b'{"caption": "one"}'
+    shard = write_tar(tmp_path / "t.tar", [("a.png", deep), ("a.json", text), ("b.jpg", picture(1)), ("b.json", text)])
+    assert main(["data", "check", str(shard), "--processes=1"]) == 0, "they are used"
+    said = capsys.readouterr()
+    assert re.search(r"with more than 8 bits a channel +1\n", said.out)
+    assert f"{shard}: a.png: the picture: more than 8 bits a channel" in said.err
 
 
 def test_records_without_captions_are_left_out() -> None:
