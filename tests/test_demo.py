@@ -22,6 +22,7 @@ def short(monkeypatch) -> None:
         config = recipe.get_config()
         config.data.name = "scenes/small"
         config.steps, config.optimizer.warmup_steps = STEPS, 1
+        config.batch_size, config.unroll, config.compilation_cache = 8, 1, ""
         config.checkpoint.every_steps, config.log_every_steps = 2, 1
         return config
 
