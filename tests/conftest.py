@@ -9,12 +9,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_force_host_platform_device_count=8"
 )
-# What one test, worker of xdist or process that a test starts has compiled, the others find.
-_compiled = None
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# What a test or a process that it starts has compiled, the others find. Not those of other workers of xdist: JAX
+# writes such files in place, and half a file is a warning on stderr.
+_compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 from jaxtyping import install_import_hook
 
