@@ -7,10 +7,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from PIL import Image
-
+from flair_jax.data.formats import examine, read_file
 from flair_jax.data.retrieval_sets import RetrievalData, find_set
-from flair_jax.errors import ConfigError, DatasetError
+from flair_jax.errors import ConfigError, DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.embedding import BrokenPicturesError, list_broken
 from flair_jax.evaluate.retrieval import Retriever
@@ -38,7 +37,7 @@ class RetrievalEvaluation:
 
     @classmethod
     def from_settings(cls, settings: EvaluationSettings, model: Flair) -> RetrievalEvaluation:
-        """Reads the set, and looks at the head of every picture; the pictures are not decoded.
+        """Reads the set and the files of its pictures, whose structure is looked at; they are not decoded.
 
         Raises:
           ConfigError: if the mode is unknown.
@@ -75,7 +74,7 @@ class RetrievalEvaluation:
 
 
 def _check(data: RetrievalData) -> None:
-    """Raises DatasetError unless captions say something and files are pictures, by their first bytes."""
+    """Raises DatasetError unless captions say something and files can be read and have a picture's structure."""
     empty = [number for number, text in enumerate(data.texts) if not text.strip()]
     if empty:
         raise DatasetError(
@@ -92,9 +91,11 @@ def _check(data: RetrievalData) -> None:
 def _harm(path: Path) -> str:
     """What is wrong with a picture; "" if nothing is."""
     try:
-        with Image.open(path):
-            return ""
+        examine(read_file(path))
     except FileNotFoundError:
         return f"{path}: no such picture"
-    except Exception as error:  # whatever a damaged file leads a decoder to
-        return f"{path}: cannot be read as a picture ({error})"
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    except ImageError as error:
+        return f"{path}: {error}"
+    return ""
