@@ -10,6 +10,8 @@ import pytest
 from flair_jax import interrupts
 from flair_jax.errors import FlairError, WorkerError
 
+pytestmark = pytest.mark.usefixtures("heeded_ctrl_c")
+
 # Each prints a line when it is time for the signal.
 START = """
 import hashlib, sys, time

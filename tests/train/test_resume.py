@@ -71,6 +71,7 @@ def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config,
     assert losses(workdir) == undisturbed[1]
 
 
+@pytest.mark.usefixtures("heeded_ctrl_c")
 @pytest.mark.parametrize(
     ("number", "status", "sentence"),
     [
