@@ -24,7 +24,8 @@ def choose(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) ->
     Args:
       loaded: what the file holds: a state dict, or mappings with state dicts in them.
       is_tensor: tells tensors from other values.
-      wanted: the name of the state dict, as an error of this function lists it.
+      wanted: the name of the state dict, as an error of this function lists it: where it is, with its own prefix. Only
+        what has this prefix is read then.
 
     Returns:
       Name -> tensor, and numbers that are among them, with the prefixes of wrappers taken off.
@@ -32,11 +33,11 @@ def choose(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) ->
     Raises:
       ConversionError: if there is none, or several and none is wanted, or not the one that is.
     """
-    mappings = dict(_mappings(loaded, is_tensor, ""))
+    mappings = dict(_mappings(loaded, is_tensor))
     models = {
         _join(path, prefix): _renamed(own, lambda name, prefix=prefix: name.removeprefix(prefix and f"{prefix}."))
         for path, entries in mappings.items()
-        for prefix, own in _models(entries)
+        for prefix, own in _models(entries, only_own=wanted is not None)
     }
     if wanted is not None:
         if wanted not in models:
@@ -57,16 +58,18 @@ def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def _mappings(loaded: Any, is_tensor: Callable[[Any], bool], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _mappings(loaded: Any, is_tensor: Callable[[Any], bool]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Path -> tensors, and numbers among them, of every mapping that has tensors, with plain names."""
-    if not isinstance(loaded, Mapping):
-        return
-    for name, value in loaded.items():
-        if isinstance(value, Mapping):
-            yield from _mappings(value, is_tensor, _join(path, str(name)))
-    own = {name: value for name, value in loaded.items() if is_tensor(value) or isinstance(value, int | float)}
-    if any(is_tensor(value) for value in own.values()):
-        yield path, _renamed(own, plain_name)
+    waiting, seen = [("", loaded)], set()
+    for path, mapping in waiting:  # which grows meanwhile; a mapping may lie in itself, or very deep
+        if isinstance(mapping, Mapping) and id(mapping) not in seen:
+            seen.add(id(mapping))
+            waiting += [
+                (_join(path, str(name)), value) for name, value in mapping.items() if isinstance(value, Mapping)
+            ]
+            own = {name: value for name, value in mapping.items() if is_tensor(value) or isinstance(value, int | float)}
+            if any(is_tensor(value) for value in own.values()):
+                yield path, _renamed(own, plain_name)
 
 
 def _renamed(entries: Mapping[Any, Any], rename: Callable[[str], str]) -> dict[str, Any]:
@@ -79,11 +82,11 @@ def _renamed(entries: Mapping[Any, Any], rename: Callable[[str], str]) -> dict[s
     return renamed
 
 
-def _models(entries: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Prefix -> entries of each model in one state dict; of a single model all, so that what is over can be named."""
+def _models(entries: dict[str, Any], *, only_own: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Prefix -> entries of each model in one state dict; of a single one all, unless `only_own`, so as to name others."""
     prefixes = [name.removesuffix(_ANCHOR).rstrip(".") for name in entries if f".{name}".endswith(f".{_ANCHOR}")]
     for prefix in prefixes:
-        if len(prefixes) == 1:
+        if len(prefixes) == 1 and not only_own:
             yield prefix, entries
         else:
             others = tuple(f"{other}." for other in prefixes if len(other) > len(prefix))

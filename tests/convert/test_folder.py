@@ -134,8 +134,6 @@ def test_damage_is_named(small_checkpoint, tmp_path) -> None:
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=r"a: the parameters cannot be read \(.*cut short, [\d,]+ bytes are"):
-        CheckpointError, match=r"a: the parameters cannot be read \(.*cut short, [\d,]+ bytes are missing"
-    ):
         flair_jax.load(tmp_path / "a")
     tensors = safetensors.numpy.load(content)
     del tensors["ln_final.bias"]

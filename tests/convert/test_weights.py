@@ -331,3 +331,17 @@ def test_unusual_tensors_are_named(tmp_path, tensor: dict, message: str) -> None
     torch.save({**MODEL, **tensor}, tmp_path / "a.pt")
     with pytest.raises(ConversionError, match=message):
         read_weights(tmp_path / "a.pt")
+
+
+def test_what_has_no_prefix_is_left_over_unless_the_prefix_is_chosen(tmp_path) -> None:
+    held = {f"model.{name}": tensor for name, tensor in MODEL.items()}
+    torch.save({"state_dict": {**held, "loss.weight": torch.ones(2)}}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt").tensors.keys() == {*MODEL, "loss.weight"}
+    assert_same(tmp_path / "a.pt", MODEL, "state_dict.model")
+
+
+def test_what_holds_itself_ends(tmp_path) -> None:
+    held: dict = {"model": MODEL, "ema": MODEL}  # the same, so one model
+    held |= {str(number): held for number in range(100)}
+    torch.save(held, tmp_path / "a.pt")
+    assert_same(tmp_path / "a.pt")
