@@ -83,7 +83,7 @@ def _renamed(entries: Mapping[Any, Any], rename: Callable[[str], str]) -> dict[s
 
 
 def _models(entries: dict[str, Any], *, only_own: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Prefix -> entries of each model in one state dict; of a single one all, to name what is over, unless `only_own`."""
+    """Prefix -> entries of each model in one state dict; of a single one all, for errors to name, unless `only_own`."""
     prefixes = [name.removesuffix(_ANCHOR).rstrip(".") for name in entries if f".{name}".endswith(f".{_ANCHOR}")]
     for prefix in prefixes:
         if len(prefixes) == 1 and not only_own:

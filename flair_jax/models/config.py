@@ -102,6 +102,8 @@ class FlairConfig:
 # not in it: they belong to a run, not to a checkpoint.
 _TOP_FIELDS = ("embed_dim", "pooling_heads", "init_logit_scale", "init_logit_bias")
 _TOWERS: dict[str, type] = {"vision_cfg": VisionConfig, "text_cfg": TextConfig}
+# What a checkpoint's description has besides: where its weights come from, and their digests.
+_NOTES = ("source", "digests")
 
 
 def config_to_json(config: FlairConfig) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     Args:
       data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally `pooling_heads`, `init_logit_scale`, `init_logit_bias`,
         `quick_gelu`. Sizes that are left out take the release's defaults; `quick_gelu` is false then, as in open_clip.
-        `source`, which our own files have, is passed over; so is all but `model_cfg` of an `open_clip_config.json`.
+        What our own files note beside the model is passed over; so is all but `model_cfg` of an `open_clip_config.json`.
       where: what to call the source in an error.
 
     Raises:
@@ -134,7 +136,7 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     for name in ("embed_dim", *_TOWERS):
         if name not in data:
             raise ConfigError(f"{where}: `{name}` is missing")
-    unknown = [name for name in data if name not in (*_TOP_FIELDS, *_TOWERS, "quick_gelu", "source")]
+    unknown = [name for name in data if name not in (*_TOP_FIELDS, *_TOWERS, "quick_gelu", *_NOTES)]
     towers = {}
     for name, tower in _TOWERS.items():
         if not isinstance(data[name], Mapping):
