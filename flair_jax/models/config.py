@@ -123,7 +123,7 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     Args:
       data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally `pooling_heads`, `init_logit_scale`, `init_logit_bias`,
         `quick_gelu`. Sizes that are left out take the release's defaults; `quick_gelu` is false then, as in open_clip.
-        What our own files note beside the model is passed over; so is all but `model_cfg` of an `open_clip_config.json`.
+        What our own files note beside the model is passed over, as all but `model_cfg` of an `open_clip_config.json`.
       where: what to call the source in an error.
 
     Raises:
