@@ -285,14 +285,22 @@ def numbers_of_host(pattern: str, host: int, hosts: int) -> list[int]:
     return [int(number) for batch in take(4, source_of(pattern), host=host, hosts=hosts) for number in batch.samples]
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_processes_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
-    pattern = write_tars(tmp_path, 4, 8)
-    with concurrent.futures.ProcessPoolExecutor(hosts, multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(numbers_of_host, pattern, host, hosts) for host in range(hosts)]
-        numbers = [part.result() for part in parts]
-    assert [len(part) for part in numbers] == [32 // hosts] * hosts
+def check_disjoint(numbers: list[list[int]]) -> None:
+    assert [len(part) for part in numbers] == [32 // len(numbers)] * len(numbers)
     assert sorted(number for part in numbers for number in part) == list(range(32))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
+    pattern = write_tars(tmp_path, 4, 8)
+    check_disjoint([numbers_of_host(pattern, host, hosts) for host in range(hosts)])
+
+
+def test_processes_see_disjoint_parts_of_the_epoch(tmp_path) -> None:
+    """Which make the index at the same time."""
+    pattern = write_tars(tmp_path, 4, 8)
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        check_disjoint(list(pool.map(numbers_of_host, [pattern] * 2, range(2), [2] * 2)))
 
 
 def test_an_index_that_was_killed_goes_on_where_it_was(tmp_path) -> None:
