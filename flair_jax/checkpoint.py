@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from flair_jax.convert.files import CONFIG, WEIGHTS, read_tensors
 from flair_jax.convert.param_map import ConversionError, infer_config, params_from_torch
 from flair_jax.errors import CheckpointError, FlairError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import expand, replace_when_complete
 from flair_jax.models.config import FlairConfig, config_from_json, config_to_json
 from flair_jax.models.flair import Flair, Params
 
@@ -72,7 +72,7 @@ def locate(name: str | Path) -> Path:
     scheme, colon, rest = str(name).partition(":/")
     if scheme == "hf" and colon:  # `Path` makes one stroke of two
         return _fetch(f"hf://{rest.lstrip('/')}")
-    return Path(name).expanduser()
+    return expand(name)
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import tempfile
 import threading
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import flair_jax
+from flair_jax.console import environment
 from flair_jax.demo_page import MAX_BYTES, MEAN, STYLE, Page
 from flair_jax.draw import new_figure
 from flair_jax.errors import FlairError
 
 _ADDRESS = "127.0.0.1"
+_WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # The browser loads nothing from elsewhere, whatever a release of Gradio asks for.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 # Uploads are forgotten after an hour; looked for every ten minutes. In seconds.
@@ -59,8 +60,10 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    with tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with (
+        tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
+        environment({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
+    ):
         blocks = _layout(gradio, page)
         try:
             _, url, _ = blocks.launch(
@@ -142,9 +145,9 @@ class _WithPolicy:
 
 
 def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        import gradio
+        with environment(_WITHOUT_ANALYTICS, replace=True):
+            import gradio
     except ImportError:
         raise FlairError('the page needs Gradio: pip install -c constraints-app.txt "flair-jax[app]"') from None
     return gradio

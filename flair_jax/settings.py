@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from flair_jax.errors import ConfigError
@@ -227,8 +226,3 @@ def _read(kind: Any, values: Mapping[str, Any], where: str) -> Any:
         else:
             fields[name] = tuple(value) if isinstance(value, (list, tuple)) else value
     return kind(**fields)
-
-
-def expand(path: str) -> Path:
-    """A path of the configuration, with `~` as the home folder."""
-    return Path(path).expanduser()

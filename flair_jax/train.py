@@ -26,10 +26,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
+from flair_jax.console import run_command
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import ConfigError, FlairError
+from flair_jax.files import expand
 from flair_jax.hosts import join_cluster
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
@@ -37,7 +39,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.performance import peak_flops, step_flops
 from flair_jax.run_checkpoints import RunCheckpoints
-from flair_jax.settings import TrainSettings, expand
+from flair_jax.settings import TrainSettings
 from flair_jax.sharding import check_batch, global_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
 from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
@@ -82,10 +84,8 @@ def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()
         RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    if settings.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
-
     with (
+        _compilation_cache(settings.compilation_cache),
         jax.set_mesh(mesh),
         _preemption_notice() as preempted,
         RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
@@ -162,6 +162,21 @@ def _initial_params(path: Path, model: Flair, target: Any) -> Any:
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
     return checkpoint.restore_params(path, target)
+
+
+@contextmanager
+def _compilation_cache(folder: str) -> Iterator[None]:
+    """Keeps compiled programs in a folder until the end of the block; "": nowhere."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    if folder:
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(expand(folder)))
+        except ConfigError as error:
+            logging.warning("compiled programs are not kept: config.compilation_cache=%s", error)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @contextmanager
@@ -318,4 +333,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -108,7 +108,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> Sequence[str]:
     source: Source = (
         TarSource(options.data, index_dir=options.index_dir, processes=options.processes)
         if is_tars(options.data)
-        else TfdsSource(options.data, Path(options.data_dir).expanduser(), options.split)
+        else TfdsSource(options.data, options.data_dir, options.split)
     )
     found = survey.survey(source, decode=decode, processes=options.processes)
     for line in found.damage:
@@ -161,15 +161,14 @@ def _add_build(commands: Any) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    import os
-
     from flair_jax.data.recaptioned_builder import build
     from flair_jax.data.shards import expand_shards
     from flair_jax.data.sources import TfdsSource
+    from flair_jax.files import expand
 
     if options.shorter_side < 0:
         raise DatasetError(f"--shorter-side {options.shorter_side} must not be negative")
-    folder = os.path.expanduser(options.data_dir)
+    folder = options.data_dir if "://" in options.data_dir else str(expand(options.data_dir))
     left_out = build(
         options.name,
         expand_shards(options.tars),

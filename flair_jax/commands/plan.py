@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
 from flair_jax.commands.parser import add_command, positive
+from flair_jax.console import environment
 
 _SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
 
@@ -45,9 +44,13 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if kind == "cpu" and count.isdecimal() and "jax" not in sys.modules:
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", count)
+    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, takes its CPU as so many as are planned for.
+    devices = {"JAX_NUM_CPU_DEVICES": count} if kind == "cpu" and count.isdecimal() else {}
+    with environment({"JAX_PLATFORMS": "cpu", **devices}):
+        return _plan(options)
+
+
+def _plan(options: argparse.Namespace) -> int:
     from flair_jax.plan_report import Planner, as_json, show, show_changes, sweep
     from flair_jax.train_flags import parse_config
 

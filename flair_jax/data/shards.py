@@ -13,6 +13,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 
 def is_tars(name: str) -> bool:
@@ -38,7 +39,8 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
             raise DatasetError(f"{part}: unbalanced braces; ranges are written as {{0000..0575}}") from None
         for path in paths:
             if "://" not in path:
-                path = str(Path(base).expanduser() / Path(path).expanduser())
+                local = expand(path)
+                path = str(local if local.is_absolute() else expand(base) / local)
             if any(letter in path for letter in "*?["):
                 files, root = fsspec.core.url_to_fs(path)
                 found = sorted(files.glob(root))

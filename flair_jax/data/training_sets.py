@@ -6,7 +6,7 @@ from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
 from flair_jax.errors import ConfigError
-from flair_jax.settings import DataSettings, expand
+from flair_jax.settings import DataSettings
 
 
 def open_sets(settings: DataSettings) -> list[Source]:
@@ -25,5 +25,5 @@ def open_sets(settings: DataSettings) -> list[Source]:
 def open_set(name: str, settings: DataSettings) -> Source:
     """One set; see `open_sets`."""
     if is_tars(name):
-        return TarSource(name, expand(settings.dir), settings.index_dir)
-    return TfdsSource(name, expand(settings.dir), settings.split)
+        return TarSource(name, settings.dir, settings.index_dir)
+    return TfdsSource(name, settings.dir, settings.split)
