@@ -9,6 +9,7 @@ import contextlib
 import glob
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -41,7 +42,7 @@ def run_command(run: Callable[[], int | None]) -> int:
         _say("interrupted")
         return 130
     except (Exception, SystemExit) as error:  # SystemExit: help was printed, or the words were wrong
-        broken = _end_output()
+        broken = _end_output(error)
         if isinstance(broken, BrokenPipeError):
             return 141
         sentence = f"standard output: {broken.strerror}" if broken else explain(error)
@@ -57,6 +58,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):  # full disk, no permission: the system's own words say what and where
         return _in_the_systems_words(error)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # by pathlib, below a library
+        return "it is not known which folder the home folder is; set HOME (and HF_HOME, for the hub's cache)"
     words = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words:
         return f"not enough memory ({words or 'none is left'}); a smaller batch needs less"
@@ -88,8 +91,9 @@ def quiet_without_tpu() -> dict[str, str]:
     """Environment variables with which libtpu says nothing where no TPU is attached; {} where one is."""
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         return {}
-    # What it would ask the machine for, and complain that it is not told.
-    return {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3"}
+    # What it would ask the machine for, and complain that it is not told; and no log, which the next user cannot write.
+    asked = {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    return {**asked, "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
 
 @contextlib.contextmanager
@@ -133,14 +137,25 @@ def _set_streams(out: Any, err: Any) -> None:
     sys.stdout, sys.stderr = out, err
 
 
-def _end_output() -> OSError | None:
-    """Why stdout takes nothing more, if so. Its end, when the interpreter flushes it, is then silent."""
+def _end_output(error: BaseException) -> OSError | None:
+    """The error with which stdout refuses what is printed, if that ended a command or would end the process."""
+    unwritten = _flush(sys.stdout)
+    if unwritten is None and isinstance(error, BrokenPipeError):  # of an output that keeps nothing back
+        with contextlib.suppress(OSError, ValueError):  # ValueError: stdout is closed, or no file
+            poll = select.poll()
+            poll.register(sys.stdout, 0)
+            return error if poll.poll(0) else None
+    return unwritten
+
+
+def _flush(stream: Any) -> OSError | None:
+    """The error with which a stream refuses what is printed; the rest then goes nowhere, also at the process's end."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if stream is not None:
+            stream.flush()
     except OSError as error:
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            os.dup2(nowhere.fileno(), stream.fileno())
         return error
     return None
 
@@ -167,3 +182,4 @@ def _raised_in(error: BaseException) -> str:
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # stderr can be full or closed too
         print(f"flair-jax: {text}", file=sys.stderr)
+    _flush(sys.stderr)

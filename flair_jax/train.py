@@ -172,7 +172,7 @@ def _compilation_cache(folder: str) -> Iterator[None]:
         try:
             jax.config.update("jax_compilation_cache_dir", str(expand(folder)))
         except ConfigError as error:
-            logging.warning("compiled programs are not kept: config.compilation_cache=%s", error)
+            print(f"flair-jax: compiled programs are not kept: config.compilation_cache={error}", file=sys.stderr)
     try:
         yield
     finally:

@@ -8,6 +8,8 @@ from typing import Any
 from flair_jax.commands.parser import add_command, positive
 from flair_jax.console import environment
 
+# Each takes memory and threads of this machine.
+_MOST_DEVICES = 4096
 _SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
 
 
@@ -45,7 +47,9 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
     # Nothing runs on this machine's devices; JAX, if it is not loaded yet, takes its CPU as so many as are planned for.
-    devices = {"JAX_NUM_CPU_DEVICES": count} if kind == "cpu" and count.isdecimal() else {}
+    devices = (
+        {"JAX_NUM_CPU_DEVICES": count} if kind == "cpu" and count.isdecimal() and int(count) <= _MOST_DEVICES else {}
+    )
     with environment({"JAX_PLATFORMS": "cpu", **devices}):
         return _plan(options)
 
