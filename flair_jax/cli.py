@@ -28,33 +28,31 @@ from flair_jax.console import run_command
 _COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
 
 
-def console() -> int:
-    """The script `flair-jax`: `main`, in a process that belongs to it alone."""
-    # For good: reads that another one's failure made useless can end after the command.
-    sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
-    return main()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a subcommand, and leaves the process as it found it; see `run_command`.
+    """Runs a subcommand.
 
     Args:
-      arguments: words after `flair-jax`; the process's own if not given.
+      arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
+        alone. Else it is afterwards as it was before; see `run_command`.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
+    if arguments is None:
+        # For good: reads that another one's failure made useless can end after the command.
+        sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
+        return main(sys.argv[1:])
+    return run_command(lambda: _run(arguments))
 
-    def run() -> int | None:
-        parser = _parser()
-        options, rest = parser.parse_known_args(arguments)
-        if getattr(options, "takes_more", False):
-            options.words = rest  # for absl's flags, or Apache Beam's options
-        elif rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        return options.run(options)
 
-    return run_command(run)
+def _run(arguments: Sequence[str]) -> int | None:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if getattr(options, "takes_more", False):
+        options.words = rest  # for absl's flags, or Apache Beam's options
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options.run(options)
 
 
 def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -82,4 +80,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(console())
+    sys.exit(main())

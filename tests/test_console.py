@@ -187,9 +187,10 @@ def test_a_folder_that_is_gone_is_one_sentence(tmp_path) -> None:
     assert b"the current folder is gone; change to another one" in outcome.stderr
 
 
-def test_the_scripts_process_is_its_own(monkeypatch) -> None:
-    """The script silences orphaned reads for good; a caller's hook stays."""
+def test_the_process_of_the_script_is_its_own(monkeypatch, capsys) -> None:
+    """It silences orphaned reads for good; a caller's hook stays."""
     monkeypatch.setattr(sys, "unraisablehook", before := sys.unraisablehook)
-    monkeypatch.setattr(cli, "main", lambda: 0)
-    assert cli.console() == 0
+    monkeypatch.setattr(sys, "argv", ["flair-jax", "search", "gone", "a cat"])
+    assert cli.main() == 2
     assert sys.unraisablehook is not before
+    assert "gone" in capsys.readouterr().err
