@@ -15,6 +15,7 @@ from flair_jax.console import environment
 from flair_jax.demo_page import MAX_BYTES, MEAN, STYLE, Page
 from flair_jax.draw import new_figure
 from flair_jax.errors import FlairError
+from flair_jax.extras import how_to_install
 
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
@@ -149,5 +150,5 @@ def _gradio() -> Any:
         with environment(_WITHOUT_ANALYTICS, replace=True):
             import gradio
     except ImportError:
-        raise FlairError('the page needs Gradio: pip install -c constraints-app.txt "flair-jax[app]"') from None
+        raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None
     return gradio

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from flair_jax.console import environment, quiet_without_tpu
 from flair_jax.errors import ConfigError
 from flair_jax.evaluate.retrieval import score_all_step
+from flair_jax.extras import how_to_install
 from flair_jax.hlo import read_program
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
@@ -137,7 +138,7 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     except Exception as error:  # JAX raises several kinds
         if "libtpu" in str(error).lower():
             raise ConfigError(
-                f'--topology {name}: the TPU compiler is not installed; pip install "flair-jax[tpu]"'
+                f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}"
             ) from None
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--topology {name}: the TPU compiler does not know it ({reason})") from None
