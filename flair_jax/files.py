@@ -30,6 +30,9 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
     A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it.
+
+    Raises:
+      ConfigError: if a file was written, and `path` is a folder, which stays.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +43,8 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     try:
         partial = folder / path.name
         yield partial
+        if path.is_dir() and not partial.is_dir():
+            raise ConfigError(f"{path}: is a folder, not a file to replace; name another")
         if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
             os.rename(path, folder / "replaced")
         os.replace(partial, path)

@@ -21,7 +21,7 @@ from flair_jax.fields import did_you_mean
 from flair_jax.files import expand
 from flair_jax.hosts import CLUSTER_OPTIONS, check_cluster
 
-USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
+USAGE = "flair-jax train --config=NAME|FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def parse_config(arguments: Sequence[str]) -> Any:
     Raises:
       ConfigError: as `parse`.
     """
-    usage = "--config=FILE [--config.FIELD=VALUE ...]"
+    usage = "--config=NAME|FILE [--config.FIELD=VALUE ...]"
     config = _read(arguments, usage).config
     if config is None:
         raise ConfigError(f"--config is needed; usage: {usage}")

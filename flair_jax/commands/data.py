@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import add_command, new_file, path
 from flair_jax.errors import DatasetError
 
 _TARS = (
@@ -82,7 +81,7 @@ def _add_survey(
     )
     parser.add_argument("--split", default="train", help="of a TFDS data set (default %(default)s)")
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes of tars are")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures as JSON too")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write the figures as JSON too")
     _add_processes(parser)
 
 
@@ -196,8 +195,8 @@ def _add_urls(commands: Any) -> None:
         f"      --save_additional_columns '{list(CAPTION_LISTS)}' \\\n"
         "      --output_folder cc3m --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True",
     )
-    parser.add_argument("table", type=Path, help="CSV or Parquet with `Image Path` and the caption columns")
-    parser.add_argument("output", type=Path, help=".parquet file to write")
+    parser.add_argument("table", type=path, help="CSV or Parquet with `Image Path` and the caption columns")
+    parser.add_argument("output", type=new_file, help=".parquet file to write")
 
 
 def _urls(options: argparse.Namespace) -> None:
@@ -217,9 +216,9 @@ def _add_attach(commands: Any) -> None:
         "A row belongs to the sample with its URL, or else with its file name as key. Samples without captions are\n"
         "left out. Tars that are in the output are kept, so that a stopped command goes on where it was.",
     )
-    parser.add_argument("table", type=Path, help="CSV or Parquet with `Image Path` and the caption columns")
+    parser.add_argument("table", type=path, help="CSV or Parquet with `Image Path` and the caption columns")
     parser.add_argument("tars", help=_TARS)
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the new tars")
+    parser.add_argument("--output", metavar="DIR", type=path, required=True, help="folder of the new tars")
 
 
 def _attach(options: argparse.Namespace) -> None:

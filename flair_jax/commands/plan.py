@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4\n"
         "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
-        "--config=FILE and --config.FIELD=VALUE are those of `train`. Topologies are v4, v5e, v5p or v6e with the\n"
+        "--config=NAME|FILE and --config.FIELD=VALUE are as in `train`. Topologies are v4, v5e, v5p or v6e with the\n"
         "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times are bounds: by the chip's\n"
         "peaks or by the compiler's own estimate, whichever is more; a real run also waits for others and for data.",
     )
