@@ -26,6 +26,9 @@ RECIPES = {
 }
 
 
+TOGETHER = ("--config={}", "--workdir=w", "--distributed")
+
+
 def configuration(name: str):
     return importlib.import_module(f"flair_jax.configs.{name}").get_config()
 
@@ -127,6 +130,10 @@ def test_missing_and_unknown_fields() -> None:
         (["--config=dmeo", "--workdir=w"], 'Did you mean "demo"?'),
         (["--config", "/", "--workdir=w"], "--config=/: a folder, not a configuration file"),
         (["--flagfile=gone"], "gone"),
+        ([*TOGETHER, "--coordinator=here", "--process=0", "--processes=1"], "--coordinator=here: expected HOST:PORT"),
+        ([*TOGETHER, "--coordinator=a:70000", "--process=0", "--processes=1"], "--coordinator=a:70000: expected HOST"),
+        ([*TOGETHER, "--coordinator=a:7000", "--process=2", "--processes=2"], "have the numbers from 0 to 1"),
+        ([*TOGETHER, "--coordinator=a:7000", "--process=0", "--processes=0"], "--processes=0: at least one is needed"),
         (["--config={}", "--workdir=w", "--process=1"], "--coordinator, --process and --processes go together"),
     ],
 )
