@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.sharding import batch_sharding, check_batch, make_mesh
 from flair_jax.train_state import Batch, abstract_state, make_train_step
 
+_MOST_CHIPS = 2**16  # more than any pod has, and describing them takes memory
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
 
 
@@ -126,6 +128,9 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if chip is None or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         known = ", ".join(chip.name for chip in CHIPS if chip.clock)
         raise ConfigError(f"--topology {name}: expected one of {known} and a shape, as in v5e:16x16, or cpu:8")
+    chips = slices * math.prod(map(int, shape.split("x")))
+    if not 0 < chips <= _MOST_CHIPS:
+        raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; from 1 to {_MOST_CHIPS:,} can be")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if set(shape.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four chips at least

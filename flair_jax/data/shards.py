@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from braceexpand import braceexpand
 
 from flair_jax.errors import DatasetError
 from flair_jax.files import expand
+
+_MOST_SHARDS = 10**6
 
 
 def is_tars(name: str) -> bool:
@@ -33,6 +37,9 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     """
     shards: list[str] = []
     for part in pattern.split("::"):
+        ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", part)
+        if math.prod(abs(int(end) - int(start)) + 1 for start, end in ranges) > _MOST_SHARDS:
+            raise DatasetError(f"{part}: is more than {_MOST_SHARDS:,} tars; correct the range")
         try:
             paths = list(braceexpand(part))
         except ValueError:
