@@ -60,6 +60,8 @@ def explain(error: BaseException) -> str | None:
         return _in_the_systems_words(error)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # by pathlib, below a library
         return "it is not known which folder the home folder is; set HOME (and HF_HOME, for the hub's cache)"
+    if isinstance(error, RecursionError) and _raised_in(error).startswith("json."):
+        return "a JSON file is nested deeper than can be read"
     words = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in words:
         return f"not enough memory ({words or 'none is left'}); a smaller batch needs less"

@@ -1,8 +1,10 @@
 """What surrounds a command: whose environment it is, and what is said of what goes wrong."""
 
 import errno
+import json
 import logging
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -14,9 +16,12 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from made_tars import sample, write_tar
 
 from flair_jax import cli
 from flair_jax.console import environment, explain, quiet_without_tpu, run_command
+from flair_jax.errors import ConfigError
+from flair_jax.files import expand
 
 CHEAP = {
     "convert": ["convert", "gone.safetensors", "x"],
@@ -117,6 +122,44 @@ def test_variables_that_are_set_stay_unless_replaced(monkeypatch) -> None:
 def test_what_is_explained(error: Exception, sentence: str | None) -> None:
     assert (explain(error) is None) == (sentence is None)
     assert (sentence or "") in (explain(error) or "")
+
+
+@pytest.fixture
+def no_home(monkeypatch) -> None:
+    """As for a user that only has a number."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_without_a_home_folder(no_home, tmp_path, monkeypatch, capsys) -> None:
+    """All works that does not need it, also where the defaults do; the rest is one sentence."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="~/x: it is not known which folder ~ is; set HOME, or write it out"):
+        expand("~/x")
+    assert expand("x") == Path("x")
+    write_tar(tmp_path / "a.tar", sample(0))
+    assert cli.main(["data", "index", str(tmp_path / "a.tar")]) == 0
+    assert cli.main(["data", "stats", "a.tar"]) == 0
+    for words in (
+        ["data", "stats", "scenes"],
+        ["evaluate", "--checkpoint", "~/c", "--dataset", "coco", "--data-dir", "."],
+        ["train", "--config=demo", "--workdir=~/w"],
+    ):
+        capsys.readouterr()
+        assert cli.main(words) == 2
+        assert "it is not known which folder ~ is; set HOME" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--output=~/d"])
+    assert "argument --output: ~/d: it is not known which folder ~ is" in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()
+
+
+def test_json_that_is_nested_too_deeply() -> None:
+    assert run_command(lambda: json.loads("[" * 100_000)) == 2
 
 
 def python(code: str, *, shell: str = '"$0" -c "$1"', **variables: str) -> subprocess.CompletedProcess[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
@@ -121,12 +122,22 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--background-threshold",
         metavar="COSINE",
-        type=float,
+        type=_cosine,
         help="background is where no other class has a higher cosine than this, not where its word has the highest",
     )
     group.add_argument(
         "--save", metavar="DIR", type=path, help="write original, truth and prediction of every picture there"
     )
+
+
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from -1 to 1")
+    return value
 
 
 def _run(options: argparse.Namespace) -> None:
