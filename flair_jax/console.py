@@ -170,7 +170,8 @@ def _in_the_systems_words(error: OSError) -> str:
             return "the current folder is gone; change to another one"
     if error.filename is None or error.strerror is None:
         return " ".join(str(error).split()) or type(error).__name__
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(names)}: {error.strerror}"
 
 
 def _raised_in(error: BaseException) -> str:

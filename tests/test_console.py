@@ -189,8 +189,6 @@ def test_no_word_of_libtpu_where_there_is_no_tpu() -> None:
     [
         ({"JAX_PLATFORMS": "cuda"}, "JAX cannot start (no such device is here); install what drives the device, or"),
         ({"JAX_PLATFORMS": "tpu"}, "No jellyfish device found"),
-        ({"JAX_PLATFORMS": "nonsense"}, "'nonsense' is not in the list of known backends: ['cpu', 'tpu'].); install"),
-        ({"JAX_ENABLE_X64": "perhaps"}, "invalid truth value 'perhaps' for environment 'JAX_ENABLE_X64'); install"),
         ({"JAX_NUM_CPU_DEVICES": "many"}, "unset what the environment sets: JAX_NUM_CPU_DEVICES=many"),
     ],
 )
