@@ -115,7 +115,8 @@ def _process_kept() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         for number, handler in signals.items():
-            if handler is not None:  # else it is not Python's
+            # None is not Python's; and what C has set under an unchanged one stays, as JAX's preemption service does.
+            if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
 
 
