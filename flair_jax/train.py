@@ -158,7 +158,8 @@ def _start(
 def _initial_params(path: Path, model: Flair, target: Any) -> Any:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
     found, wanted = (config_to_json(config) for config in (checkpoint.read_model_config(path), model.config))
-    wrong = [name for name, value in wanted.items() if found[name] != value and not name.startswith("init_")]
+    names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
+    wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
     return checkpoint.restore_params(path, target)
