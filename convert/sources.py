@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from flair_jax.files import expand
+
 from . import hub
 from .files import CONFIG, OPEN_CLIP, WEIGHTS
 from .formats import INDEX_SUFFIX
