@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flair_jax import __version__, interrupts
+from flair_jax.console import run_command
 
 if TYPE_CHECKING:
     import argparse
@@ -17,24 +18,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
       arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
-        alone, and Ctrl-C ends it as `flair_jax.interrupts` says.
+        alone, and Ctrl-C ends it as `flair_jax.interrupts` says. Else it is afterwards as it was before; see
+        `run_command`.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
     if arguments is None:
         return interrupts.run(lambda: main(sys.argv[1:]))
-    return interrupts.explain(lambda: _run(arguments))
+    return run_command(lambda: _run(arguments))
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int | None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if getattr(options, "takes_more", False):
         options.words = rest  # for absl's flags, or Apache Beam's options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return options.run(options) or 0
+    return options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

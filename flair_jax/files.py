@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, that one process has, or that no disk takes. Imports no JAX."""
+"""Paths of users; files and folders that appear whole or not at all, or that one process has. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flair_jax.errors import FlairError, StorageError
+from flair_jax.errors import ConfigError, FlairError, StorageError
 
 _LOCK = ".lock"
 
@@ -32,6 +32,18 @@ _STORAGE = {
     errno.ESTALE: "the shared disk is gone; mount it again",
     errno.EIO: "the disk cannot be read or written; see the system's log",
 }
+
+
+def expand(path: str | Path) -> Path:
+    """A path with `~` as the home folder.
+
+    Raises:
+      ConfigError: if it starts with `~` and that folder is not known, as for users that only have a number.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: it is not known which folder ~ is; set HOME, or write it out") from None
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Whatever the program does, Ctrl-C ends it with one sentence and status 130: what is open is closed, and if that cannot
 begin within three seconds, or does not end within thirty, the process ends without it. A second Ctrl-C ends it at once.
-What is on disk is whole at any moment, so that nothing is lost by it. Loads nothing that takes time.
+What is on disk is whole at any moment, so that nothing is lost by it. Loads the standard library only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
-
-from flair_jax.errors import FlairError
 
 STATUS = 130  # as shells have it: 128 + SIGINT
 
@@ -41,7 +39,7 @@ def run(program: Callable[[], int]) -> int:
     """Runs all that a process is for, and answers Ctrl-C as above.
 
     Args:
-      program: returns the exit status; that of `explain`, as a rule.
+      program: returns the exit status; that of `run_command`, as a rule.
 
     Returns:
       The exit status. After Ctrl-C the process ends here: Python's own end waits for threads, and crashes with those
@@ -63,32 +61,20 @@ def run(program: Callable[[], int]) -> int:
         raise
 
 
-def explain(command: Callable[[], int]) -> int:
-    """Runs a command, of which the process may be more.
-
-    Args:
-      command: returns the exit status.
-
-    Returns:
-      The exit status: its own; that of a FlairError, or 2 for one of the system, after one sentence on stderr; and
-      `STATUS` for KeyboardInterrupt.
-    """
-    try:
-        return command()
-    except (FlairError, OSError) as error:  # full disk, no permission: the system's own words say what and where
-        if _State.interrupted:  # whatever fails after Ctrl-C, fails because of it
-            raise
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return error.status if isinstance(error, FlairError) else FlairError.status
-    except KeyboardInterrupt:
-        print(f"flair-jax: {_State.sentence}", file=sys.stderr)
-        return STATUS
+def interrupted() -> bool:
+    """Whether Ctrl-C was pressed in a process that `run` has: then whatever fails, fails because of it."""
+    return _State.interrupted
 
 
-def say(sentence: str) -> None:
+def sentence() -> str:
+    """What to print when Ctrl-C ends a command."""
+    return _State.sentence
+
+
+def say(words: str) -> None:
     """Sets what is printed when Ctrl-C ends the process, if `run` has it."""
     if _State.ours:
-        _State.sentence = sentence
+        _State.sentence = words
 
 
 def end_at_sigterm(status: int, sentence: str) -> None:

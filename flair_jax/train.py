@@ -12,9 +12,10 @@ import importlib
 import sys
 
 from flair_jax import interrupts
+from flair_jax.console import run_command
 
 if __name__ == "__main__":  # before JAX is loaded, so that Ctrl-C is answered meanwhile, too
-    sys.exit(interrupts.run(lambda: importlib.import_module("flair_jax.train").main(sys.argv[1:])))
+    sys.exit(interrupts.run(lambda: run_command(lambda: importlib.import_module("flair_jax.train").main(sys.argv[1:]))))
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import CheckpointError, ConfigError
-from flair_jax.files import locked
+from flair_jax.files import expand, locked
 from flair_jax.hosts import Hosts, join_cluster
 from flair_jax.meter import Meter
 from flair_jax.metric_logger import MetricLogger
@@ -39,7 +40,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.preemption import Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
-from flair_jax.settings import TrainSettings, expand
+from flair_jax.settings import TrainSettings
 from flair_jax.sharding import check_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
 from flair_jax.train_loop import Run
@@ -85,9 +86,7 @@ def train(
         evaluation = (
             RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
         )
-        with _alone(workdir), jax.set_mesh(mesh):
-            if settings.compilation_cache:
-                jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
+        with _alone(workdir), _compilation_cache(settings.compilation_cache), jax.set_mesh(mesh):
             return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption)
 
 
@@ -175,6 +174,21 @@ def _initial_params(path: Path, model: Flair, target: Any) -> Any:
 
 
 @contextmanager
+def _compilation_cache(folder: str) -> Iterator[None]:
+    """Keeps compiled programs in a folder until the end of the block; "": nowhere."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    if folder:
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(expand(folder)))
+        except ConfigError as error:
+            print(f"flair-jax: compiled programs are not kept: config.compilation_cache={error}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@contextmanager
 def _input(
     sources: Sequence[Source], model: Flair, settings: TrainSettings, first: int
 ) -> Iterator[Iterator[HostBatch]]:
@@ -224,14 +238,11 @@ def main(arguments: Sequence[str]) -> int:
       arguments: the words after the command.
 
     Returns:
-      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise; 2 for bad input, a disk
-      that cannot be written to and a loss that is not finite, and 1 for a dead data worker, after one sentence on
-      stderr; 130 after Ctrl-C.
+      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise.
+
+    Raises:
+      FlairError: with the status to exit with: 1 for a dead data worker, else 2.
     """
-    return interrupts.explain(lambda: _main(arguments))
-
-
-def _main(arguments: Sequence[str]) -> int:
     from flair_jax.train_flags import parse
 
     if {"--help", "-h"} & set(arguments):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from flair_jax import interrupts
-from flair_jax.errors import FlairError, WorkerError
+from flair_jax.console import run_command
+from flair_jax.errors import WorkerError
 
 pytestmark = pytest.mark.usefixtures("heeded_ctrl_c")
 
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("heeded_ctrl_c")
 START = """
 import hashlib, sys, time
 from flair_jax import interrupts
+from flair_jax.console import run_command
 interrupts._TO_BEGIN = interrupts._TO_CLOSE = 0.3
 
 def ready():
@@ -25,7 +26,7 @@ def compiled_code():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, in which no Python code runs
 
 """
-END = "\nsys.exit(interrupts.run(lambda: interrupts.explain(program)))"
+END = "\nsys.exit(interrupts.run(lambda: run_command(program)))"
 WAITS = "def program():\n    ready()\n    time.sleep(60)"
 COMPILES = "def program():\n    ready()\n    compiled_code()"
 LOST_IN_A_DESTRUCTOR = """
@@ -126,20 +127,9 @@ def test_sigterm_is_given_back_to_what_it_was_to_call(handler: str, status: int)
     assert end(PASSED_ON.format(handler=handler), signal.SIGTERM)[:3] == (status, "", "")
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "printed"),
-    [
-        (FlairError("no such file"), 2, "flair-jax: error: no such file\n"),
-        (WorkerError("a worker has died"), 1, "flair-jax: error: a worker has died\n"),
-        (PermissionError(13, "Permission denied", "x"), 2, "flair-jax: error: [Errno 13] Permission denied: 'x'\n"),
-        (KeyboardInterrupt(), 130, "flair-jax: interrupted\n"),
-    ],
-)
-def test_what_a_user_can_mend_is_one_sentence(error: BaseException, status: int, printed: str, capsys) -> None:
+def test_an_error_says_with_what_to_exit(capsys) -> None:
     def command() -> int:
-        raise error
+        raise WorkerError("a worker has died")
 
-    before = signal.getsignal(signal.SIGINT)
-    assert interrupts.explain(command) == status
-    assert capsys.readouterr().err == printed
-    assert signal.getsignal(signal.SIGINT) is before
+    assert run_command(command) == 1
+    assert capsys.readouterr().err == "flair-jax: error: a worker has died\n"
