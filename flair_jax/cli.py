@@ -11,6 +11,7 @@ from flair_jax.console import run_command
 
 if TYPE_CHECKING:
     import argparse
+    from types import ModuleType
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,9 +40,8 @@ def _run(arguments: Sequence[str]) -> int | None:
     return options.run(options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    import argparse
-
+def _commands() -> tuple[ModuleType, ...]:
+    """In the order of the help. Loaded only when Ctrl-C is heeded."""
     from flair_jax.commands import (
         attend,
         convert,
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         train,
     )
 
+    return convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="flair-jax",
         description="FLAIR in JAX: import the released checkpoints, train, and score pictures with texts.",
@@ -64,8 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flair-jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    # In the order of the help.
-    for command in (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app):
+    for command in _commands():
         command.add(commands)
     return parser
 
