@@ -61,9 +61,9 @@ def _commands() -> tuple[ModuleType, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import argparse
+    from flair_jax.commands.parser import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="flair-jax",
         description="FLAIR in JAX: import the released checkpoints, train, and score pictures with texts.",
         epilog="`flair-jax COMMAND --help` explains a command and shows examples.",

@@ -315,10 +315,15 @@ def test_a_damaged_checkpoint_is_one_sentence(small_checkpoint, photographs, tmp
 
 
 def test_wrong_options_are_explained(capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["evaluate", "--checkpoint", "x", "--dataset", "coco", "--data-dir", ".", "--top-k", "0"])
-    assert stop.value.code == 2
-    assert "argument --top-k: '0' is not a whole number of at least 1" in capsys.readouterr().err
+    assert main(["evaluate", "--checkpoint", "x", "--dataset", "coco", "--data-dir", ".", "--top-k", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "flair-jax: error: argument --top-k: '0' is not a whole number of at least 1; "
+        "`flair-jax evaluate --help` explains\n"
+    )
+    assert main(["evaluate", "--chekpoint", "x"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["convert", "export", "evaluate", "attend", "demo"])

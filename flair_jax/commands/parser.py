@@ -5,10 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flair_jax.errors import ConfigError
 from flair_jax.files import expand
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command's words in one sentence, as everything else that a user can mend."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError."""
+        raise ConfigError(f"{message}; `{self.prog} --help` explains")
 
 
 def add_command(

@@ -71,7 +71,8 @@ def test_logits_of_the_guide(exported, small_checkpoint) -> None:
     def logits(images, tokens):
         text = loaded.encode_text(tokens)
         pooled = loaded.pool(loaded.encode_image(images)[1], text)
-        cosines = (pooled * text).sum(-1) / jnp.linalg.norm(pooled, axis=-1) / jnp.linalg.norm(text, axis=-1)
+        cosines = jnp.einsum("bnd,nd->bn", pooled, text) / jnp.linalg.norm(pooled, axis=-1)
+        cosines /= jnp.linalg.norm(text, axis=-1)[None]
         return loaded.logit_scale * cosines + loaded.logit_bias
 
     np.testing.assert_allclose(logits(images, tokens), jax.jit(model.logits)(params, images, tokens), rtol=1e-5)
