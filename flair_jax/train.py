@@ -30,13 +30,14 @@ from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import ConfigError, FlairError
-from flair_jax.hosts import join_cluster
+from flair_jax.hosts import Hosts, join_cluster
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.performance import peak_flops, step_flops
 from flair_jax.run_checkpoints import RunCheckpoints
+from flair_jax.run_identity import describe
 from flair_jax.settings import TrainSettings, expand
 from flair_jax.sharding import check_batch, global_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
@@ -56,18 +57,21 @@ class Outcome(NamedTuple):
     finished: bool
 
 
-def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()) -> Outcome:
+def train(
+    settings: TrainSettings, workdir: Path, sources: Sequence[Source] = (), *, accept_changes: bool = False
+) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Args:
       settings: of the run.
       workdir: folder for checkpoints and metrics; a run found there goes on.
       sources: training samples, instead of the data sets that the settings name.
+      accept_changes: go on with a run even if its settings were others that make it another run.
 
     Raises:
       ConfigError: if the settings cannot be.
       DatasetError: if the data is not there.
-      CheckpointError: if the folder holds another run, or `init` no checkpoint.
+      CheckpointError: if the folder holds another run or no checkpoint that is whole, or `init` none.
       TrainingError: if a loss or gradient is not finite.
     """
     mesh = make_mesh(settings.mesh)
@@ -88,9 +92,13 @@ def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()
     with (
         jax.set_mesh(mesh),
         _preemption_notice() as preempted,
-        RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints,
+        RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints,
     ):
-        state, first = _start(model, optimizer, mesh, settings, checkpoints)
+        state, first = _start(model, optimizer, mesh, settings, checkpoints, accept_changes)
+        if first == steps:
+            if jax.process_index() == 0:
+                print(f"finished: all {steps:,} steps are done", flush=True)
+            return Outcome(checkpoints.path(steps), finished=True)
         train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
         with (
             MetricLogger(
@@ -128,40 +136,33 @@ def train(settings: TrainSettings, workdir: Path, sources: Sequence[Source] = ()
             return Outcome(checkpoints.path(steps), finished=True)
 
 
-def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
-    """What makes a run this run: with another value, going on would not be the same as never having stopped."""
-    return {
-        "model": config_to_json(settings.model_config()),
-        "data": f"{settings.data.name}, {settings.data.split}",
-        "data.weights": list(settings.data.weights),
-        "samples": samples,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
-        "captions_per_image": settings.captions_per_image,
-        "lock": list(settings.lock),
-    }
-
-
 def _start(
-    model: Flair, optimizer: Any, mesh: Mesh, settings: TrainSettings, checkpoints: RunCheckpoints
+    model: Flair,
+    optimizer: Any,
+    mesh: Mesh,
+    settings: TrainSettings,
+    checkpoints: RunCheckpoints,
+    accept_changes: bool,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the steps that it has behind it."""
-    resumed = checkpoints.restore(abstract_state(model, optimizer, mesh))
+    target = abstract_state(model, optimizer, mesh)
+    resumed = checkpoints.restore(target, accept_changes)
     if resumed is not None:
         return resumed
-    params = None
-    if settings.init:
-        params = _initial_params(checkpoint.locate(settings.init), model, abstract_state(model, optimizer, mesh).params)
+    params = _initial_params(settings.init, model, target.params) if settings.init else None
     return init_state(model, optimizer, mesh, settings.seed, params), 0
 
 
-def _initial_params(path: Path, model: Flair, target: Any) -> Any:
+def _initial_params(name: str, model: Flair, target: Any) -> Any:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
+    hosts = Hosts.all()
+    path = hosts.together(lambda: checkpoint.locate(name))
+    hosts.agree(path.name, f"config.init={name}: the newest checkpoints")
     found, wanted = (config_to_json(config) for config in (checkpoint.read_model_config(path), model.config))
     wrong = [name for name, value in wanted.items() if found[name] != value and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
-    return checkpoint.restore_params(path, target)
+    return checkpoint.restore_params(path, target, hosts)
 
 
 @contextmanager
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = TrainSettings.from_config(options.config)
         if options.distributed:
             join_cluster(options.cluster, sigterm_saves=True)
-        outcome = train(settings, options.workdir)
+        outcome = train(settings, options.workdir, accept_changes=options.accept_changes)
     except FlairError as error:
         print(f"flair-jax: error: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ class TrainOptions:
       cluster: of `CLUSTER_OPTIONS`, None where not given.
       stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
         a finished one.
+      accept_changes: whether a run goes on even if other settings make it another one.
     """
 
     config: Any
@@ -34,6 +35,7 @@ class TrainOptions:
     distributed: bool
     cluster: dict[str, Any]
     stopped_status: int = 0
+    accept_changes: bool = False
 
 
 def parse(arguments: Sequence[str]) -> TrainOptions:
@@ -47,8 +49,14 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
         raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
     cluster = {name: getattr(values, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(values.distributed, cluster)
-    status = getattr(values, "stopped-status")
-    return TrainOptions(values.config, Path(values.workdir), values.distributed, cluster, stopped_status=status)
+    return TrainOptions(
+        values.config,
+        Path(values.workdir),
+        values.distributed,
+        cluster,
+        stopped_status=getattr(values, "stopped-status"),
+        accept_changes=getattr(values, "accept-changes"),
+    )
 
 
 def parse_config(arguments: Sequence[str]) -> Any:
@@ -93,6 +101,9 @@ def _define(words: list[str]) -> flags.FlagValues:
         define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
         define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
+    flags.DEFINE_boolean(
+        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+    )
     return values
 
 
