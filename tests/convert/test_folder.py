@@ -86,6 +86,16 @@ def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "SHA256SUMS"])
+def test_a_flipped_bit_is_found(small_checkpoint, tmp_path, file: str) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    content = bytearray((tmp_path / "a" / file).read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "a" / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="a: the checkpoint is damaged .*copy, convert or export it again"):
+        flair_jax.load(tmp_path / "a")
+
+
 def test_what_is_no_export_is_never_replaced(small_checkpoint, tmp_path, capsys) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("years of work")
@@ -128,8 +138,9 @@ def test_bad_targets_are_one_sentence(small_checkpoint, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_is_named(small_checkpoint, tmp_path) -> None:
+def test_damage_is_named_without_digests(small_checkpoint, tmp_path) -> None:
     export_folder(small_checkpoint, tmp_path / "a")
+    (tmp_path / "a" / "SHA256SUMS").unlink()
     weights = tmp_path / "a" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
