@@ -3,7 +3,8 @@
     python -m flair_jax.train --config=configs/demo.py --workdir=runs/demo
 
 Single fields are changed on the command line (`--config.batch_size=64`). The same command again goes on where the run
-was. On several hosts, start it on each with --distributed.
+was; with settings that would make it another run, only if --accept-changes is given. On several hosts, start it on each
+with --distributed.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ def _initial_params(name: str, model: Flair, target: Any) -> Any:
     hosts = Hosts.all()
     path = hosts.together(lambda: checkpoint.locate(name))
     hosts.agree(path.name, f"config.init={name}: the newest checkpoints")
-    found, wanted = (config_to_json(config) for config in (checkpoint.read_model_config(path), model.config))
+    config = hosts.together(lambda: checkpoint.read_model_config(path))
+    found, wanted = config_to_json(config), config_to_json(model.config)
     wrong = [name for name, value in wanted.items() if found[name] != value and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
