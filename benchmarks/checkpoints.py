@@ -3,8 +3,8 @@
     JAX_PLATFORMS=cpu python benchmarks/checkpoints.py --folder DIR
 
 The checkpoint is of a random model with AdamW's moments, written to DIR and removed at the end; files are read from the
-system's cache if they fit. Each time is the best of the rounds, with and without digests in turn; the cores' seconds are
-what the process used of them, which other programs on the machine hardly change.
+system's cache if they fit. Each time is the best of the rounds, with and without digests in turn; the seconds of cores
+are what the process used of them, which other programs on the machine hardly change.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
                 add("going on from it", how, lambda: checkpoints.restore(target))
         sizes = [f"{part} {size(newest / part) / 1e6:,.0f} MB" for part in ("params", "optimizer")]
     print(f"on disk: {', '.join(sizes)}")
-    print(f"{'seconds':<26}{WITHOUT:>10}{WITH:>10}{'of the cores: ' + WITHOUT:>24}{WITH:>10}")
+    print(f"{'seconds':<26}{WITHOUT:>10}{WITH:>10}{'of cores: ' + WITHOUT:>24}{WITH:>10}")
     for what, sides in seconds.items():
         best = [min(each[kind] for each in sides[how]) for kind in (0, 1) for how in (WITHOUT, WITH)]
         print(f"{what:<26}{best[0]:>10.2f}{best[1]:>10.2f}{best[2]:>24.2f}{best[3]:>10.2f}")
