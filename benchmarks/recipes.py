@@ -73,11 +73,12 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
         "# The published recipes on TPUs",
         "",
         "Planned, not measured: each line is the training step itself, compiled for that topology, by",
-        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Times are the least a step can",
-        "take: by the chip's peaks, or by the compiler's own estimate, without waiting for other chips and for data.",
+        "`python benchmarks/recipes.py --output docs/recipes.md` (extra `tpu`; no TPU). Milliseconds a step are the",
+        "compiler's estimate, without waiting for other chips and for data; images/s and hours follow from it. It is",
+        "neither the least nor the most that a step can take: see [plan.md](plan.md), also for what binds a step.",
         "",
-        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | images/s, most "
-        "| binds | hours, at least |",
+        "| recipe | chips | settings besides the recipe's | GiB a chip | of | TFLOP a chip | MB sent | ms, estimated "
+        "| images/s, estimated | hours, estimated |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     from flair_jax.performance import CHIPS
@@ -91,8 +92,13 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
         lines.append(
             f"| {name} | {plan.topology} ({plan.chips}) | {settings} | {plan.memory.total / GIB:.1f} | "
             f"{chip.memory / GIB:.0f} | {plan.flops / 1e12:.1f} | {sum(plan.wire.values()) / 1e6:,.0f} | "
-            f"{plan.units / plan.seconds:,.0f} | {plan.binds} | {plan.steps * plan.seconds / 3600:,.0f} |"
+            f"{1000 * plan.seconds:,.0f} | {plan.units / plan.seconds:,.0f} | {plan.steps * plan.seconds / 3600:,.0f} |"
         )
+    lines += [
+        "",
+        "Steps are those of full batches: `cc3m_recap` takes 88,224 of them, and 89,088 in the original, whose loader",
+        "rounds an epoch up to whole batches for each of its workers.",
+    ]
     return lines
 
 

@@ -1,5 +1,8 @@
 """CC3M-recap, as published: 32 epochs of 2,823,019 pairs; the original used 8 GPUs with 128 images each.
 
+These are 88,224 steps. The original takes 89,088 (`--config.steps=89088`), because each of its loader's workers rounds
+its share of an epoch up to whole batches, repeating some samples.
+
 flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=runs/cc3m_recap
 """
 

@@ -6,6 +6,7 @@ Both sides read it: `flair_jax.load(FOLDER)`, without PyTorch, and the PyTorch r
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 from flair_jax import checkpoint, digests
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
-from flair_jax.models.config import FlairConfig, config_to_json
+from flair_jax.models.config import FlairConfig, config_to_release_json
 from flair_jax.models.normalize import MEAN, STD
 
 from . import hub
@@ -100,7 +101,13 @@ def _write(source: Path, folder: Path, card: str | None, *, name: str, address: 
     model, params = checkpoint.load(source)
     origin = checkpoint.read_description(source).get("source", {})
     tensors = torch_from_params(jax.device_get(params), model.config)
-    description = config_to_json(model.config)
+    description = config_to_release_json(model.config)
+    if "pooling_heads" in description:
+        logging.warning(
+            "%s: the PyTorch release pools with 8 heads only; its constructor refuses this model's description, which "
+            "says pooling_heads=%d, and must not be given the weights",
+            *(name, model.config.pooling_heads),
+        )
     write_tensors(folder / WEIGHTS, tensors)
     _write_json(folder / CONFIG, {**description, "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
@@ -151,9 +158,9 @@ tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.t
 print(jax.jit(model.logits)(params, images, tokens))
 ```
 
-`{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR; `{CONFIG}` is the model's
-description in its form, and `{OPEN_CLIP}` says how pictures and texts are prepared. open_clip's own CLIP class is
-another model and does not take these weights.
+`{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR. `model_cfg` in `{OPEN_CLIP}` is
+what its constructor takes, and `preprocess_cfg` says how pictures are prepared; `{CONFIG}` is `model_cfg` with the
+weights' `source`. open_clip's own CLIP class is another model and does not take these weights.
 
 ## Training data, evaluation, licence
 

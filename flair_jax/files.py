@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import glob
 import os
 import shutil
@@ -15,19 +17,52 @@ from pathlib import Path
 def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
-    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it.
+    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it,
+    and nothing that another process is at. Of several processes the last one's file stays.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        with contextlib.suppress(PermissionError), _lock_of(leftover) as is_mine:  # another user's stays
+            if is_mine:
+                shutil.rmtree(leftover, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            if stack.enter_context(_lock_of(folder)):
+                break  # otherwise another process clears it, for it was not locked yet
+        try:
+            partial = folder / path.name
+            yield partial
+            # A folder cannot be renamed over another, so the old one steps aside.
+            if partial.is_dir() and path.is_dir():
+                os.rename(path, folder / "replaced")
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock_of(folder: Path) -> Iterator[bool]:
+    """Locks a folder while the block lasts, if it is there and no other process has it; tells whether that is so.
+
+    The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
+    """
+    name = folder / ".lock"
     try:
-        partial = folder / path.name
-        yield partial
-        if path.is_dir():  # a folder cannot be renamed over another, so the old one steps aside
-            os.rename(path, folder / "replaced")
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        file = name.open("w")
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            if error.errno == errno.EACCES:  # held, over NFS
+                yield False
+                return
+        yield name.exists()

@@ -71,11 +71,11 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
     Raises:
       ValueError: if the text has no entry, or a loop whose length it does not show.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     collectives: list[Collective] = []
     cycles = 0
     chains: set[str] = set()
-    for name, times in _runs(computations, entry).items():
+    for name, times in runs_of(computations, entry).items():
         for line in computations[name]:
             estimate = _CYCLES.search(line)
             if estimate:
@@ -92,7 +92,8 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
     return Program(tuple(collectives), cycles)
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation, by its name, and the name of the entry."""
     computations: dict[str, list[str]] = {}
     entry = ""
     lines: list[str] = []
@@ -108,7 +109,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _runs(computations: dict[str, list[str]], entry: str) -> Counter[str]:
+def runs_of(computations: dict[str, list[str]], entry: str) -> Counter[str]:
     """How often each computation runs."""
     runs: Counter[str] = Counter()
 

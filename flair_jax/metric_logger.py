@@ -12,14 +12,16 @@ from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
 from flair_jax.files import replace_when_complete
+from flair_jax.versions import versions
 
-METRICS = "metrics.jsonl"
+METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 
 
 class MetricLogger:
     """Writes scalars by step; use it as a context manager.
 
-    A run that goes on from an earlier step first drops what was logged after that step.
+    A run that goes on from an earlier step first drops what was logged after that step. Each start adds a line to
+    `STARTS`: after which step, and with which versions of what the numbers depend on.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class MetricLogger:
         path = workdir / METRICS
         if path.exists():
             _drop_after(path, first_step)
+        with (workdir / STARTS).open("a", encoding="utf-8") as starts:
+            starts.write(json.dumps({"step": first_step, "versions": versions()}) + "\n")
         self._lines = path.open("a", encoding="utf-8")
         self._board = _import_summary_writer()(str(workdir), purge_step=first_step + 1)
         if self._wandb:

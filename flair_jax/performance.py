@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from flair_jax.models.config import FlairConfig
+from flair_jax.settings import LOSS_TERMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,29 +67,47 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
-def step_flops(config: FlairConfig, images: int, captions: int, group_size: int) -> float:
+def step_flops(
+    config: FlairConfig,
+    images: int,
+    captions: int,
+    group_size: int,
+    *,
+    terms: Sequence[str] = LOSS_TERMS,
+    lock: Sequence[str] = (),
+) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
-    Counted are the matrix products of the model, at 2 FLOPs a multiplication, and 3 times the forward pass for a step;
-    what rematerialisation or accumulation computes again is not, so that the utilisation is of useful work.
+    Counted are the matrix products of the model, at 2 FLOPs a multiplication. A product of what is learned costs 3
+    times its forward pass, or 2 times where nothing below it learns: pictures, and the features of a locked tower, need
+    no gradient. A locked tower costs its forward pass alone. What rematerialisation or accumulation computes again is
+    not counted, so that the utilisation is of useful work.
 
     Args:
       config: the model.
       images: N in a batch.
       captions: K of each image.
       group_size: B, see `flair_loss`.
+      terms: of the loss: "tcs", "mps" or both; see `flair_loss`.
+      lock: towers that keep their weights: "image", "text".
     """
     vision, text, width = config.vision, config.text, config.embed_dim
+    image_learns, text_learns = "image" not in lock, "text" not in lock
     local = vision.grid**2
-    patches = 2 * local * 3 * vision.patch_size**2 * vision.width
-    image = patches + _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
-    image += 2 * (local + 1) * vision.width * width
-    caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
-    pairs = images * (images // group_size) * (group_size + captions - 1)
-    text_conditioned = pairs * (4 * local * width + 2 * width**2)
-    text_conditioned += 2 * width**2 * (2 * local * images + images * captions)
-    multi_positive = 2 * width * images * images * captions
-    return 3.0 * (images * image + images * captions * caption + text_conditioned + multi_positive)
+    patches = images * 2.0 * local * 3 * vision.patch_size**2 * vision.width
+    image = images * _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
+    image += images * 2 * (local + 1) * vision.width * width
+    texts = images * captions
+    caption = texts * (_blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width)
+    total = patches * (1 + image_learns) + image * (1 + 2 * image_learns) + caption * (1 + 2 * text_learns)
+    if "tcs" in terms:  # the pooling always learns
+        pairs = images * (images // group_size) * (group_size + captions - 1)
+        total += 3 * pairs * (4 * local * width + 2 * width**2)
+        total += (2 + image_learns) * images * 4 * local * width**2  # keys and values
+        total += (2 + text_learns) * texts * 2 * width**2  # queries
+    if "mps" in terms:
+        total += (1 + image_learns + text_learns) * images * texts * 2 * width
+    return total
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:

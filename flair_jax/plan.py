@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from flair_jax.errors import ConfigError
 from flair_jax.evaluate.retrieval import score_all_step
 from flair_jax.hlo import read_program
+from flair_jax.hlo_traffic import memory_bytes
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.performance import CHIPS, Chip, count_flops, step_flops
@@ -66,9 +67,10 @@ class Plan:
       loss_flops: of these, the loss's; 0 for other steps.
       useful_flops: without; see `step_flops`.
       wire: bytes that a chip sends, by kind of collective; `network:` before those between slices.
-      bounds: least seconds for the FLOPs ("compute"), for touching once all that is in memory ("memory"), and for the
-        wire ("interconnect", "network"), each at the chip's peak; empty for a CPU.
-      compiler_seconds: the compiler's estimate for computing, without waiting for others; 0 where it gives none.
+      bounds: least seconds for the FLOPs ("compute"), for what the program moves to and from memory ("memory"), and for
+        the wire ("interconnect", "network"), each at the chip's peak; empty for a CPU.
+      compiler_seconds: the compiler's estimate for computing, without waiting for others; 0 where it gives none. It is
+        no bound: see docs/plan.md for what it is calibrated by.
       steps: of the whole run; 0 if that depends on the data.
     """
 
@@ -89,13 +91,12 @@ class Plan:
 
     @property
     def binds(self) -> str:
-        """What `seconds` comes from: the name of the highest bound, or "compute (compiler)" for the estimate."""
-        highest = max(self.bounds, key=self.bounds.__getitem__)
-        return "compute (compiler)" if self.compiler_seconds >= self.bounds[highest] else highest
+        """The name of the highest bound."""
+        return max(self.bounds, key=self.bounds.__getitem__)
 
     @property
     def seconds(self) -> float:
-        """The least a step can take: the highest bound, or the compiler's estimate if that is more."""
+        """An estimate of a step: the compiler's, or the highest bound where that is more."""
         return max(self.compiler_seconds, *self.bounds.values())
 
     @property
@@ -181,7 +182,9 @@ def plan_training(settings: TrainSettings, topology: Topology) -> Plan:
             sizes=(_bytes(state.params), _bytes(state.opt_state), _bytes(batch)),
             unit="image",
             units=images,
-            useful_flops=step_flops(model.config, images, captions, settings.group_size),
+            useful_flops=step_flops(
+                model.config, images, captions, settings.group_size, terms=settings.loss.terms, lock=settings.lock
+            ),
             steps=steps,
         )
 
@@ -237,7 +240,7 @@ def _plan(
 ) -> Plan:
     traced = step.trace(*arguments)
     chips = mesh.size
-    memory, too_large, wire, seconds = None, "", defaultdict[str, float](float), 0.0
+    memory, too_large, wire, seconds, moved = None, "", defaultdict[str, float](float), 0.0, 0.0
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -250,10 +253,12 @@ def _plan(
         new = sizes_of.output_size_in_bytes - sizes_of.alias_size_in_bytes
         memory = Memory(*sizes, temporaries, program, sizes_of.argument_size_in_bytes + temporaries + program + new)
         slices = dict(zip(topology.devices, topology.slices, strict=False))
-        found = read_program(compiled.as_text(), [slices.get(device, 0) for device in mesh.devices.flat])
+        text = compiled.as_text()
+        found = read_program(text, [slices.get(device, 0) for device in mesh.devices.flat])
         for each in found.collectives:
             wire[f"network:{each.kind}" if each.across_slices else each.kind] += each.wire_bytes
-        seconds = found.cycles / topology.chip.clock if topology.chip else 0.0
+        if topology.chip:
+            seconds, moved = found.cycles / topology.chip.clock, memory_bytes(text)
         if topology.chip and memory.total > topology.chip.memory:
             too_large = f"{memory.total / 2**30:.1f} GiB are needed"
     flops = count_flops(traced.jaxpr) / chips
@@ -270,19 +275,17 @@ def _plan(
         count_flops(traced.jaxpr, within="shard_map") / chips if unit == "image" else 0.0,
         useful_flops / chips,
         dict(wire),
-        _bounds(topology.chip, flops, memory, wire) if topology.chip else {},
+        _bounds(topology.chip, flops, moved, wire) if topology.chip else {},
         seconds,
         steps,
     )
 
 
-def _bounds(chip: Chip, flops: float, memory: Memory | None, wire: dict[str, float]) -> dict[str, float]:
-    # What is in memory is at least read once, and temporaries are written before.
-    touched = memory.total + memory.temporaries if memory else 0
+def _bounds(chip: Chip, flops: float, moved: float, wire: dict[str, float]) -> dict[str, float]:
     far = sum(size for kind, size in wire.items() if kind.startswith("network:"))
     return {
         "compute": flops / chip.flops,
-        "memory": touched / chip.memory_bandwidth,
+        "memory": moved / chip.memory_bandwidth,
         "interconnect": (sum(wire.values()) - far) / chip.interconnect,
         "network": far / chip.network,
     }

@@ -90,10 +90,10 @@ def show(plan: Plan) -> None:
         print("  fits no chip in particular: the topology is CPUs")
         return
     for name, seconds in plan.bounds.items():
-        print(f"  {'at least, ' + name:<24}{1000 * seconds:>10.2f} ms")
-    print(f"  {'the compiler says':<24}{1000 * plan.compiler_seconds:>10.2f} ms, without waiting for others")
-    print(f"fits; {plan.binds} binds; at most {plan.units / plan.seconds:,.0f} {plan.unit}s/s", end="")
-    print(f"; at least {plan.steps * plan.seconds / 3600:,.1f} hours for {plan.steps:,} steps" if plan.steps else "")
+        print(f"  {'at full rate, ' + name:<28}{1000 * seconds:>10.2f} ms")
+    print(f"  {'the compiler estimates':<28}{1000 * plan.compiler_seconds:>10.2f} ms, without waiting for others")
+    print(f"fits; {plan.binds} binds; estimated: {plan.units / plan.seconds:,.0f} {plan.unit}s/s", end="")
+    print(f", {plan.steps * plan.seconds / 3600:,.1f} hours for {plan.steps:,} steps" if plan.steps else "")
 
 
 def show_changes(planner: Planner) -> None:
@@ -132,7 +132,7 @@ def sweep(planner: Planner, words: Sequence[str], *, json: bool) -> None:
         print(as_json([plan for _, plan in plans]))
         return
     names = list(fields)
-    print("".join(f"{name:<16}" for name in names) + f"{'memory':>10}{'ms/step':>10}{'images/s':>10}  binds")
+    print("".join(f"{name:<16}" for name in names) + f"{'memory':>10}{'est. ms':>10}{'images/s':>10}  binds")
     for changes, plan in plans:
         row = "".join(f"{changes[name]!s:<16}" for name in names) + f"{_total(plan):>10}"
         if plan.fits and plan.bounds:

@@ -230,7 +230,11 @@ class _Meter:
 
     def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(model.config, settings.batch_size, settings.captions_per_image, settings.group_size)
+        self._flops = step_flops(
+            *(model.config, settings.batch_size, settings.captions_per_image, settings.group_size),
+            terms=settings.loss.terms,
+            lock=settings.lock,
+        )
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         self._pending: deque[_Pending] = deque()

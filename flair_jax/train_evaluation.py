@@ -44,9 +44,12 @@ class RetrievalEvaluation:
     def run(self, params: Params) -> dict[str, float]:
         """Metrics by name, `evaluation/...`, the same on all hosts, which share the work; all must call it.
 
+        With them, `..._ties`: the share of the ranks that equal scores decide, 1 for a model that has collapsed.
+
         Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
         """
-        metrics = evaluate(
+        outcome = evaluate(
             self.model, Retriever(self.model, params), self.data, self.settings, BlockStore(None), Hosts.all()
-        ).metrics
-        return {f"evaluation/{name}": value for name, value in metrics.items()}
+        )
+        ties = {f"{direction}_ties": share for direction, share in outcome.ties.share.items()}
+        return {f"evaluation/{name}": value for name, value in (outcome.metrics | ties).items()}

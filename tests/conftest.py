@@ -1,12 +1,18 @@
 """Eight host devices, shape checks on every typed signature, and the golden data."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile much and compute little, so code is not optimised; runs in processes of their own have their own flags.
+# Tests compile much and compute little: code is not optimised, and not made by the slower of XLA's two generators.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_force_host_platform_device_count=8"
 )
+# What a test or a process that it starts has compiled, the others find. Not those of other workers of xdist: JAX
+# writes such files in place, and half a file is a warning on stderr.
+_compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 from jaxtyping import install_import_hook
 

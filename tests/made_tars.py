@@ -40,7 +40,7 @@ def sample(number: int) -> list[tuple[str, bytes]]:
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", encoding="utf-8", errors="surrogateescape") as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)

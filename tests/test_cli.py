@@ -30,6 +30,11 @@ def evaluate(checkpoint: Path, *arguments: object) -> int:
     return main(["evaluate", "--checkpoint", str(checkpoint), *map(str, arguments)])
 
 
+def only_result(document: dict) -> dict:
+    (result,) = document["results"]
+    return result
+
+
 @pytest.mark.golden
 def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
     """The main job: a training checkpoint in, numbers out. Real photographs, the console command, nothing mocked."""
@@ -55,10 +60,14 @@ def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
     assert scored.returncode == 0, scored.stderr
     assert "pair/s" in scored.stderr, "a progress bar with a rate"
     document = json.loads((tmp_path / "metrics.json").read_text())
-    assert document["images"] == len(PHOTOGRAPHS)
-    assert document["texts"] == sum(map(len, PHOTOGRAPHS.values()))
+    (result,) = document["results"]
+    assert (result["images"], result["images_of_whole_set"]) == (len(PHOTOGRAPHS), 5000)
+    assert (result["texts"], result["texts_of_whole_set"]) == (sum(map(len, PHOTOGRAPHS.values())), 25014)
+    assert result["cut_off"] == {"context_length": 77, "texts": 0, "texts_share": 0.0, "tokens_share": 0.0}
+    assert "coco: 0.0 % of the texts are longer than the model's 77 tokens; 0.0 % of all tokens" in scored.stdout
+    assert f"{len(PHOTOGRAPHS)} of 5,000" in scored.stdout
     assert document["settings"]["source"]["file"] == "model.pt"
-    assert document["versions"]["jax"]
+    assert set(document["versions"]) >= {"flair-jax", "jax", "pillow", "python"}
     assert document["device"]["platform"] == "cpu"
 
     # The same numbers from the public functions, one picture at a time.
@@ -70,7 +79,7 @@ def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
     logits = [
         logits_of(params, flair_jax.normalize(flair_jax.preprocess(path, size)[None]), tokens) for path in data.images
     ]
-    assert document["metrics"] == flair_jax.retrieval_metrics(np.concatenate(logits), data.image_of_text)
+    assert result["metrics"] == flair_jax.retrieval_metrics(np.concatenate(logits), data.image_of_text)
 
     exported = run("export", tmp_path / "checkpoint", tmp_path / "back.pt")
     assert exported.returncode == 0, exported.stderr
@@ -96,7 +105,9 @@ def test_batch_size_changes_nothing(small_checkpoint, photographs, tmp_path, mod
             *("--batch-size", size, "--output", output),
         )
         documents.append(json.loads(output.read_text()))
-    assert documents[0]["metrics"] == documents[1]["metrics"] == documents[2]["metrics"]
+    first, *others = (only_result(document) for document in documents)
+    for other in others:
+        assert (other["metrics"], other["ties"]) == (first["metrics"], first["ties"])
     assert documents[0]["settings"]["mode"] == mode
     assert not list(tmp_path.glob("*.partial*"))
 
@@ -105,8 +116,8 @@ def test_top_k_of_all_texts_is_text_conditioned(small_checkpoint, photographs, t
     common = ("--dataset", "coco", "--data-dir", photographs, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "a.json")
     assert not evaluate(small_checkpoint, *common, tmp_path / "k.json", "--mode", "top-k", "--top-k", 9999)
-    first, second = (json.loads((tmp_path / name).read_text())["metrics"] for name in ("a.json", "k.json"))
-    assert first == second
+    first, second = (only_result(json.loads((tmp_path / name).read_text())) for name in ("a.json", "k.json"))
+    assert first["metrics"] == second["metrics"]
 
 
 @pytest.fixture
@@ -135,10 +146,10 @@ def test_broken_pictures_can_be_left_out(small_checkpoint, with_broken, tmp_path
     output = tmp_path / "metrics.json"
     common = ("--dataset", "coco", "--data-dir", with_broken, "--batch-size", batch_size, "--output", output)
     assert not evaluate(small_checkpoint, *common, "--skip-broken")
-    document = json.loads(output.read_text())
-    assert document["images"] == len(PHOTOGRAPHS) - 2
-    assert document["texts"] == 2 * (len(PHOTOGRAPHS) - 2)
-    assert len(document["skipped"]) == 2
+    result = only_result(json.loads(output.read_text()))
+    assert result["images"] == len(PHOTOGRAPHS) - 2
+    assert result["texts"] == 2 * (len(PHOTOGRAPHS) - 2)
+    assert len(result["skipped"]) == 2
     assert "left out 2 broken picture(s)" in capsys.readouterr().out
 
 
@@ -188,6 +199,32 @@ def test_all_does_not_repeat_finished_sets(small_checkpoint, photographs, tmp_pa
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 2
 
 
+def test_texts_that_are_cut_off_and_ties_are_said(small_checkpoint, photographs, tmp_path, capsys) -> None:
+    """Three pictures that share a long caption, and a picture with a short one of its own; 7 words and 77 commas."""
+    names = sorted(path.name for path in (photographs / "images" / "val2017").iterdir())[:4]
+    for name in names:
+        shutil.copy(photographs / "images" / "val2017" / name, tmp_path)
+    captions = ["one two three four five six seven" + " ," * 77] * 3 + ["a coin"]
+    lines = [json.dumps({"image": name, "caption": text}) for name, text in zip(names, captions, strict=True)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    output = tmp_path / "out.json"
+    assert not evaluate(small_checkpoint, "--dataset", "folder", "--data-dir", tmp_path, "--output", output)
+    result = only_result(json.loads(output.read_text()))
+    share = (3 * (84 - 75)) / (3 * 84 + 2)
+    assert result["cut_off"] == {
+        "context_length": 77,
+        "texts": 3,
+        "texts_share": 0.75,
+        "tokens_share": pytest.approx(share),
+    }
+    assert result["ties"]["share"]["text_to_image"] == 0
+    assert result["ties"]["share"]["image_to_text"] >= 0.5
+    printed = capsys.readouterr().out
+    assert f"folder: 75.0 % of the texts are longer than the model's 77 tokens; {100 * share:.1f} % of all" in printed
+    assert "warning: folder: equal scores decide" in printed
+    assert "\n  ties against" in printed
+
+
 def test_published_numbers_stand_beside_a_released_checkpoint(small_model, photographs, tmp_path, capsys) -> None:
     checkpoint.save(tmp_path / "cc3m", *small_model, {"file": "flair-cc3m-recap.pt"})
     assert not evaluate(tmp_path / "cc3m", "--dataset", "coco", "--data-dir", photographs)
@@ -232,7 +269,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(small_checkpoint, photographs,
     monkeypatch.setattr(Retriever, "encode_texts", never)
     assert not evaluate(small_checkpoint, *common, output)
     assert len(calls) == -(-len(PHOTOGRAPHS) // 2) - 2
-    first, second = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json"))
+    first, second = (only_result(json.loads((tmp_path / name).read_text())) for name in ("whole.json", "killed.json"))
     assert first["metrics"] == second["metrics"]
     assert not (tmp_path / "killed.json.partial").exists()
 

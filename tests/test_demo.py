@@ -9,6 +9,7 @@ import pytest
 
 from flair_jax import demo
 from flair_jax.cli import main
+from flair_jax.evaluate import scenes
 from flair_jax.metric_logger import read_metrics
 
 STEPS = 4
@@ -22,10 +23,12 @@ def short(monkeypatch) -> None:
         config = recipe.get_config()
         config.data.name = "scenes/small"
         config.steps, config.optimizer.warmup_steps = STEPS, 1
+        config.batch_size, config.unroll, config.compilation_cache = 8, 1, ""
         config.checkpoint.every_steps, config.log_every_steps = 2, 1
         return config
 
     monkeypatch.setattr(demo, "get_config", get_config)
+    monkeypatch.setattr(scenes, "_ROWS", 16)  # of which there are few, so that less is padding
     monkeypatch.setitem(sys.modules, "torch", None)
 
 

@@ -11,7 +11,7 @@ from runs import write_config
 
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
-from flair_jax.performance import CHIPS, count_flops
+from flair_jax.performance import CHIPS
 from flair_jax.plan import changes_that_fit, find_topology
 from flair_jax.plan_report import Planner
 from flair_jax.train_flags import parse_config
@@ -46,9 +46,12 @@ def test_training_on_a_tpu(tpu) -> None:
     assert tpu.steps == 12
     assert tpu.seconds >= max(tpu.bounds.values()) > 0
     assert tpu.compiler_seconds > max(tpu.bounds.values())  # of so small a step, no bound is near
-    assert tpu.binds == "compute (compiler)"
+    assert tpu.bounds[tpu.binds] == max(tpu.bounds.values())
     quick = dataclasses.replace(tpu, compiler_seconds=0.0)
     assert quick.seconds == quick.bounds[quick.binds]
+    # Parameters and moments are read and written at least, and the step moves no more than some 40 times its memory.
+    state = tpu.memory.parameters + tpu.memory.optimizer
+    assert 1.5 * state < tpu.bounds["memory"] * 819e9 < 40 * tpu.memory.total
     assert {"all-gather", "all-reduce"} <= set(tpu.wire)
     assert tpu.bounds["network"] == 0
 
@@ -66,23 +69,6 @@ def test_parameters_are_split_over_fsdp(planner, tpu) -> None:
     # What is not split: biases, LayerNorms, position tables, and heads of widths that do not divide.
     assert plan.memory.parameters < 0.4 * tpu.memory.parameters
     assert plan.bounds == {}
-
-
-def test_counted_flops_are_those_of_the_formula(planner) -> None:
-    """Without rematerialisation. The count has the products with the empty slot, and lacks what is not differentiated:
-    the first layer's input; the formula states neither. Measured 4 % at this size, less at larger ones."""
-    plan = planner("cpu:1", "--config.batch_size=8").training({})
-    assert plan.flops == pytest.approx(plan.useful_flops, rel=0.08)
-    again = planner("cpu:1", "--config.remat=full").training({})
-    assert again.flops > 1.15 * plan.flops
-
-
-def test_loops_and_devices_are_counted() -> None:
-    def layers(x):
-        return jax.lax.scan(lambda x, _: (x @ x, None), x, length=5)[0]
-
-    x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
-    assert count_flops(jax.jit(layers).trace(x).jaxpr) == 5 * 2 * 4**3
 
 
 @pytest.mark.parametrize("chip", [chip for chip in CHIPS if chip.clock], ids=lambda chip: chip.name)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.parser import add_command
+from flair_jax.data.damage import is_harmless
+from flair_jax.data.names import printable
 from flair_jax.errors import DatasetError
+
+# Names of what is left out.
+_MOST_PRINTED = 1000
 
 _TARS = (
     "tars as img2dataset writes them: a path or URL (gs://...) with ranges {0000..0575} or wildcards; several joined "
     "by ::"
 )
+_TABLE = "CSV, TSV or JSON lines (also .gz), or Parquet, with `Image Path` and the caption columns"
 
 
 def add(commands: Any) -> None:
@@ -32,7 +40,8 @@ def add(commands: Any) -> None:
         "check",
         _check,
         "decode every picture and list all damage; exits with 1 if there is any",
-        "Each damaged tar and member is printed on a line of its own, before the counts by reason.",
+        "Each damaged tar and member is printed on a line of its own, up to 1,000, before the counts by reason; all\n"
+        "are in the file of --json. What nobody misses, such as folders in a tar, is named too, and is no failure.",
     )
     _add_build(subcommands)
     _add_urls(subcommands)
@@ -59,9 +68,12 @@ def _index(options: argparse.Namespace) -> None:
     from flair_jax.data.tars import TarSource
 
     source = TarSource(options.tars, index_dir=options.index_dir, processes=options.processes)
+    source.require_samples()
     print(f"{len(source):,} samples in {len(source.shards):,} tars")
+    _print_count("members beside samples, not read", source.beside)
+    _print_left_out(Counter(harm.reason for harm in source.damage))
     if source.damage:
-        print(f"{len(source.damage):,} members or tars are damaged or incomplete; `flair-jax data check` lists them")
+        print("`flair-jax data check` names each")
 
 
 def _add_survey(
@@ -91,11 +103,11 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    damage = _survey(options, decode=True)
-    return 1 if damage else 0
+    return 1 if _survey(options, decode=True) else 0
 
 
-def _survey(options: argparse.Namespace, *, decode: bool) -> Sequence[str]:
+def _survey(options: argparse.Namespace, *, decode: bool) -> int:
+    """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
     import json
 
@@ -111,25 +123,23 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> Sequence[str]:
         else TfdsSource(options.data, Path(options.data_dir).expanduser(), options.split)
     )
     found = survey.survey(source, decode=decode, processes=options.processes)
-    for line in found.damage:
-        print(line, file=sys.stderr)
-    print(f"samples                     {found.samples:>12,}")
-    print(f"with a URL seen before      {found.same_url:>12,}")
-    print(f"with a picture seen before  {found.same_picture:>12,}")
+    _print_names(found.damage, len(found.damage), "--json FILE names all")
+    _print_count("samples", found.samples)
+    _print_count("with a URL seen before", found.same_url)
+    _print_count("with a picture seen before", found.same_picture)
     for title, values, bins in (
         ("samples by sentences", found.sentences, survey.SENTENCE_BINS),
         ("sentences by tokens, with start and end; 77 are seen", found.tokens, survey.TOKEN_BINS),
     ):
         print(title)
         for name, count in survey.rows(values, bins):
-            print(f"  {name:<26}{count:>12,}")
-    print(f"left out                    {len(found.damage):>12,}")
-    for reason, count in found.left_out.items():
-        print(f"  {reason:<26}{count:>12,}")
+            print(f"  {name:<32}{count:>12,}")
+    _print_count("members beside samples, not read", found.beside)
+    _print_left_out({**found.passed_over, **found.left_out})
     if options.json:
         with replace_when_complete(options.json) as partial:
             partial.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", encoding="utf-8")
-    return found.damage
+    return sum(found.left_out.values())
 
 
 def _add_build(commands: Any) -> None:
@@ -178,9 +188,8 @@ def _build(options: argparse.Namespace) -> None:
         pipeline_options=options.words,
     )
     samples = len(TfdsSource(f"recaptioned/{options.name}", folder, "train"))
-    print(f"{samples:,} samples in {folder}/recaptioned/{options.name}")
-    for reason, count in sorted(left_out.items()):
-        print(f"left out: {reason:<30}{count:>12,}")
+    print(printable(f"{samples:,} samples in {folder}/recaptioned/{options.name}"))
+    _print_left_out(left_out)
 
 
 def _add_urls(commands: Any) -> None:
@@ -197,14 +206,18 @@ def _add_urls(commands: Any) -> None:
         f"      --save_additional_columns '{list(CAPTION_LISTS)}' \\\n"
         "      --output_folder cc3m --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True",
     )
-    parser.add_argument("table", type=Path, help="CSV or Parquet with `Image Path` and the caption columns")
+    parser.add_argument("table", type=Path, help=_TABLE)
     parser.add_argument("output", type=Path, help=".parquet file to write")
 
 
 def _urls(options: argparse.Namespace) -> None:
     from flair_jax.data.caption_tables import write_url_table
 
-    print(f"{options.output}: {write_url_table(options.table, options.output):,} rows")
+    rows, repeated, left_out = write_url_table(options.table, options.output)
+    _print_names(map(str, left_out.first), left_out.reasons.total())
+    print(printable(f"{options.output}: {rows:,} rows"))
+    _print_count("with an address seen before", repeated)
+    _print_left_out(left_out.reasons)
 
 
 def _add_attach(commands: Any) -> None:
@@ -216,19 +229,51 @@ def _add_attach(commands: Any) -> None:
         "example:\n"
         "  flair-jax data attach cc3m_recaption.csv 'cc3m/{00000..00331}.tar' --output cc3m_recap\n\n"
         "A row belongs to the sample with its URL, or else with its file name as key. Samples without captions are\n"
-        "left out. Tars that are in the output are kept, so that a stopped command goes on where it was.",
+        "left out, and counted by reason; all else of a sample is kept. Tars that are in the\n"
+        "output are kept, so that a stopped command goes on where it was.",
     )
-    parser.add_argument("table", type=Path, help="CSV or Parquet with `Image Path` and the caption columns")
+    parser.add_argument("table", type=Path, help=_TABLE)
     parser.add_argument("tars", help=_TARS)
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the new tars")
 
 
 def _attach(options: argparse.Namespace) -> None:
-    from flair_jax.data.caption_tables import attach
+    from flair_jax.data.attach import attach
     from flair_jax.data.shards import expand_shards
 
-    for name, count in attach(options.table, expand_shards(options.tars), options.output).items():
-        print(f"{name:<22}{count:>12,}")
+    counts, left_out = attach(options.table, expand_shards(options.tars), options.output)
+    _print_names(map(str, left_out.first), left_out.reasons.total())
+    for name, count in counts.items():
+        _print_count(name, count)
+    _print_left_out(left_out.reasons)
+
+
+def _print_names(names: Iterable[str], total: int, advice: str = "") -> None:
+    """Names what is left out, as far as a reader follows."""
+    shown = list(itertools.islice(names, _MOST_PRINTED))
+    for name in shown:
+        print(name, file=sys.stderr)
+    if total > len(shown):
+        print(f"... and {total - len(shown):,} more{f'; {advice}' if advice else ''}", file=sys.stderr)
+
+
+def _print_left_out(reasons: Mapping[str, int]) -> None:
+    """Counts by reason, what nobody misses apart."""
+    passed_over = {reason: count for reason, count in reasons.items() if is_harmless(reason)}
+    if passed_over:
+        _print_reasons("passed over", passed_over)
+    _print_reasons("left out", {reason: count for reason, count in reasons.items() if not is_harmless(reason)})
+
+
+def _print_count(title: str, count: int) -> None:
+    print(f"{title:<34}{count:>12,}")
+
+
+def _print_reasons(title: str, reasons: Mapping[str, int]) -> None:
+    """A line with the total, and one for each reason."""
+    _print_count(title, sum(reasons.values()))
+    for reason, count in reasons.items():
+        print(f"  {printable(reason)}: {count:,}")
 
 
 def _add_processes(parser: Any) -> None:

@@ -18,14 +18,15 @@ def add(commands: Any) -> None:
         commands,
         "plan",
         _run,
-        "compile a training step for chips that need not be there: does it fit, how fast can it be, what binds",
+        "compile a training step for chips that need not be there: does it fit, how long may it take, what binds",
         "examples:\n"
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4\n"
         "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
         "--config=FILE and --config.FIELD=VALUE are those of `train`. Topologies are v4, v5e, v5p or v6e with the\n"
-        "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times are bounds: by the chip's\n"
-        "peaks or by the compiler's own estimate, whichever is more; a real run also waits for others and for data.",
+        "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times at full rate are floors, the\n"
+        "highest of which binds; the compiler's is an estimate and no bound (docs/plan.md). A real run also waits\n"
+        "for others and for data.",
     )
     parser.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or cpu:8")
     parser.add_argument(

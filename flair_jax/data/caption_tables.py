@@ -1,173 +1,138 @@
-"""Tables of captions, CSV or Parquet with a column of picture addresses: for img2dataset, and into tars at hand."""
+"""Tables of captions with a column of picture addresses, and the table that img2dataset downloads from."""
 
 from __future__ import annotations
 
 import ast
-import collections
 import contextlib
-import io
+import hashlib
 import itertools
 import json
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 from tqdm import tqdm
 
-from flair_jax.data.captions import CAPTION_LISTS, split_sentences
-from flair_jax.data.tar_index import Damage
-from flair_jax.data.tars import read_shard
+from flair_jax.data.captions import CAPTION_LISTS, fault_of, split_sentences
+from flair_jax.data.damage import Damage, LeftOut
+from flair_jax.data.table_rows import raw_rows
 from flair_jax.errors import DatasetError
 from flair_jax.files import replace_when_complete
 
 ADDRESS = "Image Path"
-_KINDS = (".csv", ".parquet")
+_BLOCK = 10_000
+# An address, and sentences by caption column.
+Row = tuple[str, dict[str, list[str]]]
 
 
-def read_table(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a caption table.
+def read_table(path: Path) -> Iterator[Row | Damage]:
+    """Rows of a caption table that can be used, and those that cannot, each with the reason.
+
+    Every cell is text, whatever it looks like: a caption, or a list of captions, or such a list written as text.
+
+    Args:
+      path: .csv, .tsv or .jsonl in UTF-8 or UTF-16, each also as .gz; or .parquet.
 
     Raises:
-      DatasetError: if the file is missing or of another kind, or lacks the column `Image Path` or all caption columns.
+      DatasetError: if the file cannot be read, or lacks the column `Image Path` or all caption columns.
     """
-    if path.suffix not in _KINDS:
-        raise DatasetError(f"{path}: a caption table is .csv or .parquet")
+    for where, cells in raw_rows(path, ADDRESS, CAPTION_LISTS):
+        yield Damage(str(path), where, cells) if isinstance(cells, str) else _usable(path, where, cells)
+
+
+def _usable(path: Path, where: str, cells: Mapping[str, Any]) -> Row | Damage:
+    column, captions = ADDRESS, {}
     try:
-        if path.suffix == ".csv":
-            options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            batches: Any = pyarrow.csv.open_csv(path, parse_options=options)
-            schema = batches.schema
-        else:
-            file = pyarrow.parquet.ParquetFile(path)
-            batches, schema = file.iter_batches(), file.schema_arrow
-        missing = [ADDRESS] if ADDRESS not in schema.names else []
-        if not missing and not set(CAPTION_LISTS) & set(schema.names):
-            missing = list(CAPTION_LISTS)
-        if missing:
-            raise DatasetError(f"{path}: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
-        for batch in batches:
-            yield from batch.to_pylist()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from None
+        address = _address(cells.get(ADDRESS))
+        for column in CAPTION_LISTS:
+            if sentences := sentences_in(cells.get(column)):
+                captions[column] = sentences
+    except DatasetError as error:
+        return Damage(str(path), f"{where}, {column}", str(error))
+    return (address, captions) if captions else Damage(str(path), where, "no caption")
 
 
-def captions_of_row(row: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Sentences of a table's row by caption column. A cell is a text, or a list, or a list written as text."""
-    found = {}
-    for name in CAPTION_LISTS:
-        value = row.get(name)
-        if isinstance(value, str) and value.startswith("["):
-            # Otherwise a text that begins with a bracket.
+def _address(cell: Any) -> str:
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise DatasetError("no address")
+    if not isinstance(cell, str):
+        raise DatasetError("not a text")
+    if fault := fault_of(cell):
+        raise DatasetError(fault)
+    return cell
+
+
+def sentences_in(cell: Any) -> list[str]:
+    """Sentences of a cell: a text, or a list of texts, or a list written as text.
+
+    Raises:
+      DatasetError: if it is none of these, in a few words.
+    """
+    texts = _list_in(cell) if isinstance(cell, str) else () if cell is None else cell
+    if not isinstance(texts, (list, tuple)) or not all(text is None or isinstance(text, str) for text in texts):
+        raise DatasetError("neither a text nor a list of texts")
+    sentences = [part for text in texts if text for part in split_sentences(text)]
+    if fault := fault_of("\n".join(sentences)):
+        raise DatasetError(fault)
+    return sentences
+
+
+def _list_in(text: str) -> list[str | None]:
+    """The list of texts that a text is, as JSON or Python writes one; or the text itself."""
+    if text.startswith("["):
+        for parse in (json.loads, ast.literal_eval):
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                value = ast.literal_eval(value)
-        texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        sentences = [part for text in texts if isinstance(text, str) for part in split_sentences(text)]
-        if sentences:
-            found[name] = sentences
-    return found
+                value = parse(text)
+                if isinstance(value, list) and all(each is None or isinstance(each, str) for each in value):
+                    return value
+    return [text]
 
 
-def write_url_table(table: Path, target: Path) -> int:
+def write_url_table(table: Path, target: Path) -> tuple[int, int, LeftOut]:
     """Writes the table that img2dataset downloads from: `url`, and the caption columns as lists of sentences.
 
     With `--save_additional_columns` naming these columns, img2dataset puts them into each sample's JSON.
 
     Returns:
-      The number of rows.
+      The number of rows, how many of them have an address that an earlier one has, and the rows that were left out.
 
     Raises:
-      DatasetError: as `read_table`, or if `target` is not .parquet.
+      DatasetError: as `read_table`, if `target` is not .parquet, or if no row can be used.
     """
     if target.suffix != ".parquet":
         raise DatasetError(f"{target}: must end in .parquet")
     lists = pa.list_(pa.string())
     schema = pa.schema([("url", pa.string()), *((name, lists) for name in CAPTION_LISTS)])
-    rows = 0
-    with replace_when_complete(target) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
-        for block in _blocks(iter(tqdm(read_table(table), desc="rows", unit="row")), 10_000):
-            filled = [{"url": row[ADDRESS], **captions_of_row(row)} for row in block if row[ADDRESS]]
+    left_out, hashes = LeftOut(), [np.array([], np.uint64)]
+    rows = iter(tqdm(read_table(table), desc="rows", unit="row"))
+    with (
+        replace_when_complete(target) as partial,
+        partial.open("wb") as stream,  # pyarrow opens UTF-8 names only
+        pyarrow.parquet.ParquetWriter(stream, schema) as writer,
+    ):
+        while block := list(itertools.islice(rows, _BLOCK)):
+            filled = []
+            for row in block:
+                if isinstance(row, Damage):
+                    left_out.add(row)
+                else:
+                    filled.append({"url": row[0], **row[1]})
             writer.write_table(pa.Table.from_pylist(filled, schema))
-            rows += len(filled)
-    return rows
+            hashes.append(np.array([_hash(each["url"]) for each in filled], np.uint64))
+        require_rows(table, sum(map(len, hashes)), left_out)
+    all_hashes = np.concatenate(hashes)
+    return len(all_hashes), len(all_hashes) - len(np.unique(all_hashes)), left_out
 
 
-def attach(table: Path, shards: list[str], folder: Path) -> collections.Counter[str]:
-    """Writes tars like those given, with each sample's captions from a table in its JSON.
-
-    A row belongs to the sample whose JSON has its address as `url`, or whose key is the address's file name without
-    ending. Samples that no row belongs to are left out. A tar that is there already is not written again.
-
-    Args:
-      table: see `read_table`.
-      shards: tars.
-      folder: where tars of the same names are written.
-
-    Returns:
-      Counts: "attached", "no captions", "damaged".
-
-    Raises:
-      DatasetError: as `read_table`, or if two tars have the same name.
-    """
-    names = [Path(shard).name for shard in shards]
-    if len(set(names)) < len(names):
-        raise DatasetError(f"{folder}: several tars have the same name; attach to each set in a folder of its own")
-    captions: dict[str, dict[str, list[str]]] = {}
-    for row in tqdm(read_table(table), desc="table", unit="row"):
-        if row[ADDRESS]:
-            captions[row[ADDRESS]] = captions_of_row(row)
-    by_key = {_key(address): found for address, found in captions.items()}
-    counts: collections.Counter[str] = collections.Counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    for shard, name in tqdm(list(zip(shards, names, strict=True)), desc="attach", unit="tar"):
-        if (folder / name).exists():
-            counts["tars that were there"] += 1
-            continue
-        with replace_when_complete(folder / name) as partial:
-            counts += _attach_shard(shard, partial, captions, by_key)
-    return counts
+def require_rows(table: Path, count: int, left_out: LeftOut) -> None:
+    """Makes sure that a table has rows that can be used; raises DatasetError, with the reasons, if it has none."""
+    if not count:
+        reasons = "; ".join(f"{reason}: {number:,}" for reason, number in left_out.reasons.most_common())
+        raise DatasetError(f"{table}: no row can be used ({reasons or 'it has none'})")
 
 
-def _attach_shard(
-    shard: str,
-    target: Path,
-    captions: Mapping[str, Mapping[str, list[str]]],
-    by_key: Mapping[str, Mapping[str, list[str]]],
-) -> collections.Counter[str]:
-    counts: collections.Counter[str] = collections.Counter()
-    with tarfile.open(target, "w") as out:
-        for each in read_shard(shard, need_captions=False):
-            if isinstance(each, Damage):
-                counts["damaged"] += 1
-                continue
-            _, name, picture, document = each
-            found = captions.get(str(document.get("url"))) or by_key.get(_key(name))
-            if not found:
-                counts["no captions"] += 1
-                continue
-            stem = name.rpartition("/")[0] + name.rpartition("/")[1] + _key(name)
-            _add(out, name, picture)
-            _add(out, f"{stem}.json", json.dumps({**document, **found}).encode())
-            counts["attached"] += 1
-    return counts
-
-
-def _add(out: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    out.addfile(member, io.BytesIO(data))
-
-
-def _key(address: str) -> str:
-    """File name of an address up to its first dot, as WebDataset's keys."""
-    return address.rpartition("/")[2].partition(".")[0]
-
-
-def _blocks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    while block := list(itertools.islice(rows, size)):
-        yield block
+def _hash(address: str) -> int:
+    return int.from_bytes(hashlib.blake2b(address.encode(), digest_size=8).digest(), "little")

@@ -48,7 +48,19 @@ def sentences_of(document: Mapping[str, Any]) -> list[str]:
             raise DatasetError(f"{name} is neither a text nor a list of texts")
     if not sentences:
         raise DatasetError("no caption")
+    if fault := fault_of("\n".join(sentences)):
+        raise DatasetError(f"a caption has {fault}")
     return sentences
+
+
+def fault_of(text: str) -> str:
+    """What makes it no text, in a few words: half a surrogate pair, bytes kept by `surrogateescape`, a NUL; or ""."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        escaped = "\udc80" <= text[error.start] <= "\udcff"
+        return "bytes that are not UTF-8" if escaped else "half a surrogate pair"
+    return "a NUL" if "\0" in text else ""
 
 
 def rejoin(text: str) -> str:

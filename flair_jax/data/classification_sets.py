@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from flair_jax.data.cifar import read_binary, read_pickle
+from flair_jax.data.folders import pictures_below
 from flair_jax.data.labelled import ArrayExamples, Examples, FileExamples, TfdsExamples
+from flair_jax.data.names import is_hidden, is_picture
 from flair_jax.data.prompts import cifar_names, imagenet_names, read_class_names, template_lists
 from flair_jax.errors import DatasetError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
@@ -94,19 +96,31 @@ class ClassificationSet:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Pictures in a folder and below, in the order of their names."""
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES)
+    """Those that are not hidden; a link that leads back to where it lies would hold all pictures again."""
+    above = {root.resolve(), *root.resolve().parents}
+    folders = [path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    return sorted(path for path in folders if path.resolve() not in above)
 
 
 def _read_folder(root: Path) -> tuple[Examples, list[str], list[str]]:
     folders = _class_folders(root)
-    files = [(path, label) for label, folder in enumerate(folders) for path in _pictures(folder)]
+    found = [pictures_below(folder) for folder in folders]
+    files = [(path, label) for label, (pictures, _) in enumerate(found) for path in pictures]
     if not files:
         raise DatasetError(f"{root}: needs a folder for each class with pictures in it, found {len(folders)} folder(s)")
+    empty = [folder.name for folder, (pictures, _) in zip(folders, found, strict=True) if not pictures]
+    if empty:
+        raise DatasetError(
+            f"{root}: {len(empty)} class folder(s) without a picture: {', '.join(empty[:5])}; fill or remove them"
+        )
+    outside = sum(is_picture(path.name) and not is_hidden(path.name) for path in root.iterdir() if path.is_file())
+    if outside:
+        logging.warning("%s: %d picture(s) outside of the class folders are passed over", root, outside)
+    passed_over = sum(count for _, count in found)
+    if passed_over:
+        logging.warning(
+            "%s: %d hidden file(s), links to folders or files not named as pictures are passed over", root, passed_over
+        )
     keys = [folder.name for folder in folders]
     synsets = imagenet_names()
     if set(keys) <= set(synsets):  # a part or a variant of ImageNet
@@ -131,11 +145,16 @@ def _read_imagenet_flat(folder: Path) -> tuple[Examples, list[str], list[str]]:
     synset_of = (Path(tfds.__file__).parent / "datasets/imagenet2012/validation_labels.txt").read_text().split()
     names = imagenet_names()
     number_of = {synset: number for number, synset in enumerate(names)}
-    files = []
+    files: list[tuple[Path, int]] = []
+    passed_over = 0
     for path in sorted((folder / "val").iterdir()):
         match = _VALIDATION_NAME.fullmatch(path.name)
         if match and 1 <= int(match[1]) <= len(synset_of):
             files.append((path, number_of[synset_of[int(match[1]) - 1]]))
+        else:
+            passed_over += 1
+    if passed_over:
+        logging.warning("%s: %d file(s) that are none of ImageNet's are passed over", folder / "val", passed_over)
     return FileExamples(files), list(names), list(names.values())
 
 

@@ -93,8 +93,8 @@ def _shipped(name: str) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
@@ -105,7 +105,7 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
       DatasetError: if it cannot be read as text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read as text in UTF-8 ({error})") from None
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,9 +19,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from flair_jax.data.captions import sentences_of
+from flair_jax.data.damage import Damage
 from flair_jax.data.image import open_training_picture
 from flair_jax.data.shards import require_shards
-from flair_jax.data.tar_index import Damage
 from flair_jax.data.tars import read_shard
 from flair_jax.errors import DatasetError, FlairError, ImageError
 
@@ -87,7 +88,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         config = self.builder_config
         read = (
             pipeline
-            | "tars" >> beam.Create(list(enumerate(config.shards)))
+            | "tars" >> beam.Create(list(enumerate(map(os.fsencode, config.shards))))  # which need not be UTF-8
             | "spread" >> beam.Reshuffle()
             | "read" >> beam.FlatMap(_read, config.shorter_side, config.read_tars)
         )
@@ -107,8 +108,8 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         """Nothing: the samples of all splits are made in one pass, above."""
 
 
-def _read(shard: tuple[int, str], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
-    tar, path = shard
+def _read(shard: tuple[int, bytes], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
+    tar, path = shard[0], os.fsdecode(shard[1])
     for each in read_shard(path):
         if isinstance(each, Damage):
             yield each
@@ -120,9 +121,14 @@ def _read(shard: tuple[int, str], shorter_side: int, read_tars: str) -> Iterator
             yield Damage(path, name, error.kind)
             continue
         url = document.get("url")
-        example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": f"{path}: {name}"}
-        yield tar * _MOST_IN_A_TAR + number, {**example, "url": url if isinstance(url, str) else ""}
+        example = {"image": io.BytesIO(image), "captions": sentences_of(document), "key": _storable(f"{path}: {name}")}
+        yield tar * _MOST_IN_A_TAR + number, {**example, "url": _storable(url) if isinstance(url, str) else ""}
     fsspec.open(f"{read_tars}/{tar}", "wb").open().close()
+
+
+def _storable(text: str) -> str:
+    """The text with lone surrogates escaped, which UTF-8 does not have: names need not be text, nor URLs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
@@ -193,7 +199,7 @@ def build(
 
     Raises:
       FlairError: if Apache Beam is missing.
-      DatasetError: if the name is unknown, or a tar is missing.
+      DatasetError: if the name is unknown, a tar is missing, or none holds a usable sample.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -208,8 +214,13 @@ def build(
     )
     builder = Recaptioned(data_dir=data_dir, config=config, file_format="array_record")
     options = pipeline_options or ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
-    with _progress_bar(read_tars, len(shards)):
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
-        )
+    try:
+        with _progress_bar(read_tars, len(shards)):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(beam_options=PipelineOptions(list(options)))
+            )
+    except Exception as error:  # of the runner's kind
+        if "number of generated examples is 0" not in str(error):
+            raise
+        raise DatasetError("the tars hold no usable sample; `flair-jax data check` names each reason") from None
     return dict(builder.info.metadata["left_out"])

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flair_jax.data.captions import rejoin
+from flair_jax.data.captions import fault_of, rejoin
+from flair_jax.data.names import is_hidden
 from flair_jax.errors import DatasetError
 
 Pair = tuple[Path, str]
@@ -59,17 +60,24 @@ class RetrievalSet:
       annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
       read: (folder, annotation file) -> pairs of picture and caption.
       source: where users get it.
+      whole_images: how many pictures the whole set has, as published; None if that is not known.
+      whole_texts: how many captions, likewise.
     """
 
     name: str
     annotations: str
     read: Callable[[Path, Path], Iterator[Pair]]
     source: str
+    whole_images: int | None = None
+    whole_texts: int | None = None
 
     def find(self, folder: Path) -> Path | None:
         """The annotation file in `folder`, or None."""
-        found = sorted(folder.glob(self.annotations))
+        found = self._candidates(folder)
         return found[0] if len(found) == 1 else None
+
+    def _candidates(self, folder: Path) -> list[Path]:
+        return sorted(path for path in folder.glob(self.annotations) if not is_hidden(path.name))
 
     def load(self, folder: str | Path) -> RetrievalData:
         """Reads the annotations; pictures are not opened.
@@ -82,11 +90,13 @@ class RetrievalSet:
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.annotations}")
         annotations = self.find(folder)
         if annotations is None:
-            count = len(list(folder.glob(self.annotations)))
+            count = len(self._candidates(folder))
             raise DatasetError(f"{folder}: {self.name} needs exactly one {self.annotations} there, found {count}")
         index: dict[Path, int] = {}
         texts, image_of_text = [], []
         for path, text in self.read(folder, annotations):
+            if fault := fault_of(text):
+                raise DatasetError(f"{annotations}: a caption of {path.name} has {fault}; mend it, or take it out")
             texts.append(text)
             image_of_text.append(index.setdefault(path, len(index)))
         if not texts:
@@ -96,8 +106,8 @@ class RetrievalSet:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
@@ -182,8 +192,8 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
                 continue
             where = f"{lines}, line {number}"
             try:
-                record = json.loads(line.decode("utf-8"))
-            except ValueError as error:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
             name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
             for caption in _captions(record, name, where):
@@ -193,9 +203,23 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
 RETRIEVAL_SETS: dict[str, RetrievalSet] = {
     entry.name: entry
     for entry in (
-        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org"),
-        RetrievalSet("flickr30k-val", "flickr30k_val.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
-        RetrievalSet("flickr30k-test", "flickr30k_test.json", _read_flickr, "shannon.cs.illinois.edu/DenotationGraph"),
+        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org", 5_000, 25_014),
+        RetrievalSet(
+            "flickr30k-val",
+            "flickr30k_val.json",
+            _read_flickr,
+            "shannon.cs.illinois.edu/DenotationGraph",
+            1_014,
+            5_070,
+        ),
+        RetrievalSet(
+            "flickr30k-test",
+            "flickr30k_test.json",
+            _read_flickr,
+            "shannon.cs.illinois.edu/DenotationGraph",
+            1_000,
+            5_000,
+        ),
         RetrievalSet(
             "docci-fg",
             "annotations/test_annotations.json",
@@ -210,13 +234,32 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
             "annotations/annotations.json",
             partial(_read_annotated, images="images"),
             "github.com/beichenzbc/Long-CLIP",
-        ),
-        RetrievalSet("dci", "densely_captioned_images/splits.json", _read_dci, "github.com/facebookresearch/DCI"),
-        RetrievalSet(
-            "sharegpt4v-1k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=1_000), "sharegpt4v.github.io"
+            1_000,
+            1_000,
         ),
         RetrievalSet(
-            "sharegpt4v-10k", "share4v_sam_10k.json", partial(_read_sharegpt4v, limit=10_000), "sharegpt4v.github.io"
+            "dci",
+            "densely_captioned_images/splits.json",
+            _read_dci,
+            "github.com/facebookresearch/DCI",
+            7_805,
+            7_805,
+        ),
+        RetrievalSet(
+            "sharegpt4v-1k",
+            "share4v_sam_10k.json",
+            partial(_read_sharegpt4v, limit=1_000),
+            "sharegpt4v.github.io",
+            1_000,
+            1_000,
+        ),
+        RetrievalSet(
+            "sharegpt4v-10k",
+            "share4v_sam_10k.json",
+            partial(_read_sharegpt4v, limit=10_000),
+            "sharegpt4v.github.io",
+            10_000,
+            10_000,
         ),
         RetrievalSet("folder", "*.jsonl", _read_folder, "your own pictures"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flair_jax.data.folders import pictures_below
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import DatasetError, ImageError
 
@@ -103,7 +105,11 @@ def open_files(
     if marker.is_file():
         names = list(dict.fromkeys(_read_text(marker).split()))
     else:
-        names = [path.relative_to(marker).as_posix().removesuffix(after) for path in sorted(marker.rglob(f"*{after}"))]
+        found, _ = pictures_below(marker)
+        paths = [path.relative_to(marker).as_posix() for path in found]
+        names = [path.removesuffix(after) for path in paths if path.endswith(after)]
+        if len(names) < len(paths):
+            logging.warning("%s: %d picture(s) not named *%s are passed over", marker, len(paths) - len(names), after)
     known = _known_classes()[classes]
     listed = known["names"][: THINGS if only_things else None]
     own = ("background",) if background else ()
@@ -128,7 +134,7 @@ def open_files(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as text in UTF-8 ({error})") from None
 

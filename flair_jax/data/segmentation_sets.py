@@ -34,6 +34,7 @@ class SegmentationSet:
       marker: the file or folder that marks the set's folder.
       open: set's folder, and what marks it -> the data.
       source: where users get it.
+      whole: how many pictures the whole set has, as published; None if that is not known.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SegmentationSet:
     marker: str
     open: Callable[[Path, Path], SegmentationData]
     source: str
+    whole: int | None = None
 
     def load(self, data_dir: str | Path) -> SegmentationData:
         """Lists the pictures; none is opened.
@@ -115,6 +117,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             "ImageSets/Segmentation/val.txt",
             partial(_voc, labels={".png": labels(1, 20, 0)}),
             "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+            1_449,
         ),
         SegmentationSet(
             "voc21",
@@ -122,6 +125,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             "ImageSets/Segmentation/val.txt",
             partial(_voc, labels={".png": labels(0, 21)}, background=True),
             "as voc20, with background",
+            1_449,
         ),
         SegmentationSet(
             "context59",
@@ -149,6 +153,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
                 labels={".png": labels(1, 150, 0)},
             ),
             "sceneparsing.csail.mit.edu",
+            2_000,
         ),
         SegmentationSet(
             "cityscapes",
@@ -166,6 +171,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
                 short_side=560,
             ),
             "cityscapes-dataset.com",
+            500,
         ),
         SegmentationSet(
             "coco-stuff",
@@ -180,6 +186,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
                 short_side=448,
             ),
             "github.com/nightrome/cocostuff: stuffthingmaps",
+            5_000,
         ),
         SegmentationSet(
             "coco-object",
@@ -196,6 +203,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
                 only_things=True,
             ),
             "as coco-stuff; its 80 objects and background",
+            5_000,
         ),
         SegmentationSet(
             "scenes", "scenes", "*/*/dataset_info.json", _open_scenes, "flair-jax demo: the held-out scenes"

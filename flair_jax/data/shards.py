@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import glob
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ def is_tars(name: str) -> bool:
 def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     """Paths or URLs of tars, in order.
 
+    Folders and files that are really named with wildcards, such as `run[1]`, are themselves meant. As in a shell,
+    wildcards do not stand for hidden files.
+
     Args:
       pattern: with brace patterns ({0000..0575}, {a,b}) and wildcards; several joined by `::`.
       base: folder of relative paths.
@@ -40,14 +45,33 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
             if "://" not in path:
                 path = str(Path(base).expanduser() / Path(path).expanduser())
             if any(letter in path for letter in "*?["):
-                files, root = fsspec.core.url_to_fs(path)
-                found = sorted(files.glob(root))
+                files, root = filesystem(path)
+                found = sorted(each for each in files.glob(_literal(files, root)) if not _is_hidden(each, root))
                 if not found:
                     raise DatasetError(f"{path}: no such tars")
                 shards.extend(files.unstrip_protocol(each) if "://" in path else each for each in found)
             else:
                 shards.append(path)
     return shards
+
+
+def _literal(files: Any, path: str) -> str:
+    """The pattern with the wildcards escaped in all names, from the first on, that there really are."""
+    escaped, literal = "", ""
+    for name in path.split("/"):
+        literal += name
+        if any(letter in name for letter in "*?["):
+            if not files.exists(literal):
+                return escaped + path[len(literal) - len(name) :]
+            name = glob.escape(name)
+        escaped, literal = f"{escaped}{name}/", f"{literal}/"
+    return escaped[:-1]
+
+
+def _is_hidden(path: str, pattern: str) -> bool:
+    """Whether a wildcard stands for a hidden name in it."""
+    named = set(pattern.split("/"))
+    return any(name.startswith(".") and name not in named for name in path.split("/"))
 
 
 def require_shards(shards: Sequence[str]) -> None:
@@ -66,6 +90,8 @@ def fingerprint_of(shard: str) -> str:
     try:
         if is_local(shard):
             status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise DatasetError(f"{shard}: is no file")
             return f"{status.st_size} {status.st_mtime_ns}"
         return str(files.ukey(path))
     except OSError as error:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from flair_jax.data.captions import split_sentences
 from flair_jax.errors import DatasetError
 
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -55,6 +57,10 @@ def open_tfds(name: str, data_dir: Path, split: str, *, hint: str) -> tuple[Any,
     """
     import tensorflow_datasets as tfds
 
+    if name.endswith(_PACKED_TARS):
+        raise DatasetError(
+            f"{name}: tars are read by number, so they must not be compressed; unpack them to .tar files"
+        )
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -104,15 +110,18 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record = self._data[index]
         captions = record[self._captions]
-        url = record["url"].decode("utf-8") if "url" in self._has else ""
-        if self._captions == "caption":
-            return Record(record["image"], split_sentences(captions.decode("utf-8")), url)
-        return Record(record["image"], [caption.decode("utf-8") for caption in captions], url)
+        url = record["url"].decode("utf-8", "surrogateescape") if "url" in self._has else ""
+        try:
+            if self._captions == "caption":
+                return Record(record["image"], split_sentences(captions.decode("utf-8")), url)
+            return Record(record["image"], [caption.decode("utf-8") for caption in captions], url)
+        except UnicodeDecodeError:
+            raise DatasetError(f"{self.where(index)}: a caption has bytes that are not UTF-8") from None
 
     def where(self, index: int) -> str:
         """The number of the record, and its key if it has one."""
         return f"{self._name}: record {index}" + (
-            f" ({self._data[index]['key'].decode()})" if "key" in self._has else ""
+            f" ({self._data[index]['key'].decode('utf-8', 'backslashreplace')})" if "key" in self._has else ""
         )
 
 

@@ -6,16 +6,17 @@ import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from flair_jax.data.image import open_training_picture
+from flair_jax.data.names import printable
 from flair_jax.data.sources import Source
 from flair_jax.data.tars import TarSource
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.data.workers import parallel
-from flair_jax.errors import FlairError, ImageError
+from flair_jax.errors import DatasetError, ImageError
 
 # Upper ends of the bins of the histograms; a caption of 77 tokens or more is cut.
 SENTENCE_BINS = (1, 2, 4, 8, 16, 32, 64)
@@ -34,8 +35,10 @@ class Survey:
       tokens: number of sentences by tokens with start and end, in `TOKEN_BINS` and above.
       same_url: samples whose URL an earlier sample has.
       same_picture: samples whose picture an earlier sample has, byte for byte.
+      beside: members that stand beside the samples and are not read.
+      passed_over: number of what nobody misses, such as folders, by reason.
       left_out: number of what cannot be used, by reason.
-      damage: each of these, by name.
+      damage: each of both, by name.
     """
 
     samples: int
@@ -43,6 +46,8 @@ class Survey:
     tokens: list[int]
     same_url: int
     same_picture: int
+    beside: int
+    passed_over: dict[str, int]
     left_out: dict[str, int]
     damage: list[str]
 
@@ -70,17 +75,25 @@ def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool =
     parts = list(
         parallel(look, chunks, processes=processes, description="read", unit=f"x{_CHUNK} samples", progress=progress)
     )
-    before = [(str(harm), harm.reason) for harm in source.damage] if isinstance(source, TarSource) else []
-    damage = before + [each for part in parts for each in part.damage]
+    before = source.damage if isinstance(source, TarSource) else []
+    found = [each for part in parts for each in part.damage]
+    lost = [harm for harm in before if not harm.harmless]
+    harmless = [harm for harm in before if harm.harmless]
     return Survey(
-        samples=len(source) - (len(damage) - len(before)),
+        samples=len(source) - len(found),
         sentences=_histogram([part.sentences for part in parts], SENTENCE_BINS),
         tokens=_histogram([part.tokens for part in parts], TOKEN_BINS),
         same_url=_repeated([part.urls for part in parts]),
         same_picture=_repeated([part.pictures for part in parts]),
-        left_out=dict(collections.Counter(reason for _, reason in damage).most_common()),
-        damage=[name for name, _ in damage],
+        beside=source.beside if isinstance(source, TarSource) else 0,
+        passed_over=_counts(harm.reason for harm in harmless),
+        left_out=_counts([harm.reason for harm in lost] + [reason for _, reason in found]),
+        damage=[*map(str, lost), *(name for name, _ in found), *map(str, harmless)],
     )
+
+
+def _counts(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(collections.Counter(reasons).most_common())
 
 
 def _look(source: Source, decode: bool, chunk: Sequence[int]) -> _Part:
@@ -88,16 +101,20 @@ def _look(source: Source, decode: bool, chunk: Sequence[int]) -> _Part:
     for index in chunk:
         try:
             record = source[index]
+            if not record.sentences:
+                raise DatasetError(f"{source.where(index)}: no caption")
             if decode:
                 open_training_picture(record.image)
-        except FlairError as error:
-            reason = error.kind if isinstance(error, ImageError) else str(error)
-            damage.append((f"{source.where(index)}: {error}", reason))
+        except ImageError as error:
+            damage.append((printable(f"{source.where(index)}: {error}"), error.kind))
+            continue
+        except DatasetError as error:
+            damage.append((printable(str(error)), "the record has no captions, or cannot be read"))
             continue
         sentences.append(len(record.sentences))
         tokens.extend((tokenize(record.sentences, _CONTEXT) != 0).sum(axis=1))
         if record.url:
-            urls.append(_hash(record.url.encode()))
+            urls.append(_hash(record.url.encode("utf-8", "surrogatepass")))
         pictures.append(_hash(record.image))
     return _Part(
         np.array(sentences, np.int32),

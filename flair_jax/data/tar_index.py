@@ -14,39 +14,25 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flair_jax.data.captions import sentences_of
+from flair_jax.data.damage import Damage
+from flair_jax.data.names import is_picture
 from flair_jax.data.shards import filesystem, fingerprint_of, is_local, open_shard
+from flair_jax.data.tar_members import read_members
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
 from flair_jax.files import replace_when_complete
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
 # A sample's JSON and picture; nothing larger is a caption or a photograph.
-_MOST_JSON, _MOST_PICTURE = 2**24, 2**28
-_VERSION = 1
-_SPANS = np.dtype([(name, "<i8") for name in ("json_offset", "json_size", "picture_offset", "picture_size")])
-
-
-@dataclasses.dataclass(frozen=True)
-class Damage:
-    """What cannot be used.
-
-    Attributes:
-      shard: path or URL of the tar.
-      member: name in it; "" if the tar itself is meant.
-      reason: a few words, the same for all of a kind.
-    """
-
-    shard: str
-    member: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.shard}{': ' + self.member if self.member else ''}: {self.reason}"
+MOST_JSON, _MOST_PICTURE = 2**24, 2**28
+_VERSION = 2
+_SPANS = np.dtype(
+    [(name, "<i8") for name in ("json_offset", "json_size", "picture_offset", "picture_size", "picture_header")]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,37 +40,27 @@ class ShardIndex:
     """Where the usable samples of one tar lie, and what is damaged.
 
     Attributes:
-      spans: structured [n], in the tar's order: offset and size in bytes of each sample's JSON and picture.
+      spans: structured [n], in the tar's order: offset and size in bytes of each sample's JSON and picture, and where
+        the headers of the picture begin.
+      names: of the n pictures.
       damage: what was left out.
+      beside: how many members stand beside a picture or JSON under its key, and are not read: texts, labels.
+      is_tar: whether the file holds any member.
     """
 
     spans: np.ndarray
+    names: list[str]
     damage: list[Damage]
+    beside: int
+    is_tar: bool
 
 
-def read_members(shard: str, stream: Any) -> Iterator[tuple[tarfile.TarInfo | None, Damage | None]]:
-    """Regular members whose bytes are all there, and damage, in the tar's order."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    last = ""
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
-                last = member.name
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps them all
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    yield None, Damage(shard, member.name, "path leads out of the folder")
-                elif member.offset_data + member.size > size:
-                    yield None, Damage(shard, member.name, "cut off")
-                elif member.isreg():
-                    yield member, None
-            stream.seek(tar.offset)
-            if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-                yield None, Damage(shard, "", f"damaged tar (after {last}: no end mark, so it may be cut off)")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        where = f"after {last}" if last else "from the start"
-        yield None, Damage(shard, "", f"damaged tar ({where}: {error})")
+def split_name(name: str) -> tuple[str, str]:
+    """A member's key, which is its path up to the first dot of the file name, and its kind: json, picture or ""."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    kind = "json" if ending.lower() == "json" else "picture" if "." not in ending and is_picture(base) else ""
+    return f"{folder}/{stem}", kind
 
 
 def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
@@ -97,38 +73,67 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
       need_captions: False to take samples whose JSON says nothing too.
 
     Raises:
-      DatasetError: if the tar cannot be opened.
+      DatasetError: if the tar cannot be read.
     """
-    spans: list[tuple[int, int, int, int]] = []
     damage: list[Damage] = []
-    parts: dict[str, dict[str, tarfile.TarInfo]] = collections.defaultdict(dict)
+    samples: dict[str, dict[str, tarfile.TarInfo]] = collections.defaultdict(dict)
+    others: dict[str, list[str]] = collections.defaultdict(list)
+    usable: dict[str, tarfile.TarInfo] = {}
+    spans: list[tuple[int, ...]] = []
     with open_shard(shard) as stream:
-        for member, harm in read_members(shard, stream):
-            if member is None:
-                damage.append(harm)  # type: ignore[arg-type]
+        for member in read_members(shard, stream):
+            if isinstance(member, Damage):
+                damage.append(member)
                 continue
-            folder, _, base = member.name.rpartition("/")
-            stem, _, suffix = base.partition(".")
-            kind = "json" if suffix.lower() == "json" else "picture" if suffix.lower() in PICTURES else ""
+            key, kind = split_name(member.name)
             if not kind:
-                continue
-            key = f"{folder}/{stem}"
-            if kind in parts[key]:
+                others[key].append(member.name)
+            elif kind in samples[key]:
                 damage.append(Damage(shard, member.name, f"a second {kind} of that name"))
             else:
-                parts[key][kind] = member
-        for each in parts.values():
-            harm = _unusable(shard, stream, each, need_captions)
+                samples[key][kind] = member
+        is_tar = bool(samples or others or any(harm.place for harm in damage))
+        for key, parts in samples.items():
+            harm = _unusable(shard, stream, parts, need_captions)
             if harm:
                 damage.append(harm)
-            else:
-                text, picture = each["json"], each["picture"]
-                spans.append((text.offset_data, text.size, picture.offset_data, picture.size))
-    return ShardIndex(np.array(spans, _SPANS), damage)
+                continue
+            text, picture = parts["json"], parts["picture"]
+            usable[key] = picture
+            spans.append((text.offset_data, text.size, picture.offset_data, picture.size, picture.offset))
+    lost = [
+        Damage(shard, *harm)
+        for key, names in others.items()
+        for harm in _lost(names, usable=key in usable, alone=key not in samples)
+    ]
+    beside = sum(map(len, others.values())) - len(lost)
+    return ShardIndex(
+        np.array(spans, _SPANS), [member.name for member in usable.values()], damage + lost, beside, is_tar
+    )
+
+
+def _lost(names: Sequence[str], *, usable: bool, alone: bool) -> Iterator[tuple[str, str]]:
+    """Of a key's members that are neither its picture nor its JSON, those that someone will miss, and why.
+
+    Args:
+      names: of these members.
+      usable: whether the key has a usable sample, beside which only a whole second one is missed.
+      alone: whether it has neither picture nor JSON.
+    """
+    endings: dict[str, set[str]] = collections.defaultdict(set)
+    for name in names:
+        if is_picture(name) or name.lower().endswith(".json"):
+            endings[name.rpartition(".")[0]].add("picture" if is_picture(name) else "json")
+    for name in names:
+        found = endings.get(name.rpartition(".")[0], set())
+        if len(found) == 2 or (found and not usable):
+            yield name, "a dot in the key, which ends at the first dot; rename it"
+        elif alone:
+            yield name, "neither a picture nor JSON by its ending"
 
 
 def _unusable(shard: str, stream: Any, parts: dict[str, tarfile.TarInfo], need_captions: bool) -> Damage | None:
-    for kind, most in (("json", _MOST_JSON), ("picture", _MOST_PICTURE)):
+    for kind, most in (("json", MOST_JSON), ("picture", _MOST_PICTURE)):
         if kind not in parts:
             return Damage(shard, next(iter(parts.values())).name, f"no {kind}")
         member = parts[kind]
@@ -160,10 +165,21 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return document
 
 
+class IndexedShard(NamedTuple):
+    """A tar's index on disk: the file of its spans, their number, and the rest of its `ShardIndex`."""
+
+    spans: Path
+    samples: int
+    damage: list[Damage]
+    beside: int
+
+
 def build_index(
     shards: Sequence[str], index_dir: str | Path = "", *, processes: int = 0, progress: bool = True
-) -> list[tuple[Path, int, list[Damage]]]:
+) -> list[IndexedShard]:
     """Makes the indexes that are missing or older than their tar; one that was stopped goes on where it was.
+
+    Nothing is written for a file that is no tar.
 
     Args:
       shards: paths or URLs.
@@ -171,61 +187,67 @@ def build_index(
       processes: how many work at once; 0: one for each core.
       progress: show a progress bar.
 
-    Returns:
-      For each tar the file of its spans, their number, and what is damaged.
-
     Raises:
-      DatasetError: if a tar cannot be opened.
+      DatasetError: if a tar cannot be read.
     """
     load_spans.cache_clear()  # what lies on the disk counts
-    missing = [shard for shard in shards if _read_index(shard, index_dir) is None]
+    found = {shard: _read_index(shard, index_dir) for shard in shards}
+    missing = [shard for shard, index in found.items() if index is None]
     if missing:
-        for _ in parallel(
+        made = parallel(
             functools.partial(_write_index, index_dir=str(index_dir)),
             missing,
             processes=processes,
             description="index",
             unit="tar",
             progress=progress,
-        ):
-            pass
+        )
+        for shard, damage in zip(missing, made, strict=True):
+            if damage:
+                found[shard] = IndexedShard(Path(), 0, damage, 0)
         load_spans.cache_clear()
-    made = []
+    complete = []
     for shard in shards:
-        found = _read_index(shard, index_dir)
-        if found is None:
+        index = found[shard] or _read_index(shard, index_dir)
+        if index is None:
             raise DatasetError(f"{shard}: changes while it is indexed; wait until it is complete")
-        made.append(found)
-    return made
+        complete.append(index)
+    return complete
 
 
-def _write_index(shard: str, index_dir: str) -> None:
+def _write_index(shard: str, index_dir: str) -> list[Damage]:
+    """Writes the index, or returns what is wrong with a file that is no tar."""
     fingerprint = fingerprint_of(shard)
     index = index_shard(shard)
+    if not index.is_tar:
+        return index.damage
     document = {
         "version": _VERSION,
         "shard": shard,
         "fingerprint": fingerprint,
         "samples": len(index.spans),
-        "damage": [[harm.member, harm.reason] for harm in index.damage],
+        "damage": [[harm.place, harm.reason] for harm in index.damage],
+        "beside": index.beside,
     }
     spans, description = _index_files(shard, index_dir)
     with replace_when_complete(spans) as partial, partial.open("wb") as stream:
         np.save(stream, index.spans)
     with replace_when_complete(description) as partial:
         partial.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    return []
 
 
-def _read_index(shard: str, index_dir: str | Path) -> tuple[Path, int, list[Damage]] | None:
+def _read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
     spans, description = _index_files(shard, index_dir)
     try:
         document = json.loads(description.read_text(encoding="utf-8"))
         if document["version"] != _VERSION or document["fingerprint"] != fingerprint_of(shard):
             return None
-        if len(load_spans(spans)) != document["samples"]:
+        if load_spans(spans).dtype != _SPANS or len(load_spans(spans)) != document["samples"]:
             return None
-        return spans, document["samples"], [Damage(shard, *harm) for harm in document["damage"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        damage = [Damage(shard, *harm) for harm in document["damage"]]
+        return IndexedShard(spans, document["samples"], damage, document["beside"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
@@ -243,5 +265,5 @@ def _index_files(shard: str, index_dir: str | Path) -> tuple[Path, Path]:
     else:
         folder = Path(index_dir).expanduser() if index_dir else Path("~/.cache/flair_jax/tars").expanduser()
         name = shard if local is None else str(local.absolute())
-        stem = folder / f"{PurePosixPath(name).name}.{hashlib.sha256(name.encode()).hexdigest()[:16]}.index"
+        stem = folder / f"{PurePosixPath(name).name}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.index"
     return stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")

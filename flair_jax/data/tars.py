@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import itertools
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flair_jax.data.captions import sentences_of
+from flair_jax.data.damage import Damage
 from flair_jax.data.shards import expand_shards, filesystem, is_local, open_shard
 from flair_jax.data.sources import Record
-from flair_jax.data.tar_index import Damage, build_index, index_shard, load_spans, parse_json
+from flair_jax.data.tar_index import build_index, index_shard, load_spans, parse_json
+from flair_jax.data.tar_members import name_in
 from flair_jax.errors import DatasetError
 
 # One read takes both members of a sample, and what lies between them, if that is no more.
@@ -35,6 +37,8 @@ class TarSource:
     ) -> None:
         """Reads the index of each tar, and makes those that are missing or outdated.
 
+        What was left out is in `damage`; `beside` counts the members that stand beside a sample and are not read.
+
         Args:
           pattern: see `expand_shards`.
           base: folder of relative paths.
@@ -43,22 +47,29 @@ class TarSource:
           progress: show a progress bar.
 
         Raises:
-          DatasetError: if a tar cannot be opened, or none holds a usable sample.
+          DatasetError: if a tar cannot be read.
         """
         self.shards = expand_shards(pattern, base)
         made = build_index(self.shards, index_dir, processes=processes, progress=progress)
-        self.damage = [harm for _, _, damage in made for harm in damage]
-        self._spans = [path for path, _, _ in made]
-        self._starts = list(itertools.accumulate((count for _, count, _ in made), initial=0))
-        if not len(self):
-            raise DatasetError(f"{pattern}: no usable sample; `flair-jax data check` says why")
+        self.damage = [harm for index in made for harm in index.damage]
+        self.beside = sum(index.beside for index in made)
+        self._spans = [index.spans for index in made]
+        self._starts = list(itertools.accumulate((index.samples for index in made), initial=0))
+        self._pattern = pattern
         self._opened: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]
 
+    def require_samples(self) -> None:
+        """Makes sure that there is a usable sample; raises DatasetError, with the reasons, if there is none."""
+        if not len(self):
+            counts = collections.Counter(harm.reason for harm in self.damage).most_common()
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in counts)
+            raise DatasetError(f"{self._pattern}: no usable sample ({reasons}); `flair-jax data check` names each")
+
     def __getitem__(self, index: int) -> Record:
-        shard, text, picture = self._find(index)
+        shard, text, picture, _ = self._find(index)
         pieces = self._read(shard, [text, picture])
         try:
             document = parse_json(pieces[0])
@@ -69,14 +80,14 @@ class TarSource:
 
     def where(self, index: int) -> str:
         """The tar and member of a sample, for messages."""
-        shard, _, _ = self._find(index)
+        shard = self._find(index)[0]
         return f"{shard}: {self.member(index)}"
 
     def member(self, index: int) -> str:
-        """Name of a sample's picture, from the header in front of it."""
-        shard, _, (offset, _) = self._find(index)
-        (header,) = self._read(shard, [(offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)])
-        return _member_name(header)
+        """Name of a sample's picture, from the headers in front of it."""
+        shard, _, (offset, _), header = self._find(index)
+        (headers,) = self._read(shard, [(header, offset - header)])
+        return name_in(headers)
 
     def shard_ranges(self) -> Iterator[tuple[str, int, int]]:
         """Each tar, with the number of its first sample and of the one after its last."""
@@ -85,13 +96,13 @@ class TarSource:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 
-    def _find(self, index: int) -> tuple[str, tuple[int, int], tuple[int, int]]:
-        """The tar of a sample, and offset and size in it of the JSON and of the picture."""
+    def _find(self, index: int) -> tuple[str, tuple[int, int], tuple[int, int], int]:
+        """The tar of a sample, offset and size in it of the JSON and of the picture, and where its headers begin."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect.bisect_right(self._starts, index) - 1
         span = load_spans(self._spans[number])[index - self._starts[number]].item()
-        return self.shards[number], span[:2], span[2:]
+        return self.shards[number], span[:2], span[2:4], span[4]
 
     def _read(self, shard: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         first, last = min(start for start, _ in spans), max(start + size for start, size in spans)
@@ -114,21 +125,16 @@ class TarSource:
             raise DatasetError(f"{shard}: cannot be read ({error})") from error
 
 
-def read_shard(shard: str, *, need_captions: bool = True) -> Iterator[tuple[int, str, bytes, dict[str, Any]] | Damage]:
+def read_shard(shard: str) -> Iterator[tuple[int, str, bytes, dict[str, Any]] | Damage]:
     """All usable samples of a tar in order (number, name of the picture, its bytes, JSON), after the damage.
 
     See `index_shard`.
     """
-    index = index_shard(shard, need_captions=need_captions)
+    index = index_shard(shard)
     yield from index.damage
     with open_shard(shard) as stream:
-        for number, span in enumerate(index.spans):
-            stream.seek(int(span["picture_offset"]) - tarfile.BLOCKSIZE)
-            name = _member_name(stream.read(tarfile.BLOCKSIZE))
+        for number, (span, name) in enumerate(zip(index.spans, index.names, strict=True)):
+            stream.seek(int(span["picture_offset"]))
             picture = stream.read(int(span["picture_size"]))
             stream.seek(int(span["json_offset"]))
             yield number, name, picture, parse_json(stream.read(int(span["json_size"])))
-
-
-def _member_name(header: bytes) -> str:
-    return tarfile.TarInfo.frombuf(header, "utf-8", "replace").name

@@ -57,6 +57,11 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
     return ids
 
 
+def count_tokens(texts: Sequence[str]) -> np.ndarray:
+    """How many tokens each text has, without start and end and however many that is: int64 [N]."""
+    return np.array([len(_vocabulary().encode(text)) for text in texts], np.int64)
+
+
 def clean(text: str) -> str:
     """Text as the encoding sees it: mended Unicode, HTML unescaped twice, single spaces, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
@@ -25,5 +27,10 @@ def open_sets(settings: DataSettings) -> list[Source]:
 def open_set(name: str, settings: DataSettings) -> Source:
     """One set; see `open_sets`."""
     if is_tars(name):
-        return TarSource(name, expand(settings.dir), settings.index_dir)
+        source = TarSource(name, expand(settings.dir), settings.index_dir)
+        source.require_samples()
+        lost = sum(not harm.harmless for harm in source.damage)
+        if lost:
+            logging.warning("%s: %d members or tars are left out; `flair-jax data check` names each", name, lost)
+        return source
     return TfdsSource(name, expand(settings.dir), settings.split)

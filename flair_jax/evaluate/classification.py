@@ -17,8 +17,8 @@ from flair_jax.data.labelled import Example
 from flair_jax.data.prompts import sentences
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import check_broken, compute_in_blocks, embed_texts
-from flair_jax.evaluate.metrics import class_ranks, classification_metrics
+from flair_jax.evaluate.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
+from flair_jax.evaluate.metrics import Ranks, Ties, class_ranks, classification_metrics, measure
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
 
@@ -52,9 +52,11 @@ class Classification:
 
     Attributes:
       metrics: see `classification_metrics`.
+      ties: what equal scores decide of them.
       classes: for each class its `key` and `name`, how many `pictures` it has, `top1` and `top5` (None if it has none),
         and `taken_for`, the name that most of its pictures got that were given a wrong one (None if there are none).
       templates: the sentences.
+      cut_off: what the model does not read of these with the classes' names.
       images: pictures classified.
       whole: pictures that the whole set has, or None.
       skipped: messages about pictures that could not be read.
@@ -62,8 +64,10 @@ class Classification:
     """
 
     metrics: dict[str, float]
+    ties: Ties
     classes: list[dict[str, Any]]
     templates: tuple[str, ...]
+    cut_off: CutOff
     images: int
     whole: int | None
     skipped: list[str]
@@ -138,25 +142,27 @@ def classify(
         example = data.examples[number]
         return _pixels(example, model.config.vision.image_size), example.label
 
-    def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 3"]:
-        """For each picture its class, the rank of that, and the class that comes first."""
+    def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 5"]:
+        """For each picture its class, the class that comes first, and the ranks of its own."""
         labels = np.array([label for _, label in pictures])
         scores = classifier.scores(np.stack([pixels for pixels, _ in pictures]), pad_to)
-        return np.stack(
-            [labels, class_ranks(scores, name_of_class, labels), scores[:, name_of_class].argmax(axis=1)], axis=1
-        )
+        first = scores[:, name_of_class].argmax(axis=1)
+        return np.column_stack([labels, first, class_ranks(scores, name_of_class, labels)])
 
     blocks, broken = compute_in_blocks(
         range(len(data.examples)), read, judge, store, size=settings.batch_size, skip_broken=settings.skip_broken
     )
     check_broken(broken, len(data.examples), skip=settings.skip_broken)
-    labels, ranks, first = np.concatenate([block.read() for block in blocks]).T
-    classes = _by_class(data, labels, ranks, first)
+    labels, first, *columns = np.concatenate([block.read() for block in blocks]).T
+    ranks = Ranks(*columns)
+    metrics, ties = measure({"class": ranks}, lambda _, column: classification_metrics(labels, column))
     store.remove()
     return Classification(
-        classification_metrics(labels, ranks),
-        classes,
+        metrics,
+        ties,
+        _by_class(data, labels, ranks.by_index, first),
         templates,
+        cut_off([text for name in names for text in sentences(templates, name)], model.config.text.context_length),
         len(labels),
         data.whole,
         list(broken.values()),

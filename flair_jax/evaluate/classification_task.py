@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from flair_jax.data.classification_sets import CLASSIFICATION_SETS
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
 from flair_jax.evaluate.command import Task
-from flair_jax.evaluate.report import aligned
+from flair_jax.evaluate.report import aligned, count_of, notes, tie_rows
 
 # Top-1 in per cent that others measured with released weights, text-conditioned; not the authors', who publish none.
 # Checkpoint file name without ending -> set -> number. CIFAR-10: with nine templates.
 MEASURED_BY_OTHERS: dict[str, dict[str, float]] = {"flair-merged30m": {"cifar10": 92.82}}
 
 _WORST = 5
+_COLUMNS = (("top1", "top-1"), ("top5", "top-5"), ("mean_per_class_top1", "mean per class"))
 
 
 def task(class_names: str | None = None) -> Task:
@@ -42,40 +44,44 @@ def result(
         "dataset": dataset,
         "data_dir": str(folder),
         "metrics": evaluation.metrics,
+        "ties": dataclasses.asdict(evaluation.ties),
         "images": evaluation.images,
         "images_of_whole_set": evaluation.whole,
         "skipped": evaluation.skipped,
         "seconds": round(evaluation.seconds, 3),
         "measured_by_others_top1_percent": measured_by_others(source, dataset, settings.mode),
         "templates": list(evaluation.templates),
+        "cut_off": dataclasses.asdict(evaluation.cut_off),
         "classes": evaluation.classes,
     }
 
 
 def table(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """Results as text: one line a set, then the classes of each set that are recognised worst."""
-    head = ["set", "images", "classes", "templates", "top-1", "top-5", "mean per class", "by others (9 templates)"]
-    rows = [
-        [
-            entry["dataset"],
-            _images(entry["images"], entry["images_of_whole_set"]),
-            f"{len(entry['classes']):,}",
-            f"{len(entry['templates'])}",
-            *(f"{100 * entry['metrics'][name]:.2f}" for name in ("top1", "top5", "mean_per_class_top1")),
-            f"{entry['measured_by_others_top1_percent'] or ''}",
-        ]
-        for entry in results
-    ]
+    """Results as text: one line a set, what ties decide, notes, then the classes of each that are recognised worst."""
+    head = ["set", "images", "classes", "templates", *(name for _, name in _COLUMNS), "by others (9 templates)"]
+    rows = []
+    for entry in results:
+        rows.append(
+            [
+                entry["dataset"],
+                count_of(entry["images"], entry["images_of_whole_set"]),
+                f"{len(entry['classes']):,}",
+                f"{len(entry['templates'])}",
+                *(_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS),
+                f"{entry['measured_by_others_top1_percent'] or ''}",
+            ]
+        )
+        rows += [[name, "", "", "", *cells, ""] for name, *cells in tie_rows(entry["ties"], _COLUMNS, _cell)]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     lines = [f"classification, {mode} (top-k in per cent)", *aligned([head, *rows])]
     for entry in results:
-        lines += _worst(entry)
+        lines += [*notes(entry), *_worst(entry)]
     return "\n".join(lines)
 
 
-def _images(count: int, whole: int | None) -> str:
-    return f"{count:,}" if whole in (None, count) else f"{count:,} of {whole:,}"
+def _cell(_: str, value: float) -> str:
+    return f"{100 * value:.2f}"
 
 
 def _worst(entry: dict[str, Any]) -> list[str]:

@@ -121,8 +121,8 @@ def run(
     if results:
         say(work.table(results, settings.mode))
     if output and results:
-        document = results[0] if dataset != "all" else {"results": results}
-        hosts.first_does(lambda: report.write_json(output, {**document, **loaded.environment}))
+        document = report.document(results, loaded.environment)
+        hosts.first_does(lambda: report.write_json(output, document))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
         say(f"written: {output}")
     if failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import count_tokens, tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.ranking import Block
@@ -114,13 +115,42 @@ def check_broken(broken: dict[int, str], images: int, *, skip: bool, most: int =
     raise DatasetError(f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}")
 
 
+@dataclasses.dataclass(frozen=True)
+class CutOff:
+    """What of a set's texts is longer than the model reads; start and end do not count as tokens of a text.
+
+    Attributes:
+      context_length: tokens that the model reads, with start and end.
+      texts: how many texts are longer.
+      texts_share: the same as a share of all texts.
+      tokens_share: the share of all tokens that the model does not read.
+    """
+
+    context_length: int
+    texts: int
+    texts_share: float
+    tokens_share: float
+
+
+def cut_off(texts: Sequence[str], context_length: int) -> CutOff:
+    """What a context length cuts off texts, of which there must be one."""
+    tokens = count_tokens(texts)
+    lost = np.maximum(tokens - (context_length - 2), 0)
+    longer = int(np.count_nonzero(lost))
+    return CutOff(context_length, longer, longer / len(texts), int(lost.sum()) / max(int(tokens.sum()), 1))
+
+
 def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
-    """Features [N, D]. Texts of like length share a batch, which is cut to its longest; `bar` counts texts."""
-    tokens = tokenize(texts, model.config.text.context_length)
+    """Features [N, D] of texts, as `embed_tokens` makes them."""
+    return embed_tokens(model, retriever, tokenize(texts, model.config.text.context_length), batch_size, bar)
+
+
+def embed_tokens(model: Flair, retriever: Retriever, tokens: np.ndarray, batch_size: int, bar: tqdm) -> np.ndarray:
+    """Features [N, D] of tokens [N, T]. Texts of like length share a batch, cut to its longest; `bar` counts texts."""
     order = np.argsort(tokens.argmax(axis=1), kind="stable")
-    features = np.empty((len(texts), model.config.embed_dim), np.float32)
-    for start in range(0, len(texts), batch_size):
+    features = np.empty((len(tokens), model.config.embed_dim), np.float32)
+    for start in range(0, len(tokens), batch_size):
         chosen = order[start : start + batch_size]
-        features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(texts)))
+        features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(tokens)))
         bar.update(len(chosen))
     return features

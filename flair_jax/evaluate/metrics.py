@@ -1,32 +1,91 @@
-"""Metrics of retrieval and classification from a matrix of scores. NumPy only."""
+"""Metrics of retrieval and classification from scores, and what equal scores decide of them. NumPy only.
+
+Wherever answers are ranked, equal scores stand in the order of their index, as a stable descending sort leaves them.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from flair_jax.errors import FlairError
 
 RECALLS = (1, 5, 10)
+_ROWS = 256  # pictures whose scores are compared at once
+
+
+class Ranks(NamedTuple):
+    """Ranks of the right answers to N questions, from 0: int64 [N].
+
+    Attributes:
+      by_index: with equal scores in the order of their index.
+      ties_for: with the right answer before all of equal score.
+      ties_against: with the right answer behind all wrong ones of equal score.
+    """
+
+    by_index: np.ndarray
+    ties_for: np.ndarray
+    ties_against: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Ties:
+    """What equal scores decide.
+
+    Attributes:
+      share: for each kind of ranks, such as "text_to_image", the share that depends on the order of equal scores.
+      ties_for: metrics that would be others if each right answer stood before all of equal score.
+      ties_against: metrics that would be others if it stood behind them; of a constant score, nothing is left here.
+    """
+
+    share: dict[str, float]
+    ties_for: dict[str, float]
+    ties_against: dict[str, float]
+
+
+def measure(
+    ranks: Mapping[str, Ranks], summary: Callable[[str, np.ndarray], dict[str, float]]
+) -> tuple[dict[str, float], Ties]:
+    """Metrics of ranks by index, and what ties do to them.
+
+    Args:
+      ranks: of each kind.
+      summary: (kind, ranks [N]) -> metrics by name.
+    """
+    by_index, ties_for, ties_against = (
+        {key: value for kind, each in ranks.items() for key, value in summary(kind, each[order]).items()}
+        for order in range(len(Ranks._fields))
+    )
+    share = {kind: float((each.ties_for != each.ties_against).mean()) for kind, each in ranks.items()}
+    bounds = (
+        {key: value for key, value in bound.items() if value != by_index[key]} for bound in (ties_for, ties_against)
+    )
+    return by_index, Ties(share, *bounds)
 
 
 def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
     """Recall and rank of the right picture for each text, and of the best-ranked right text for each picture.
 
-    A tie counts against the model: a right answer ranks behind every wrong one of equal score, so that a constant score
-    earns nothing. Right answers do not compete with each other.
+    Equal scores rank in the order of their index, as a stable descending sort leaves them; `flair-jax evaluate` also
+    gives what they decide.
 
     Args:
-      similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored.
+      similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored, which tie.
       image_of_text: [T] integers, the index of each text's picture. Every picture needs at least one text.
 
     Returns:
       For `text_to_image` and `image_to_text`: `_R@1`, `_R@5`, `_R@10` as fractions, `_mean_rank` and `_median_rank`
-      counted from 1. The median of an even number of ranks is the lower middle one.
+      counted from 1. The median of an even number of ranks is the mean of the two middle ones, rounded down.
 
     Raises:
       FlairError: if the shapes do not fit, a score is NaN, or a picture has no text.
     """
     similarity, image_of_text = np.asarray(similarity), np.asarray(image_of_text)
+    if similarity.dtype.kind != "f":  # what marks a text of another picture, -inf, is no whole number
+        similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape or image_of_text.shape != similarity.shape[1:]:
         raise FlairError(
             f"similarity {similarity.shape} and image_of_text {image_of_text.shape} must be [I, T] and [T], not empty"
@@ -37,21 +96,24 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
     without_text = np.setdiff1d(np.arange(images), image_of_text)
     if without_text.size:
         raise FlairError(f"{without_text.size} picture(s) have no text, the first is number {without_text[0]}")
-    own, image_ranks = rank_texts_of_images(similarity, 0, image_of_text)
-    return metrics_from_ranks(count_at_least(similarity, own) - 1, image_ranks)
+    starts = range(0, images, _ROWS)
+    parts = [rank_texts_of_images(similarity[start : start + _ROWS], start, image_of_text) for start in starts]
+    own = np.max([own for own, _ in parts], axis=0)
+    counts = sum(count_images(similarity[start : start + _ROWS], start, image_of_text, own) for start in starts)
+    return measure_retrieval(np.asarray(counts), np.concatenate([ranks for _, ranks in parts]))[0]
 
 
 def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The image-to-text side of some pictures, which needs their rows of the scores alone.
 
     Args:
-      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
+      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts; each has a text.
       first: number of the first.
       image_of_text: integers [T].
 
     Returns:
-      Scores [T] of the texts with their own pictures, `-inf` where that is not among these; and int64 [b], how many
-      wrong texts rank before or with the best right one.
+      Scores [T] of the texts with their own pictures, `-inf` where that is not among these; and int64 [b, 3], the
+      `Ranks` of each picture's best right text.
 
     Raises:
       FlairError: if a score is NaN.
@@ -64,46 +126,75 @@ def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarr
     own = np.full(len(image_of_text), -np.inf, scores.dtype)
     own[texts] = scores[rows, texts]
 
-    best_own = np.full(len(scores), -np.inf, scores.dtype)
-    np.maximum.at(best_own, rows, own[texts])
-    at_least_as_good = (scores >= best_own[:, None]).sum(axis=1)
-    own_at_best = np.bincount(rows, own[texts] >= best_own[rows], minlength=len(scores))
-    return own, at_least_as_good - own_at_best.astype(np.int64)
+    best = np.full(len(scores), -np.inf, scores.dtype)
+    np.maximum.at(best, rows, own[texts])
+    is_best = own[texts] == best[rows]
+    first_best = np.full(len(scores), len(image_of_text))
+    np.minimum.at(first_best, rows[is_best], texts[is_best])
+
+    better = _count_in_rows(scores > best[:, None])
+    equal = _count_in_rows(scores == best[:, None]) - np.bincount(rows[is_best], minlength=len(scores))
+    before = np.zeros_like(better)
+    tied = np.flatnonzero(equal)
+    stands_before = np.arange(len(image_of_text)) < first_best[tied, None]
+    before[tied] = _count_in_rows((scores[tied] == best[tied, None]) & stands_before)
+    return own, np.stack([better + before, better, better + equal], axis=1)
 
 
-def count_at_least(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """How many pictures score at least as well with each text as its own, int64 [T]; the counts of parts add up.
-
-    Summed over all pictures and less 1, for the right one itself, these are the texts' ranks from 0.
+def count_images(scores: np.ndarray, first: int, image_of_text: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Some pictures' part of the text-to-image side; the counts of parts add up.
 
     Args:
-      scores: [b, T] of some pictures with all texts.
+      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
+      first: number of the first.
+      image_of_text: integers [T].
       own: [T], the texts' scores with their own pictures.
+
+    Returns:
+      int64 [3, T]: how many of these pictures score better with each text than its own one does, how many score the
+      same and stand before that, and how many score the same, itself among them.
     """
-    return (scores >= own).sum(axis=0)
+    better = (scores > own).sum(axis=0, dtype=np.int32)  # twice as fast as counting in int64
+    equal = (scores == own).sum(axis=0, dtype=np.int32)
+    rows = image_of_text - first
+    before = np.where(rows >= len(scores), equal, 0)
+    here = np.flatnonzero((rows >= 0) & (rows < len(scores)) & (equal > 1))
+    stands_before = np.arange(len(scores))[:, None] < rows[here]
+    before[here] = np.count_nonzero((scores[:, here] == own[here]) & stands_before, axis=0)
+    return np.stack([better, before, equal]).astype(np.int64)
 
 
-def metrics_from_ranks(text_ranks: np.ndarray, image_ranks: np.ndarray) -> dict[str, float]:
-    """What `retrieval_metrics` returns, from ranks counted from 0: of each text's picture, each picture's best text."""
-    return {**_summary("text_to_image", text_ranks), **_summary("image_to_text", image_ranks)}
+def _count_in_rows(where: np.ndarray) -> np.ndarray:
+    """How often each row of bool [b, T] is true: int64 [b]; four times as fast as counting along the axis."""
+    return np.fromiter(map(np.count_nonzero, where), np.int64, len(where))
+
+
+def measure_retrieval(counts: np.ndarray, image_ranks: np.ndarray) -> tuple[dict[str, float], Ties]:
+    """What `retrieval_metrics` returns, and what ties do to it.
+
+    Args:
+      counts: int64 [3, T], the sum over all pictures of `count_images`.
+      image_ranks: int64 [I, 3], of all pictures, from `rank_texts_of_images`.
+    """
+    better, before, equal = counts
+    text_ranks = Ranks(better + before, better, better + equal - 1)
+    return measure({"text_to_image": text_ranks, "image_to_text": Ranks(*image_ranks.T)}, _summary)
 
 
 def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
     """Metrics from ranks counted from 0."""
-    middle = (len(ranks) - 1) // 2
     return {
         **{f"{direction}_R@{k}": float((ranks < k).mean()) for k in RECALLS},
         # The PyTorch release takes the mean in float32; rounding to it reproduces its digits.
         f"{direction}_mean_rank": float(np.float32(ranks.mean())) + 1,
-        f"{direction}_median_rank": float(np.partition(ranks, middle)[middle]) + 1,
+        f"{direction}_median_rank": float(np.floor(np.median(ranks))) + 1,
     }
 
 
 def class_ranks(scores: np.ndarray, name_of_class: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rank, from 0, of the right class of each picture.
+    """Ranks, from 0, of the right class of each picture.
 
-    A tie counts against the model, as in `retrieval_metrics`. Only classes of the same name, which tie whatever the
-    model does ("missile" and "sunglasses" are two classes of ImageNet each), rank by their number, as with CLIP.
+    Classes of the same name tie whatever the model does: "missile" and "sunglasses" are two of ImageNet's each.
 
     Args:
       scores: [B, M] of each picture with each of M different names, higher is better.
@@ -111,18 +202,18 @@ def class_ranks(scores: np.ndarray, name_of_class: np.ndarray, labels: np.ndarra
       labels: [B] integers, each picture's class.
 
     Returns:
-      [B] integers.
+      int64 [B, 3], `Ranks` of each picture.
 
     Raises:
       FlairError: if a score is NaN.
     """
     if np.isnan(scores).any():
         raise FlairError("the scores hold NaN: the model or its input is broken")
-    own = scores[np.arange(len(labels)), name_of_class[labels]]
-    at_least_as_good = (scores[:, name_of_class] >= own[:, None]).sum(axis=1)
-    classes = np.arange(len(name_of_class))
-    not_before = ((name_of_class == name_of_class[labels][:, None]) & (classes >= labels[:, None])).sum(axis=1)
-    return at_least_as_good - not_before
+    own = scores[np.arange(len(labels)), name_of_class[labels]][:, None]
+    scores = scores[:, name_of_class]
+    better, equal = _count_in_rows(scores > own), scores == own
+    before = _count_in_rows(equal & (np.arange(len(name_of_class)) < labels[:, None]))
+    return np.stack([better + before, better, better + _count_in_rows(equal) - 1], axis=1)
 
 
 def classification_metrics(labels: np.ndarray, ranks: np.ndarray) -> dict[str, float]:
@@ -130,7 +221,7 @@ def classification_metrics(labels: np.ndarray, ranks: np.ndarray) -> dict[str, f
 
     Args:
       labels: [I] integers, each picture's class.
-      ranks: [I] integers, from `class_ranks`.
+      ranks: [I] integers, one column of `class_ranks`.
 
     Returns:
       `top1` and `top5`, shares of pictures whose class is the first, or among the first five; `mean_per_class_top1`,

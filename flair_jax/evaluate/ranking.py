@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flair_jax.evaluate.metrics import count_at_least, metrics_from_ranks, rank_texts_of_images
+from flair_jax.evaluate.metrics import Ranks, Ties, count_images, measure_retrieval, rank_texts_of_images
 from flair_jax.hosts import Hosts
 
 
@@ -21,11 +21,11 @@ class Block(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> dict[str, float]:
-    """What `retrieval_metrics` gives of the scores of all hosts' images, which are never in one place.
+def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> tuple[dict[str, float], Ties]:
+    """What `retrieval_metrics` gives of the scores of all hosts' images, which are never in one place, and the ties.
 
     Each block is looked at twice: for the texts' scores with their own pictures, and, once all hosts know all of these,
-    for the pictures that score at least as well. Exchanged are [T] scores, [T] counts and the pictures' ranks.
+    for the pictures that score as well or better. Exchanged are [T] scores, [3, T] counts and the pictures' ranks.
 
     Args:
       scores: float32 [b, T] of each block of this host's images.
@@ -36,18 +36,23 @@ def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: 
     Raises:
       FlairError: if a score is NaN, on whatever host.
     """
+    starts = [first + sum(block.images for block in scores[:number]) for number in range(len(scores))]
 
     def rank_texts() -> tuple[np.ndarray, np.ndarray]:
-        own, ranks, start = np.full(len(image_of_text), -np.inf, np.float32), [np.zeros(0, np.int64)], first
-        for block in scores:
+        own, ranks = np.full(len(image_of_text), -np.inf, np.float32), [np.zeros((0, len(Ranks._fields)), np.int64)]
+        for block, start in zip(scores, starts, strict=True):
             own_of_block, ranks_of_block = rank_texts_of_images(block.read(), start, image_of_text)
-            own, start = np.maximum(own, own_of_block), start + block.images
+            own = np.maximum(own, own_of_block)
             ranks.append(ranks_of_block)
         return own, np.concatenate(ranks)
 
+    def count() -> np.ndarray:
+        counts = np.zeros((3, len(image_of_text)), np.int64)
+        for block, start in zip(scores, starts, strict=True):
+            counts += count_images(block.read(), start, image_of_text, own)
+        return counts
+
     own_here, image_ranks = hosts.together(rank_texts)
     own = np.max(hosts.gather_arrays(own_here[None]), axis=(0, 1))
-    none = np.zeros(len(image_of_text), np.int64)
-    counts = hosts.together(lambda: sum((count_at_least(block.read(), own) for block in scores), none))
-    text_ranks = np.sum(hosts.gather_arrays(counts[None]), axis=(0, 1)) - 1
-    return metrics_from_ranks(text_ranks, np.concatenate(hosts.gather_arrays(image_ranks)))
+    counts = np.sum(hosts.gather_arrays(hosts.together(count)[None]), axis=(0, 1))
+    return measure_retrieval(counts, np.concatenate(hosts.gather_arrays(image_ranks)))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flair_jax.checkpoint import description_file, read_description
+from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
 from flair_jax.evaluate.run import Evaluation, Settings
 from flair_jax.files import replace_when_complete
+from flair_jax.versions import versions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,7 +28,8 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 # Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
 REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
-_PACKAGES = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
+_FORM = 2  # of unfinished work; another number for whatever is stored in another form
+_MOST_TIES = 0.01  # share of the ranks that equal scores may decide without a warning
 
 
 def published(source: dict[str, str], dataset: str, mode: str) -> tuple[float, float] | None:
@@ -48,13 +49,17 @@ def result(
     dataset: str, folder: Path, evaluation: Evaluation, settings: Settings, source: dict[str, str]
 ) -> dict[str, Any]:
     """One set's outcome as plain JSON values."""
-    numbers = published(source, dataset, settings.mode)
+    numbers, entry = published(source, dataset, settings.mode), RETRIEVAL_SETS[dataset]
     return {
         "dataset": dataset,
         "data_dir": str(folder),
         "metrics": evaluation.metrics,
+        "ties": dataclasses.asdict(evaluation.ties),
         "images": evaluation.images,
+        "images_of_whole_set": entry.whole_images,
         "texts": evaluation.texts,
+        "texts_of_whole_set": entry.whole_texts,
+        "cut_off": dataclasses.asdict(evaluation.cut_off),
         "skipped": evaluation.skipped,
         "seconds": round(evaluation.seconds, 3),
         "published_R@1_percent": numbers and {"text_to_image": numbers[0], "image_to_text": numbers[1]},
@@ -70,7 +75,7 @@ def environment(
     devices = jax.devices()
     return {
         "settings": {**dataclasses.asdict(settings), "checkpoint": str(checkpoint), "source": source, "dtype": dtype},
-        "versions": {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
     }
@@ -86,7 +91,7 @@ def identity(checkpoint: Path, environment: dict[str, Any], *others: Any) -> str
     """
     how = {**environment, "settings": {**environment["settings"], "skip_broken": None}}
     written = description_file(checkpoint).stat().st_mtime_ns
-    values = [read_description(checkpoint), written, how, *others]
+    values = [_FORM, read_description(checkpoint), written, how, *others]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -96,23 +101,70 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def document(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
+    """What `--output` holds, of one set as of several and for every task."""
+    return {"results": list(results), **environment}
+
+
 def table(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """Results as text, one line a set: recalls in per cent, ranks counted from 1."""
+    """Results as text, one line a set: recalls in per cent, ranks counted from 1; then what ties decide, and notes."""
     head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1 (whole set)"]
-    rows = [
-        [
-            entry["dataset"],
-            f"{entry['images']:,}",
-            f"{entry['texts']:,}",
-            *(_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS),
-            _published_cell(entry["published_R@1_percent"]),
-        ]
-        for entry in results
-    ]
+    rows = []
+    for entry in results:
+        rows.append(
+            [
+                entry["dataset"],
+                count_of(entry["images"], entry["images_of_whole_set"]),
+                count_of(entry["texts"], entry["texts_of_whole_set"]),
+                *(_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS),
+                _published_cell(entry["published_R@1_percent"]),
+            ]
+        )
+        rows += [[name, "", "", *cells, ""] for name, *cells in tie_rows(entry["ties"], _COLUMNS, _cell)]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
-    return "\n".join([f"retrieval, {mode} ({note})", *aligned([head, *rows])])
+    lines = [f"retrieval, {mode} ({note})", *aligned([head, *rows])]
+    return "\n".join([*lines, *(note for entry in results for note in notes(entry))])
+
+
+def count_of(count: int, whole: int | None) -> str:
+    """A number of things, and that of the whole set if it is another."""
+    return f"{count:,}" if whole in (None, count) else f"{count:,} of {whole:,}"
+
+
+def tie_rows(
+    ties: dict[str, Any], columns: Sequence[tuple[str, str]], cell: Callable[[str, float], str]
+) -> Iterator[list[str]]:
+    """Rows under that of a set: its metrics if ties counted for the model and against it, where they differ.
+
+    Args:
+      ties: of a result.
+      columns: the table's (name of a metric, heading).
+      cell: (name of a metric, value) -> text.
+    """
+    for side in ("ties_for", "ties_against"):
+        if any(key in ties[side] for key, _ in columns):
+            yield [
+                f"  {side.replace('_', ' ')}",
+                *(cell(key, ties[side][key]) if key in ties[side] else "" for key, _ in columns),
+            ]
+
+
+def notes(entry: dict[str, Any]) -> Iterator[str]:
+    """Sentences about a result: what the model did not read, and a warning where ties decide much."""
+    cut = entry["cut_off"]
+    yield (
+        f"{entry['dataset']}: {100 * cut['texts_share']:.1f} % of the texts are longer than the model's "
+        f"{cut['context_length']} tokens; {100 * cut['tokens_share']:.1f} % of all tokens are cut off"
+    )
+    decided = {kind: share for kind, share in entry.get("ties", {"share": {}})["share"].items() if share > _MOST_TIES}
+    if decided:
+        shares = ", ".join(f"{100 * share:.1f} % ({kind.replace('_', ' ')})" for kind, share in decided.items())
+        yield (
+            f"warning: {entry['dataset']}: equal scores decide {shares} of the ranks, by their order in the set; trust "
+            "the figures no further than what ties make of them"
+        )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.retrieval_sets import RetrievalData
+from flair_jax.data.tokenizer import tokenize
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import check_broken, compute_in_blocks, embed_texts
+from flair_jax.evaluate.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
+from flair_jax.evaluate.metrics import Ties
 from flair_jax.evaluate.ranking import Block, rank
 from flair_jax.evaluate.retrieval import Retriever, top_k
 from flair_jax.hosts import ALONE, Hosts
@@ -47,15 +49,19 @@ class Evaluation:
 
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
+      ties: what equal scores decide of them.
       images: pictures scored.
       texts: captions scored.
+      cut_off: what the model does not read of the captions.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
     """
 
     metrics: dict[str, float]
+    ties: Ties
     images: int
     texts: int
+    cut_off: CutOff
     skipped: list[str]
     seconds: float
 
@@ -99,22 +105,25 @@ def evaluate(
     first -= sum(number < first for number in broken)
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
-    part = hosts.part(len(data.texts))
-    texts = data.texts[part.start : part.stop]
-    text_here = hosts.together(
-        lambda: store.get_or_compute(
-            f"texts-{left_out}-{part.start:08d}", lambda: _embed_texts(model, retriever, texts, settings, hosts)
-        )
-    )
-    text = np.concatenate(hosts.gather_arrays(text_here))
+    text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, hosts)
     scores = hosts.together(
         lambda: _score(
-            retriever, blocks, text, settings, store, lambda start: f"scores-{left_out}-{first + start:08d}", hosts
+            *(retriever, blocks, text, distinct, settings, store),
+            lambda start: f"scores-{left_out}-{first + start:08d}",
+            hosts,
         )
     )
-    metrics = rank(scores, first, data.image_of_text, hosts)
+    metrics, ties = rank(scores, first, data.image_of_text, hosts)
     store.remove()
-    return Evaluation(metrics, len(data.images), len(data.texts), list(broken.values()), time.monotonic() - start)
+    return Evaluation(
+        metrics,
+        ties,
+        len(data.images),
+        len(data.texts),
+        cut_off(data.texts, model.config.text.context_length),
+        list(broken.values()),
+        time.monotonic() - start,
+    )
 
 
 def _batch_size(settings: Settings, hosts: Hosts) -> int:
@@ -141,17 +150,34 @@ def _embed_images(
 
 
 def _embed_texts(
-    model: Flair, retriever: Retriever, texts: Sequence[str], settings: Settings, hosts: Hosts
-) -> np.ndarray:
-    """Features [N, D]."""
-    with tqdm(total=len(texts), desc="texts", unit="text", disable=hosts.index > 0) as bar:
-        return embed_texts(model, retriever, texts, _batch_size(settings, hosts), bar)
+    model: Flair,
+    retriever: Retriever,
+    texts: Sequence[str],
+    left_out: str,
+    settings: Settings,
+    store: BlockStore,
+    hosts: Hosts,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
+
+    Texts of the same tokens get one feature and so one score: they tie whatever their batch and host.
+    """
+    tokens, distinct = np.unique(tokenize(texts, model.config.text.context_length), axis=0, return_inverse=True)
+    part = hosts.part(len(tokens))
+
+    def embed() -> np.ndarray:
+        with tqdm(total=len(part), desc="texts", unit="text", disable=hosts.index > 0) as bar:
+            return embed_tokens(model, retriever, tokens[part.start : part.stop], _batch_size(settings, hosts), bar)
+
+    here = hosts.together(lambda: store.get_or_compute(f"distinct-texts-{left_out}-{part.start:08d}", embed))
+    return np.concatenate(hosts.gather_arrays(here)), distinct.reshape(-1)
 
 
 def _score(
     retriever: Retriever,
     blocks: Sequence[Block],
     text: np.ndarray,
+    distinct: np.ndarray,
     settings: Settings,
     store: BlockStore,
     name: Callable[[int], str],
@@ -159,24 +185,28 @@ def _score(
 ) -> list[Block]:
     """Scores [b, N] of each block of this host's images; -inf for pairs that the mode does not score.
 
-    `name` gives what to call the scores of a block that begins at this of the host's images.
+    `text` has the features of the distinct texts, and `distinct` [N] says which of these each text is. `name` gives
+    what to call the scores of a block that begins at this of the host's images.
     """
     pad_to = max((block.images for block in blocks), default=0)
     prepared = retriever.prepare_texts(text)
 
     def score(tokens: np.ndarray) -> np.ndarray:
         if settings.mode == "text-conditioned":
-            return retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to)
-        scores = retriever.score_global(tokens[:, 0], text, pad_to=pad_to)
+            return retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to).take(distinct, axis=1)
+        scores = retriever.score_global(tokens[:, 0], text, pad_to=pad_to).take(distinct, axis=1)
         if settings.mode == "global":
             return scores
         candidates = top_k(scores, settings.top_k)
-        reranked = retriever.score_top_k(candidates, tokens[:, 1:], prepared, pad_to=pad_to)
+        chosen = distinct[candidates]
+        pooled = retriever.score_top_k(chosen, tokens[:, 1:], prepared, pad_to=pad_to)
+        reranked = np.empty((len(scores), len(text)), np.float32)
+        np.put_along_axis(reranked, chosen, pooled, axis=1)
         scores = np.full_like(scores, -np.inf)
-        np.put_along_axis(scores, candidates, reranked, axis=1)
+        np.put_along_axis(scores, candidates, np.take_along_axis(reranked, chosen, axis=1), axis=1)
         return scores
 
-    per_image = min(settings.top_k, len(text)) if settings.mode == "top-k" else len(text)
+    per_image = min(settings.top_k, len(distinct)) if settings.mode == "top-k" else len(distinct)
     images = sum(block.images for block in blocks)
     scored: list[Block] = []
     with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=hosts.index > 0) as bar:

@@ -11,13 +11,13 @@ from typing import Any
 from flair_jax.checkpoint import load, locate, read_description, read_model_config, reported_name
 from flair_jax.data.prompts import read_templates
 from flair_jax.data.segmentation_data import SegmentationData
-from flair_jax.data.segmentation_sets import find_set
+from flair_jax.data.segmentation_sets import SegmentationSet, find_set
 from flair_jax.data.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.segmentation import Settings, segment
+from flair_jax.evaluate.segmentation import Segmentation, Settings, segment
 from flair_jax.models.config import VisionConfig
 
 
@@ -47,7 +47,7 @@ def run(
       save: folder for pictures of the result, or None.
 
     Returns:
-      Metrics and settings, as written.
+      The result, as written.
 
     Raises:
       FlairError: if the checkpoint, the set, its pictures or a file cannot be read.
@@ -68,20 +68,17 @@ def run(
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
-    reported = _reported(source, dataset, settings.segment_by)
-    result: dict[str, Any] = {"dataset": dataset, "data_dir": str(data_dir), "reported_mean_iou_percent": reported}
-    result |= dataclasses.asdict(outcome)
+    result = _result(entry, data_dir, outcome, settings, source)
     if outcome.skipped:
         print(f"left out {len(outcome.skipped)} broken picture(s):", *outcome.skipped, sep="\n  ")
     print(_table(result, settings))
-    document = result | environment
     if output:
-        report.write_json(output, document)
+        report.write_json(output, report.document([result], environment))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
         print(f"written: {output}")
     if save:
         print(f"pictures (original, truth, prediction): {save}")
-    return document
+    return result
 
 
 def _with_words(data: SegmentationData, templates: str | None, class_names: str | None) -> SegmentationData:
@@ -104,6 +101,19 @@ def _complete(settings: Settings, data: SegmentationData, vision: VisionConfig, 
     return dataclasses.replace(settings, short_side=settings.short_side or max(data.short_side, vision.image_size))
 
 
+def _result(
+    entry: SegmentationSet, data_dir: Path, outcome: Segmentation, settings: Settings, source: dict[str, str]
+) -> dict[str, Any]:
+    """The set's outcome as plain JSON values."""
+    return {
+        "dataset": entry.name,
+        "data_dir": str(data_dir),
+        "images_of_whole_set": entry.whole,
+        "reported_mean_iou_percent": _reported(source, entry.name, settings.segment_by),
+        **dataclasses.asdict(outcome),
+    }
+
+
 def _reported(source: dict[str, str], dataset: str, segment_by: str) -> float | None:
     """What users report for a checkpoint, in per cent, or None; they used no pooling."""
     if segment_by != "patches":
@@ -120,5 +130,6 @@ def _table(result: dict[str, Any], settings: Settings) -> str:
     if result["reported_mean_iou_percent"] is not None:
         rows.append(["mean IoU reported by users", f"{result['reported_mean_iou_percent']:.1f}"])
     rows.append(["pixel accuracy", f"{100 * metrics['pixel_accuracy']:.1f}"])
-    head = f"segmentation of {result['images']:,} pictures by {settings.segment_by}, per cent"
-    return "\n".join([head, *report.aligned(rows)])
+    pictures = report.count_of(result["images"], result["images_of_whole_set"])
+    head = f"segmentation of {pictures} pictures by {settings.segment_by}, per cent"
+    return "\n".join([head, *report.aligned(rows), *report.notes(result)])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from flair_jax.data.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import check_broken, embed_texts, read_ahead
+from flair_jax.evaluate.embedding import CutOff, check_broken, cut_off, embed_texts, read_ahead
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
@@ -61,18 +61,24 @@ class Segmentation:
     Attributes:
       metrics: see `segmentation_metrics`.
       images: pictures judged.
+      cut_off: what the model does not read of the classes' words in their templates.
       skipped: messages about what could not be read.
       seconds: wall time.
     """
 
     metrics: dict[str, Any]
     images: int
+    cut_off: CutOff
     skipped: list[str]
     seconds: float
 
 
 class PatchScorer:
-    """A model that scores the patches of windows for classes given in words."""
+    """A model that scores the patches of windows for classes given in words.
+
+    Attributes:
+      cut_off: what the model does not read of these.
+    """
 
     def __init__(self, model: Flair, retriever: Retriever, data: SegmentationData, settings: Settings) -> None:
         """Embeds the words in all templates, with a progress bar on stderr.
@@ -87,6 +93,7 @@ class PatchScorer:
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
         words = [word for alternatives in data.texts for word in alternatives]
         sentences = [template.replace("{}", word) for word in words for template in data.templates]
+        self.cut_off = cut_off(sentences, model.config.text.context_length)
         with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
         text = _mean_direction(features.reshape(len(words), len(data.templates), -1))
@@ -212,7 +219,7 @@ def segment(
     store.remove()
     judged = len(data.names) - len(broken)
     metrics = segmentation_metrics(total, data.classes)
-    return Segmentation(metrics, judged, list(broken.values()), time.monotonic() - begin)
+    return Segmentation(metrics, judged, scorer.cut_off, list(broken.values()), time.monotonic() - begin)
 
 
 def _windows(

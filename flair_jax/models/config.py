@@ -133,6 +133,20 @@ def config_to_json(config: FlairConfig) -> dict[str, Any]:
     }
 
 
+def config_to_release_json(config: FlairConfig) -> dict[str, Any]:
+    """The model's description as the PyTorch release's constructor takes it, for what leaves this project.
+
+    That constructor always makes 8 pooling heads and has no setting for it: `pooling_heads` is there only for a model
+    with another number, which it then refuses instead of computing something else.
+    """
+    description = config_to_json(config)
+    for name in ("pooling_heads", "init_logit_scale"):
+        if description[name] == getattr(FlairConfig, name):
+            del description[name]
+    description["vision_cfg"]["output_tokens"] = True  # its tower gives local tokens only if told to
+    return description
+
+
 def config_from_json(data: Mapping[str, Any], where: str = "model description") -> FlairConfig:
     """Reads the form that `config_to_json` writes and the PyTorch release ships.
 

@@ -113,7 +113,7 @@ def _collect(sources: Sequence[str]) -> tuple[list[Picture], list[str]]:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: cannot be read as text in UTF-8, one a line ({error})") from None
     if not lines:

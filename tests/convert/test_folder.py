@@ -1,5 +1,6 @@
 """Checkpoints as folders for the hub, and weight files as checkpoints."""
 
+import dataclasses
 import json
 
 import huggingface_hub
@@ -17,7 +18,7 @@ import flair_jax
 from flair_jax import checkpoint, train
 from flair_jax.cli import main
 from flair_jax.errors import CheckpointError, ConfigError
-from flair_jax.models.config import PRESETS
+from flair_jax.models.config import PRESETS, config_from_json, config_to_release_json
 from flair_jax.settings import MeshSettings
 from flair_jax.sharding import make_mesh, shardings
 
@@ -61,7 +62,9 @@ def test_what_the_folder_says(golden_checkpoint, golden_config, tmp_path) -> Non
     config = json.loads((target / "config.json").read_text())
     assert config["source"]["file"] == "tiny.safetensors"
     assert checkpoint.read_model_config(target) == golden_config
-    pictures = json.loads((target / "open_clip_config.json").read_text())["preprocess_cfg"]
+    open_clip = json.loads((target / "open_clip_config.json").read_text())
+    pictures = open_clip["preprocess_cfg"]
+    assert {**open_clip["model_cfg"], "source": config["source"]} == config
     assert pictures["size"] == golden_config.vision.image_size
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     expected = (pixels / 255 - pictures["mean"]) / pictures["std"]
@@ -72,6 +75,33 @@ def test_what_the_folder_says(golden_checkpoint, golden_config, tmp_path) -> Non
     assert "made from file `tiny.safetensors`" in card.text
     scripts = card.text.split("```python\n")[1].split("```")[0]
     compile(scripts, "README.md", "exec")
+
+
+def released_constructor(
+    embed_dim, vision_cfg, text_cfg, quick_gelu=False, init_logit_scale=None, init_logit_bias=None, **unknown
+):
+    """Takes what the PyTorch release's does, and of the towers what open_clip's do."""
+    assert not unknown
+    tower = {"layers", "width", "mlp_ratio"}
+    assert set(vision_cfg) <= tower | {"head_width", "patch_size", "image_size", "output_tokens"}
+    assert vision_cfg["output_tokens"], "or it gives no local tokens"
+    assert set(text_cfg) <= tower | {"context_length", "vocab_size", "heads"}
+    return init_logit_scale
+
+
+def test_the_description_is_what_the_release_constructs_from(caplog, tmp_path) -> None:
+    for config in PRESETS.values():
+        assert released_constructor(**config_to_release_json(config)) is None
+        assert config_from_json(config_to_release_json(config)) == config
+    other = dataclasses.replace(PRESETS["tiny"], pooling_heads=4, init_logit_scale=1.0)
+    assert config_from_json(config_to_release_json(other)) == other
+    model = flair_jax.Flair(other)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), model.abstract_params())
+    checkpoint.save(tmp_path / "other", model, params, {})
+    export_folder(tmp_path / "other", tmp_path / "exported")
+    assert "exported: the PyTorch release pools with 8 heads only" in caplog.text
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["pooling_heads"] == 4
+    assert flair_jax.load(tmp_path / "exported")[0].config == other
 
 
 def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:

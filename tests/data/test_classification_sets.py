@@ -40,15 +40,38 @@ def test_folder(tmp_path) -> None:
     (tmp_path / "blue" / "more").mkdir()
     shutil.copy(tmp_path / "blue" / "2-0.png", tmp_path / "blue" / "more" / "x.PNG")
     (tmp_path / "blue" / "notes.txt").write_text("not a picture")
-    (tmp_path / "empty").mkdir()
     (tmp_path / ".cache").mkdir()
     data = load("folder", tmp_path)
-    assert data.keys == ["blue", "empty", "red", "sea_green"]
-    assert data.names == ["blue", "empty", "red", "sea green"]
-    assert labels(data) == [0] * 4 + [2] * 3 + [3] * 3
+    assert data.keys == ["blue", "red", "sea_green"]
+    assert data.names == ["blue", "red", "sea green"]
+    assert labels(data) == [0] * 4 + [1] * 3 + [2] * 3
     assert data.examples[3].where == str(tmp_path / "blue" / "more" / "x.PNG")
     assert data.templates == ("a photo of a {}.",)
     assert data.whole is None
+
+
+def test_what_is_no_picture_is_passed_over_and_counted(tmp_path, caplog) -> None:
+    write_folders(tmp_path, ("red", "blue"))
+    data = load("folder", tmp_path)
+    assert not caplog.records
+    for junk in (".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/0.png"):
+        (tmp_path / "red" / junk).parent.mkdir()
+        (tmp_path / "red" / junk).touch()
+    for junk in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "blue" / junk).touch()
+    (tmp_path / "outside.png").touch()
+    (tmp_path / "__MACOSX").mkdir()
+    os.mkfifo(tmp_path / "red" / "pipe.png")
+    (tmp_path / "red" / "loop").symlink_to(tmp_path / "red")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert load("folder", tmp_path).digest() == data.digest()
+    assert "1 picture(s) outside of the class folders" in caplog.text
+    assert "7 hidden file(s), links to folders or files not named as pictures" in caplog.text
+    (tmp_path / "red" / "gone.jfif").symlink_to("nothing")
+    assert len(load("folder", tmp_path).examples) == len(data.examples) + 1  # reading it says what is missing
+    (tmp_path / "empty" / ".cache").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"1 class folder\(s\) without a picture: empty; fill or remove them"):
+        load("folder", tmp_path)
 
 
 def test_a_folder_of_synsets_has_imagenets_names(tmp_path) -> None:
@@ -157,7 +180,7 @@ def test_imagenet_in_class_folders(tmp_path) -> None:
         load("imagenet", tmp_path)
 
 
-def test_imagenet_as_its_tar_holds_it(tmp_path) -> None:
+def test_imagenet_as_its_tar_holds_it(tmp_path, caplog) -> None:
     """The first picture shows a sea snake, the second an alp, the third a Shetland sheepdog."""
     (tmp_path / "val").mkdir()
     for number in (3, 1, 2):
@@ -167,6 +190,7 @@ def test_imagenet_as_its_tar_holds_it(tmp_path) -> None:
     assert [data.keys[label] for label in labels(data)] == ["n01751748", "n09193705", "n02105855"]
     assert [data.names[label] for label in labels(data)] == ["sea snake", "mountain", "Shetland Sheepdog"]
     assert labels(data) == [65, 970, 230]
+    assert "1 file(s) that are none of ImageNet's" in caplog.text
 
 
 def test_imagenet_from_tfds(tmp_path) -> None:

@@ -77,6 +77,7 @@ def test_a_missing_template_file_names_the_lists() -> None:
     ],
 )
 def test_class_names_of_users(tmp_path, file: str, content: str) -> None:
+    content = f"\ufeff{content}"
     (tmp_path / file).write_text(content)
     assert read_class_names(tmp_path / file, ["a", "b"]) == ["ant", "bee"]
 

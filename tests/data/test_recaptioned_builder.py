@@ -45,6 +45,23 @@ def test_the_same_samples_and_pixels_as_from_the_tars(tmp_path, capsys) -> None:
     assert f"00000.tar: {5:09}.jpg" in built.where(5)
 
 
+def test_names_and_urls_that_are_not_utf8(tmp_path) -> None:
+    url = b'{"url": "http://x/\\ud83d.jpg", "caption": "one"}'
+    write_tar(tmp_path / "t\udcff.tar", [("k\udce9.jpg", picture(1)), ("k\udce9.json", url), ("l\udce9.json", b"{}")])
+    assert main(["data", "build", "custom", f"{tmp_path}/*.tar", "--data-dir", str(tmp_path / "tfds"), DIRECT]) == 0
+    built = TfdsSource("recaptioned/custom", tmp_path / "tfds", "train")
+    assert built[0].url == "http://x/\\ud83d.jpg"
+    assert r"t\udcff.tar: k\udce9.jpg" in built.where(0)
+
+
+def test_tars_without_a_usable_sample(tmp_path, capsys) -> None:
+    write_tar(tmp_path / "0.tar", [("l.json", b"{}")])
+    command = ["data", "build", "custom", str(tmp_path / "0.tar"), "--data-dir", str(tmp_path / "tfds"), DIRECT]
+    assert main(command) == 2
+    assert "the tars hold no usable sample; `flair-jax data check` names each reason" in capsys.readouterr().err
+    assert not list((tmp_path / "tfds").rglob("*.array_record*"))
+
+
 def test_damage_is_left_out_and_counted_in_the_metadata(tmp_path, capsys) -> None:
     shard = damaged(tmp_path)
     assert main(["data", "build", "custom", shard, "--data-dir", str(tmp_path / "tfds"), DIRECT]) == 0

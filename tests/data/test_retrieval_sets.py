@@ -126,6 +126,10 @@ def test_layout(name: str, tmp_path) -> None:
     assert [path.relative_to(root).as_posix() for path in data.images] == images
     assert data.texts == texts
     assert data.image_of_text.tolist() == image_of_text
+    for file in (*root.rglob("*.json"), *root.rglob("*.jsonl")):  # as some editors save them, and macOS copies them
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+        (file.parent / f"._{file.name}").touch()
+    assert RETRIEVAL_SETS[name].load(root).digest() == data.digest()
 
 
 def test_flickr_in_a_renamed_folder(tmp_path) -> None:
@@ -174,6 +178,14 @@ def test_leaving_out_a_picture_leaves_out_its_captions(tmp_path) -> None:
         ("folder", "a.jsonl", '{"image": "a.jpg", "caption": "x"}\nnot json\n', "a.jsonl, line 2: not JSON in UTF-8"),
         ("folder", "a.jsonl", b'{"image": "a.jpg", "caption": "caf\xe9"}\n', "a.jsonl, line 1: not JSON in UTF-8"),
         ("folder", "a.jsonl", '["a.jpg"]\n', "line 1: `caption` is missing"),
+        ("folder", "a.jsonl", "[" * 100_000, "a.jsonl, line 1: not JSON in UTF-8"),
+        ("coco", "annotations/captions_val2017.json", "[" * 100_000, "cannot be read as JSON"),
+        (
+            "folder",
+            "a.jsonl",
+            r'{"image": "a.jpg", "caption": "x\ud83d"}',
+            "a caption of a.jpg has half a surrogate pair; mend it",
+        ),
     ],
 )
 def test_wrong_annotations_say_where(name: str, file: str, content: str, message: str, tmp_path) -> None:

@@ -95,6 +95,22 @@ def test_a_set_is_read_as_it_lies_on_disk(name, make, values, expected, pictures
     assert data.has_background == ("background" in data.classes)
 
 
+def test_what_is_no_picture_of_the_set_is_passed_over(tmp_path, caplog) -> None:
+    make_ade(tmp_path, [1])
+    folder = tmp_path / "images" / "validation"
+    names = SEGMENTATION_SETS["ade20k"].load(tmp_path).names
+    assert not caplog.records
+    (folder / ".cache").mkdir()
+    for name in ("._ADE_val_00000001.jpg", ".cache/a.jpg", "other.png"):
+        (folder / name).touch()
+    assert SEGMENTATION_SETS["ade20k"].load(tmp_path).names == names
+    assert "1 picture(s) not named *.jpg are passed over" in caplog.text
+    listed = tmp_path / "voc" / "ImageSets" / "Segmentation" / "val.txt"
+    make_voc(tmp_path / "voc", [1])
+    listed.write_bytes(b"\xef\xbb\xbf" + listed.read_bytes())
+    assert SEGMENTATION_SETS["voc20"].load(tmp_path / "voc").names == VOC_NAMES
+
+
 def test_every_set_is_tested() -> None:
     assert {row[0] for row in LAYOUTS} | {"scenes"} == set(SEGMENTATION_SETS) == set(COUNTS)
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -23,8 +24,11 @@ from flair_jax.data.pipeline import SampleSettings, batches
 from flair_jax.data.shards import expand_shards
 from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import TarSource
+from flair_jax.data.training_sets import open_set
 from flair_jax.errors import DatasetError
+from flair_jax.settings import DataSettings
 
+SETS = DataSettings("", "", "train", "", (), 0, 0, 3, (0.9, 1.0))
 SETTINGS = SampleSettings(seed=3, image_size=16, context_length=16, captions_per_image=2)
 
 
@@ -44,6 +48,26 @@ def test_patterns(tmp_path) -> None:
         expand_shards("{0..2.tar")
     with pytest.raises(DatasetError, match="no such tars"):
         expand_shards("nothing-*.tar", tmp_path)
+    with pytest.raises(DatasetError, match="Protocol not known: nowhere"):
+        expand_shards("nowhere://*.tar")
+
+
+def test_names_with_wildcards_are_meant_where_they_exist(tmp_path) -> None:
+    for folder in ("br[1]", "br1", ".hidden"):
+        for name in ("0.tar", "1.tar", "x[2].tar", "._0.tar"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).touch()
+
+    def found(pattern: str, base: str = "") -> list[str]:
+        return [shard.removeprefix(f"{tmp_path}/") for shard in expand_shards(pattern, tmp_path / base)]
+
+    assert found("{0..1}.tar", "br[1]") == ["br[1]/0.tar", "br[1]/1.tar"]
+    assert found("?.tar", "br[1]") == ["br[1]/0.tar", "br[1]/1.tar"]
+    assert found("br[1]/*.tar") == ["br[1]/0.tar", "br[1]/1.tar", "br[1]/x[2].tar"]
+    assert found("br[1]/x[2].tar") == ["br[1]/x[2].tar"]
+    assert found("br[!x]/[01].tar") == ["br1/0.tar", "br1/1.tar"]
+    assert found("*/0.tar") == ["br1/0.tar", "br[1]/0.tar"]
+    assert found(".hidden/*.tar") == [".hidden/0.tar", ".hidden/1.tar", ".hidden/x[2].tar"]
 
 
 def test_samples_come_in_the_order_of_the_tars(tmp_path) -> None:
@@ -131,6 +155,11 @@ def test_missing_tar(tmp_path) -> None:
         source_of(tmp_path / "nothing.tar")
     with pytest.raises(DatasetError, match="Protocol not known: nowhere"):
         source_of("nowhere://a.tar")
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "folder.tar").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(DatasetError, match=f"{name}.tar: is no file"):
+            source_of(tmp_path / f"{name}.tar")
 
 
 DAMAGE = {
@@ -147,6 +176,8 @@ DAMAGE = {
     ],
     "picture is empty": [("k.json", b'{"caption": "a"}'), ("k.jpg", b"")],
     "path leads out of the folder": [("../k.json", b'{"caption": "a"}'), ("../k.jpg", picture(1))],
+    "a caption has half a surrogate pair": [("k.json", b'{"caption": "a\\ud83d"}'), ("k.jpg", picture(1))],
+    "a caption has a NUL": [("k.json", b'{"caption": "a\\u0000"}'), ("k.jpg", picture(1))],
     "a second picture of that name": [("k.jpg", picture(1)), ("k.png", picture(1)), ("k.json", b'{"caption": "a"}')],
 }
 
@@ -157,7 +188,7 @@ def test_damage_is_left_out_and_named(tmp_path, reason: str, members) -> None:
     before = sorted(path.name for path in tmp_path.parent.iterdir())
     source = source_of(shard)
     assert {harm.reason for harm in source.damage} == {reason}
-    assert all(harm.shard == str(shard) and "k." in harm.member for harm in source.damage)
+    assert all(harm.file == str(shard) and "k." in harm.place for harm in source.damage)
     usable = [source[n].image for n in range(len(source))]
     assert usable[0] == picture(0)
     assert usable[-1] == picture(2)
@@ -195,12 +226,16 @@ def test_a_truncated_tar_gives_what_is_whole(tmp_path, cut: float) -> None:
     assert source.damage
 
 
-def test_a_tar_of_garbage(tmp_path) -> None:
-    (tmp_path / "0.tar").write_bytes(np.random.default_rng(0).bytes(5000))
-    (harm,) = index_shard(str(tmp_path / "0.tar")).damage
-    assert "damaged tar (from the start" in harm.reason
-    with pytest.raises(DatasetError, match="no usable sample"):
-        source_of(tmp_path / "0.tar")
+def test_training_needs_a_usable_sample(tmp_path, caplog) -> None:
+    shard = write_tar(tmp_path / "0.tar", [("k.json", b"{}"), ("l.jpg", picture(0)), ("l.txt", b"a caption")])
+    with pytest.raises(DatasetError) as error:
+        open_set(str(shard), SETS)
+    assert str(error.value) == (
+        f"{shard}: no usable sample (no picture: 1; no json: 1); `flair-jax data check` names each"
+    )
+    write_tar(tmp_path / "0.tar", [("k.json", b"{}"), *sample(1)])
+    assert len(open_set(str(shard), SETS)) == 1
+    assert "0.tar: 1 members or tars are left out" in caplog.text
 
 
 def broken_pictures() -> dict[str, bytes]:
@@ -250,14 +285,22 @@ def numbers_of_host(pattern: str, host: int, hosts: int) -> list[int]:
     return [int(number) for batch in take(4, source_of(pattern), host=host, hosts=hosts) for number in batch.samples]
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_processes_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
-    pattern = write_tars(tmp_path, 4, 8)
-    with concurrent.futures.ProcessPoolExecutor(hosts, multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(numbers_of_host, pattern, host, hosts) for host in range(hosts)]
-        numbers = [part.result() for part in parts]
-    assert [len(part) for part in numbers] == [32 // hosts] * hosts
+def check_disjoint(numbers: list[list[int]]) -> None:
+    assert [len(part) for part in numbers] == [32 // len(numbers)] * len(numbers)
     assert sorted(number for part in numbers for number in part) == list(range(32))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
+    pattern = write_tars(tmp_path, 4, 8)
+    check_disjoint([numbers_of_host(pattern, host, hosts) for host in range(hosts)])
+
+
+def test_processes_see_disjoint_parts_of_the_epoch(tmp_path) -> None:
+    """Which make the index at the same time."""
+    pattern = write_tars(tmp_path, 4, 8)
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        check_disjoint(list(pool.map(numbers_of_host, [pattern] * 2, range(2), [2] * 2)))
 
 
 def test_an_index_that_was_killed_goes_on_where_it_was(tmp_path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flair_jax import tokenize
-from flair_jax.data.tokenizer import _WORD, _letter_by_byte, _split, _vocabulary, clean
+from flair_jax.data.tokenizer import _WORD, _letter_by_byte, _split, _vocabulary, clean, count_tokens
 
 
 @pytest.mark.golden
@@ -85,3 +85,9 @@ def test_tokenising_and_reading_pictures_loads_no_jax() -> None:
         "print(sorted({'jax', 'flax', 'torch', 'tensorflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_tokens_are_counted_uncut() -> None:
+    texts = ["", "a", "a dog, a cat", "word " * 200]
+    assert count_tokens(texts).tolist() == [0, 1, 5, 200]
+    assert (tokenize(texts[3]) != 0).sum() == 77

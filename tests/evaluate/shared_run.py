@@ -10,8 +10,6 @@ import os
 import signal
 from pathlib import Path
 
-import jax
-
 from flair_jax.errors import FlairError
 from flair_jax.hosts import CLUSTER_OPTIONS, Hosts, join_cluster
 
@@ -23,9 +21,6 @@ for name, kind, _ in CLUSTER_OPTIONS:
     parser.add_argument(f"--{name}", type=kind)
 options = parser.parse_args()
 join_cluster({name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}, sigterm_saves=False)
-# Each mode has a retriever of its own, but the same programs.
-jax.config.update("jax_compilation_cache_dir", str(options.output.parent / "compiled"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 from flair_jax.evaluate.command import run
 from flair_jax.evaluate.retrieval import Retriever

@@ -35,13 +35,16 @@ def test_the_command(small_checkpoint, folders, tmp_path, capsys) -> None:
     common = ("--dataset", "folder", "--data-dir", folders, "--output", output)
     assert not evaluate(small_checkpoint, *common, "--templates", tmp_path / "templates.txt")
     document = json.loads(output.read_text())
-    assert set(document["metrics"]) == {"top1", "top5", "mean_per_class_top1"}
-    assert document["templates"] == ["{}", "a photo of a {}."]
-    assert (document["images"], document["images_of_whole_set"], document["skipped"]) == (21, None, [])
+    (result,) = document["results"]
+    assert set(result["metrics"]) == {"top1", "top5", "mean_per_class_top1"}
+    assert result["templates"] == ["{}", "a photo of a {}."]
+    assert (result["images"], result["images_of_whole_set"], result["skipped"]) == (21, None, [])
+    assert result["cut_off"]["texts_share"] == 0
+    assert set(result["ties"]["share"]) == {"class"}
     assert document["settings"]["mode"] == "text-conditioned"
     assert document["settings"]["source"]["file"] == "small.safetensors"
     assert document["versions"]["jax"]
-    assert len(document["classes"]) == 7
+    assert len(result["classes"]) == 7
     printed = capsys.readouterr().out
     assert "classification, text-conditioned (top-k in per cent)" in printed
     assert "folder, worst classes" in printed
@@ -59,19 +62,25 @@ def test_the_table_shows_the_worst_classes_first() -> None:
         "images_of_whole_set": 2000,
         "templates": ["{}"],
         "metrics": {"top1": 0.5, "top5": 0.75, "mean_per_class_top1": 0.51234},
+        "ties": {"share": {"class": 0.02}, "ties_for": {"top1": 0.51}, "ties_against": {}},
+        "cut_off": {"context_length": 77, "texts": 1, "texts_share": 0.25, "tokens_share": 0.05},
         "measured_by_others_top1_percent": None,
         "classes": [each("a", 10, 0.5, "b"), each("b", 10, 1.0), each("c", 0, None), each("d", 4, 0.25, "a")],
     }
     assert table([entry], "global").splitlines() == [
         "classification, global (top-k in per cent)",
-        "set             images  classes  templates  top-1  top-5  mean per class",
-        "folder  1,500 of 2,000        4          1  50.00  75.00           51.23",
+        "set                 images  classes  templates  top-1  top-5  mean per class",
+        "folder      1,500 of 2,000        4          1  50.00  75.00           51.23",
+        "  ties for                                      51.00                       ",
+        "folder: 25.0 % of the texts are longer than the model's 77 tokens; 5.0 % of all tokens are cut off",
+        "warning: folder: equal scores decide 2.0 % (class) of the ranks, by their order in the set; trust the figures "
+        "no further than what ties make of them",
         "",
         "folder, worst classes  images  top-1  most often taken for",
         "d                           4  25.00                     a",
         "a                          10  50.00                     b",
     ]
-    assert len(table([{**entry, "classes": [each("b", 10, 1.0)]}], "global").splitlines()) == 3
+    assert len(table([{**entry, "classes": [each("b", 10, 1.0)]}], "global").splitlines()) == 6
 
 
 def test_names_from_a_file_are_used(small_checkpoint, folders, tmp_path) -> None:
@@ -80,7 +89,7 @@ def test_names_from_a_file_are_used(small_checkpoint, folders, tmp_path) -> None
     common = ("--dataset", "folder", "--data-dir", folders, "--output", tmp_path / "x.json")
     assert not evaluate(small_checkpoint, *common, "--class-names", tmp_path / "names.json", "--mode", "global")
     document = json.loads((tmp_path / "x.json").read_text())
-    assert {each["key"]: each["name"] for each in document["classes"]} == names
+    assert {each["key"]: each["name"] for each in document["results"][0]["classes"]} == names
     assert document["settings"]["class_names"] == str(tmp_path / "names.json")
 
 
@@ -133,10 +142,10 @@ def test_broken_pictures(small_checkpoint, folders, tmp_path, capsys) -> None:
     assert f"{root / 'red' / '0-1.png'}: cannot be read as a picture" in message
     assert not output.exists()
     assert not evaluate(small_checkpoint, *common, "--skip-broken")
-    document = json.loads(output.read_text())
-    assert document["images"] == 20
-    assert len(document["skipped"]) == 1
-    assert {each["key"]: each["pictures"] for each in document["classes"]}["red"] == 2
+    (result,) = json.loads(output.read_text())["results"]
+    assert result["images"] == 20
+    assert len(result["skipped"]) == 1
+    assert {each["key"]: each["pictures"] for each in result["classes"]}["red"] == 2
 
 
 def test_a_broken_record_is_named(small_checkpoint, tmp_path, capsys) -> None:
@@ -179,7 +188,7 @@ def test_a_killed_run_goes_on_where_it_was(small_checkpoint, folders, tmp_path, 
     monkeypatch.setattr(Retriever, "encode_texts", never)
     assert not evaluate(small_checkpoint, *common, tmp_path / "killed.json")
     assert len(calls) == 6 - 2, "two of the blocks of 4 among 21 pictures were there"
-    first, second = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json"))
+    first, second = (json.loads((tmp_path / name).read_text())["results"][0] for name in ("whole.json", "killed.json"))
     assert (first["metrics"], first["classes"]) == (second["metrics"], second["classes"])
     assert not (tmp_path / "killed.json.partial").exists()
 

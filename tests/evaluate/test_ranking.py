@@ -6,8 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from sorting import made, sorted_metrics
 
 from flair_jax import FlairError, retrieval_metrics
+from flair_jax.evaluate.metrics import Ties
 from flair_jax.evaluate.ranking import Block, rank
 from flair_jax.hosts import ALONE, Hosts
 
@@ -54,28 +56,37 @@ def rank_on(count: int, scores: np.ndarray, image_of_text: np.ndarray, size: int
         return list(pool.map(one, hosts))
 
 
-def made(images: int, texts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores full of ties and pairs that were not scored; every picture has a text."""
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 4, (images, texts)).astype(np.float32)
-    scores[rng.random(scores.shape) < 0.3] = -np.inf
-    return scores, rng.permutation(np.concatenate([np.arange(images), rng.integers(0, images, texts - images)]))
-
-
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize("count", [2, 3, 5])
-@pytest.mark.parametrize(("images", "texts"), [(3, 3), (13, 29)])
-def test_hosts_find_the_metrics_of_the_whole(images: int, texts: int, count: int, size: int) -> None:
+@pytest.mark.parametrize(("images", "more_texts"), [(3, 0), (13, 16)])
+def test_hosts_find_the_metrics_of_the_whole(images: int, more_texts: int, count: int, size: int) -> None:
     """More hosts than pictures, too."""
     for seed in range(5):
-        scores, image_of_text = made(images, texts, seed)
-        expected = retrieval_metrics(scores, image_of_text)
-        assert rank_on(count, scores, image_of_text, size) == [expected] * count
-        assert rank(blocks(scores, size), 0, image_of_text, ALONE) == expected
+        scores, image_of_text = made(images, more_texts, seed)
+        alone = rank(blocks(scores, size), 0, image_of_text, ALONE)
+        assert alone[0] == retrieval_metrics(scores, image_of_text) == sorted_metrics(scores, image_of_text)
+        assert rank_on(count, scores, image_of_text, size) == [alone] * count
+
+
+def test_bounds_are_those_of_the_right_answer_before_and_behind_its_equals() -> None:
+    """Against scores that a little more or less for all right pairs has freed of ties with wrong ones."""
+    for seed in range(20):
+        scores, image_of_text = made(2 + seed % 7, seed, seed)
+        scores = np.maximum(scores, -1.0)
+        metrics, ties = rank(blocks(scores, 3), 0, image_of_text, ALONE)
+        right = np.arange(len(scores))[:, None] == image_of_text
+        for change, bound in ((0.5, ties.ties_for), (-0.5, ties.ties_against)):
+            expected = sorted_metrics(scores + change * right, image_of_text)
+            assert {**metrics, **bound} == expected
+            assert bound == {name: value for name, value in expected.items() if value != metrics[name]}
+    distinct = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    assert rank(blocks(distinct, 2), 0, np.array([0, 1, 2, 2]), ALONE)[1] == Ties(
+        {"text_to_image": 0.0, "image_to_text": 0.0}, {}, {}
+    )
 
 
 def test_a_score_that_is_not_a_number_is_reported_by_all() -> None:
-    scores, image_of_text = made(13, 29, 0)
+    scores, image_of_text = made(13, 16, 0)
     scores[12, 5] = np.nan
     words = "similarity holds NaN: the model or its input is broken"
     assert rank_on(2, scores, image_of_text, 3) == [f"process 1: {words}", words]

@@ -9,7 +9,9 @@ from numeric import assert_close
 
 from flair_jax import normalize, retrieval_metrics, tokenize
 from flair_jax.evaluate import retrieval
+from flair_jax.evaluate.ranking import Block, rank
 from flair_jax.evaluate.retrieval import Retriever, top_k
+from flair_jax.hosts import ALONE
 from flair_jax.models.flair import Flair
 
 
@@ -42,7 +44,7 @@ def test_global(golden_model, end_to_end) -> None:
 
 @pytest.mark.golden
 def test_top_k(golden_model, end_to_end) -> None:
-    """Scores and candidates; of the metrics, those that ties among unscored pairs cannot change."""
+    """Scores, candidates, and metrics within what ties among unscored pairs can change."""
     data, image, local, text, scale = end_to_end
     retriever = Retriever(*golden_model)
     k = data["top_k/indices"].shape[1]
@@ -53,17 +55,13 @@ def test_top_k(golden_model, end_to_end) -> None:
 
     scores = np.full((len(image), len(text)), -np.inf, np.float32)
     np.put_along_axis(scores, candidates, reranked, axis=1)
-    metrics = retrieval_metrics(scores, data["image_of_text"])
-    own = scores[data["image_of_text"], np.arange(len(text))]
-    scored_per_text = np.isfinite(scores).sum(axis=0)
-    for n in (1, 5, 10):
-        # A text whose own picture was not scored ties with all unscored pictures. Where at least n others were
-        # scored, it misses the first n whatever the order of ties.
-        if np.all(np.isfinite(own) | (scored_per_text >= n)):
-            assert metrics[f"text_to_image_R@{n}"] == data[f"top_k/metrics/text_to_image_R@{n}"]
-        # An image's unscored captions stand behind its k scored ones.
-        if n <= k:
-            assert metrics[f"image_to_text_R@{n}"] == data[f"top_k/metrics/image_to_text_R@{n}"]
+    metrics, ties = rank([Block(len(scores), lambda: scores)], 0, data["image_of_text"], ALONE)
+    # The original's sort leaves equal scores in the order of their index for rows of at most 16, and with some builds
+    # for longer ones: what ties decide lies within our bounds, and all else is equal.
+    for name, value in metrics.items():
+        ends = sorted(bound.get(name, value) for bound in (ties.ties_for, ties.ties_against))
+        assert ends[0] <= data[f"top_k/metrics/{name}"] <= ends[1], name
+    assert max(ties.share.values()) > 0, "or this shows nothing"
 
 
 def check_metrics(scores: np.ndarray, data, mode: str) -> None:

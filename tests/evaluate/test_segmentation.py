@@ -189,13 +189,17 @@ def test_from_a_folder_to_a_table_a_file_and_pictures(small_checkpoint, voc, tmp
     printed = capsys.readouterr()
     assert "image/s" in printed.err, "a progress bar with a rate"
     document = json.loads(output.read_text())
-    assert document["metrics"]["mean_iou"] > 0
+    (result,) = document["results"]
+    assert result["metrics"]["mean_iou"] > 0
     row = next(line for line in printed.out.splitlines() if line.startswith("mean IoU"))
-    assert row.split()[-1] == f"{100 * document['metrics']['mean_iou']:.1f}"
-    assert document["images"] == PICTURES
+    assert row.split()[-1] == f"{100 * result['metrics']['mean_iou']:.1f}"
+    assert (result["images"], result["images_of_whole_set"]) == (PICTURES, 1449)
+    assert f"segmentation of {PICTURES} of 1,449 pictures" in printed.out
+    assert result["cut_off"]["texts_share"] == 0
+    assert "voc20: 0.0 % of the texts are longer than the model's 77 tokens" in printed.out
     assert document["settings"]["short_side"] == 48
     assert document["settings"]["templates"] == ["a photo of a {}."]
-    assert len(document["metrics"]["iou"]) == 20
+    assert len(result["metrics"]["iou"]) == 20
     assert "reported" not in printed.out
     assert sorted(path.name for path in save.iterdir()) == [f"2007_00000{number}.png" for number in range(PICTURES)]
     with Image.open(save / "2007_000000.png") as sheet:
@@ -211,7 +215,7 @@ def test_background_is_what_exceeds_no_threshold(compiled, small_checkpoint, voc
     assert not evaluate(small_checkpoint, *common, tmp_path / "all.json", "--background-threshold", 1.1)
     assert not evaluate(small_checkpoint, *common, tmp_path / "none.json", "--background-threshold", -1.1)
     everything, nothing = (
-        json.loads((tmp_path / f"{name}.json").read_text())["metrics"]["iou"] for name in ("all", "none")
+        json.loads((tmp_path / f"{name}.json").read_text())["results"][0]["metrics"]["iou"] for name in ("all", "none")
     )
     assert everything["background"] > 0
     assert {value for name, value in everything.items() if name != "background"} <= {0, None}
@@ -226,7 +230,7 @@ def test_words_and_templates_change_the_texts(compiled, small_checkpoint, voc, t
     assert not evaluate(small_checkpoint, *common, tmp_path / "a.json")
     assert not evaluate(small_checkpoint, *common, tmp_path / "b.json", *options)
     first, second = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
-    assert first["metrics"] != second["metrics"]
+    assert first["results"][0]["metrics"] != second["results"][0]["metrics"]
     assert second["settings"]["templates"] == ["{}", "some {}"]
 
 
@@ -262,9 +266,9 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     assert "2007_000003.png: is 6x4 pixels, its picture 79x50" in message
     assert not output.exists()
     assert not evaluate(small_checkpoint, *common, "--skip-broken")
-    document = json.loads(output.read_text())
-    assert document["images"] == PICTURES - 2
-    assert len(document["skipped"]) == 2
+    (result,) = json.loads(output.read_text())["results"]
+    assert result["images"] == PICTURES - 2
+    assert len(result["skipped"]) == 2
     assert "left out 2 broken picture(s)" in capsys.readouterr().out
 
 
@@ -303,7 +307,7 @@ def test_a_killed_run_goes_on_where_it_was(compiled, small_checkpoint, voc, tmp_
     assert not evaluate(small_checkpoint, *common, output)
     assert sorted(read) == [2, 3, 4], "the first block's pictures are not read again"
     first, second = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json"))
-    assert first["metrics"] == second["metrics"]
+    assert first["results"][0]["metrics"] == second["results"][0]["metrics"]
     assert not (tmp_path / "killed.json.partial").exists()
 
 

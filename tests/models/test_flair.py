@@ -1,6 +1,7 @@
 """Properties of the model that need no reference."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def test_release_has_its_number_of_parameters() -> None:
 
 def test_parameters_are_a_plain_dict_with_stacked_layers(small_model) -> None:
     model, params = small_model
-    initial = model.init(jax.random.key(0))
+    initial = jax.jit(model.init)(jax.random.key(0))
     assert jax.tree.structure(initial) == jax.tree.structure(params)
     assert type(initial) is dict
     kernel = initial["vision"]["blocks"]["attention"]["query"]["kernel"]
@@ -46,7 +47,7 @@ def test_parameters_are_a_plain_dict_with_stacked_layers(small_model) -> None:
 def test_initial_distributions() -> None:
     """Standard deviations that the release's initialisation implies; 3 % is 3 sigma for the smallest tensor here."""
     config = PRESETS["tiny"]
-    params = Flair(config).init(jax.random.key(0))
+    params = jax.jit(Flair(config).init)(jax.random.key(0))
     width, layers = config.text.width, config.text.layers
     vision_width = config.vision.width
     text, vision = params["text"]["blocks"], params["vision"]["blocks"]
@@ -75,17 +76,21 @@ def test_initial_distributions() -> None:
     np.testing.assert_allclose(float(params["logit_scale"]), np.log(1 / 0.07), rtol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"unroll": 2}, {"unroll": 9}, {"remat": "full"}, {"remat": "dots"}])
-def test_compute_settings_change_no_number(small_model, inputs, settings) -> None:
+@pytest.fixture(scope="module")
+def gradients(small_model, inputs):
+    """A function of settings: a loss with its gradients."""
     model, params = small_model
-    images, tokens = inputs
 
-    def loss(model: Flair, params) -> jax.Array:
-        return jnp.sum(jnp.sin(model.logits(params, images, tokens)))
+    def gradients(**settings):
+        other = Flair(dataclasses.replace(model.config, **settings))
+        return jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(other.logits(params, *inputs)))))(params)
 
-    other = Flair(dataclasses.replace(model.config, **settings))
-    expected = jax.jit(jax.value_and_grad(lambda p: loss(model, p)))(params)
-    actual = jax.jit(jax.value_and_grad(lambda p: loss(other, p)))(params)
+    return functools.cache(gradients)
+
+
+@pytest.mark.parametrize("settings", [{"unroll": 2}, {"unroll": 9}, {"remat": "full"}, {"remat": "dots"}])
+def test_compute_settings_change_no_number(gradients, settings) -> None:
+    expected, actual = gradients(), gradients(**settings)
     np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(actual[1]), jax.tree.leaves(expected[1]), strict=True):
         # Another order of float32 sums; measured below 1e-5 of each gradient's largest value.

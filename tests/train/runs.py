@@ -29,7 +29,7 @@ def get_config():
     c.data.workers = 0
     c.checkpoint.every_steps = 3
     c.log_every_steps = 1
-    c.compilation_cache = {cache!r}
+    c.compilation_cache = ""  # the environment names that of the tests
     return c
 """
 
@@ -38,16 +38,18 @@ def write_config(folder: Path, data: Path) -> Path:
     """A configuration file for a run of seconds."""
     (folder / "model.json").write_text(json.dumps(MODEL))
     path = folder / "config.py"
-    path.write_text(CONFIG.format(model=str(folder / "model.json"), data=str(data), cache=str(folder / "compiled")))
+    path.write_text(CONFIG.format(model=str(folder / "model.json"), data=str(data)))
     return path
+
+
+def xla_flags(devices: int) -> str:
+    """Those of the tests, with so many host devices; of a flag that is given twice, the last counts."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
 
 
 def spawn(*arguments: object, devices: int = 1, **options) -> subprocess.Popen:
     """Starts Python with these arguments and so many host devices."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-    }
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices)}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment,

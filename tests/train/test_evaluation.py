@@ -49,6 +49,10 @@ def test_metrics_while_training(alone) -> None:
     measured = evaluations(alone)
     assert set(measured) == {3, 6}
     assert all(1 <= values["evaluation/image_to_text_mean_rank"] <= 16 for values in measured.values())
+    assert all(values["evaluation/text_to_image_ties"] == 0 for values in measured.values())
+    (start,) = (json.loads(line) for line in (alone / "starts.jsonl").read_text().splitlines())
+    assert start["step"] == 0
+    assert start["versions"]["pillow"]
     first = metrics(alone)[0]
     assert {"loss", "tcs", "mps", "logit_scale", "learning_rate", "grad_norm", "images_per_second"} <= set(first)
     assert 0 <= first["waiting_for_data"] <= 1

@@ -1,0 +1,60 @@
+"""What cannot be used: named, and counted by reason. Imports no JAX."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+from flair_jax.data.names import printable
+
+FOLDER, HIDDEN = "a folder", "a hidden file, or one that macOS adds"
+# Nobody misses these, so they are no damage.
+_HARMLESS = (FOLDER, HIDDEN)
+_MOST_NAMED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """What cannot be used.
+
+    Attributes:
+      file: path or URL of the tar or table.
+      place: the member or row; "" if the file itself is meant.
+      reason: a few words, the same for all of a kind.
+    """
+
+    file: str
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.file}{': ' + self.place if self.place else ''}: {self.reason}")
+
+    @property
+    def harmless(self) -> bool:
+        """Whether nothing is lost with it."""
+        return is_harmless(self.reason)
+
+
+def is_harmless(reason: str) -> bool:
+    """Whether nothing is lost with what is left out for this reason."""
+    return reason in _HARMLESS
+
+
+@dataclasses.dataclass
+class LeftOut:
+    """Counts of what is left out, of which the first are named.
+
+    Attributes:
+      reasons: how many, by reason.
+      first: the first ones.
+    """
+
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    first: list[Damage] = dataclasses.field(default_factory=list)
+
+    def add(self, damage: Damage) -> None:
+        """Takes one more."""
+        self.reasons[damage.reason] += 1
+        if len(self.first) < _MOST_NAMED:
+            self.first.append(damage)

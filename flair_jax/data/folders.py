@@ -1,0 +1,38 @@
+"""Pictures in a folder and below. Imports no JAX."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flair_jax.data.names import is_hidden, is_picture
+
+
+def pictures_below(folder: Path) -> tuple[list[Path], int]:
+    """Pictures by the endings of their names, in order, and how many files and folders were passed over.
+
+    These are hidden ones, links to folders, files with other endings, and what is no file, such as a pipe. A link to
+    nothing counts as a picture, so that whoever opens it says what is missing.
+
+    Raises:
+      OSError: if a folder cannot be listed.
+    """
+    pictures: list[Path] = []
+    passed_over = 0
+    places = [os.fspath(folder)]
+    while places:
+        with os.scandir(places.pop()) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    passed_over += 1
+                elif entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+                elif is_picture(entry.name) and _may_be_file(entry):
+                    pictures.append(Path(entry.path))
+                else:
+                    passed_over += 1
+    return sorted(pictures), passed_over
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path) or not os.path.exists(entry.path)

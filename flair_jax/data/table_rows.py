@@ -1,0 +1,202 @@
+"""Rows of a table file as text: CSV, TSV, JSON lines, Parquet. Imports no JAX.
+
+Types are never guessed, and what is wrong with a row costs that row and no other.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from flair_jax.data.names import printable
+from flair_jax.errors import DatasetError
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_KINDS = (*_DELIMITERS, ".jsonl", ".parquet")
+# Characters of a line or a field; nothing longer is a row of captions.
+_LONGEST = 2**24
+_MOST_SHOWN = 300  # of a header, which may be any file's first line
+
+# Where a row is, and its cells by column, or why it has none.
+RawRow = tuple[str, dict[str, Any] | str]
+
+
+def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
+    """All rows of a table.
+
+    Bytes that are not UTF-8 become lone surrogates (`surrogateescape`), so that only their own cells are broken.
+
+    Args:
+      path: .csv, .tsv or .jsonl, each also as .gz; or .parquet.
+      key: a column that there must be.
+      columns: of these there must be one at least; no other is read.
+
+    Raises:
+      DatasetError: if the file cannot be read, or has not these columns.
+    """
+    kind = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if kind not in _KINDS:
+        raise DatasetError(f"{path}: a caption table is {', '.join(_KINDS[:-1])} (also as .gz) or {_KINDS[-1]}")
+    if path.exists() and not path.is_file():  # a pipe would keep whoever opens it waiting
+        raise DatasetError(f"{path}: is no file")
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(path, key, columns)
+            return
+        with contextlib.closing(_open_text(path)) as stream:
+            if kind == ".jsonl":
+                yield from _json_rows(stream, (key, *columns))
+            else:
+                yield from _csv_rows(path, stream, _DELIMITERS[kind], key, columns)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error})") from None
+
+
+def _open_text(path: Path) -> TextIO:
+    stream = (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
+    start = stream.peek(4)[:4]
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return io.TextIOWrapper(stream, "utf-16", "surrogatepass", newline="")
+    if b"\0" in start:  # every other byte of Latin letters, without a mark at the start
+        return io.TextIOWrapper(stream, "utf-16-be" if start[0] == 0 else "utf-16-le", "surrogatepass", newline="")
+    return io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+
+
+def _check_columns(path: Path, found: Sequence[str], key: str, columns: Sequence[str]) -> None:
+    missing = [] if key in found else [key]
+    if not missing and not set(columns) & set(found):
+        missing = list(columns)
+    if missing:
+        there = printable(", ".join(found)[:_MOST_SHOWN])
+        raise DatasetError(f"{path}: no column {', '.join(missing)}; there are {there}")
+    twice = [name for name in (key, *columns) if found.count(name) > 1]
+    if twice:
+        raise DatasetError(f"{path}: the column {twice[0]} is there twice; rename one")
+
+
+class _Lines:
+    """Lines of a file, of which those after the first of a broken row can be read again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._again: collections.deque[str] = collections.deque()
+        self._row: list[str] = []
+        self.first = 1  # number of the first line of the row
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else self._stream.readline(_LONGEST)
+        if not line:
+            raise StopIteration
+        self._row.append(line)
+        return line
+
+    def next_row(self) -> None:
+        self.first += len(self._row)
+        self._row.clear()
+
+    def give_back(self) -> None:
+        self._again.extendleft(reversed(self._row[1:]))
+        del self._row[1:]
+
+
+def _csv_rows(path: Path, stream: TextIO, delimiter: str, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
+    csv.field_size_limit(_LONGEST)
+    lines = _Lines(stream)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    places: dict[str, int] = {}
+    header: list[str] = []
+    number = 0
+    while True:
+        lines.next_row()
+        where = f"row {number} (line {lines.first})"
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            if not header:
+                raise DatasetError(f"{path}: the quotes of its first line do not balance") from None
+            lines.give_back()
+            number += 1
+            yield where, "quotes that do not balance"
+            continue
+        if row is None:
+            break
+        if not row:  # a blank line
+            continue
+        number += 1
+        if not header:
+            header = row
+            _check_columns(path, header, key, columns)
+            places = {name: header.index(name) for name in (key, *columns) if name in header}
+        elif len(row) != len(header):
+            yield where, f"too {'few' if len(row) < len(header) else 'many'} fields"
+        else:
+            yield where, {name: row[place] for name, place in places.items()}
+    if not header:
+        raise DatasetError(f"{path}: is empty")
+
+
+def _json_rows(stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
+    for number, line in enumerate(iter(lambda: stream.readline(_LONGEST), ""), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            yield f"line {number}", "not JSON"
+            continue
+        if isinstance(record, dict):
+            yield f"line {number}", {name: record.get(name) for name in columns}
+        else:
+            yield f"line {number}", "JSON is not an object"
+
+
+def _parquet_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
+    number = 0
+    with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:  # pyarrow opens UTF-8 names only
+        schema = file.schema_arrow
+        _check_columns(path, schema.names, key, columns)
+        names = [name for name in (key, *columns) if name in schema.names]
+        kinds = {name: _as_bytes(schema.field(name).type) for name in names}
+        for name, kind in kinds.items():
+            if kind is None:
+                raise DatasetError(f"{path}: the column {name} holds {schema.field(name).type}, not texts")
+        for batch in file.iter_batches(columns=names):
+            # As bytes, because one text that is not UTF-8 would stop its whole block.
+            cells = [batch.column(name).cast(kinds[name]).to_pylist() for name in names]
+            for row in zip(*cells, strict=True):
+                number += 1
+                yield f"row {number}", dict(zip(names, map(_decoded, row), strict=True))
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType | None:
+    """The type in which a column of texts, or of lists of them, is read; None for others."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _as_bytes(kind.value_type)
+    if any(check(kind) for check in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
+        inner = _as_bytes(kind.value_type)
+        return None if inner is None else pa.list_(inner)
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_null)
+    return pa.large_binary() if any(check(kind) for check in texts) else None
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return [_decoded(each) for each in value] if isinstance(value, list) else value
