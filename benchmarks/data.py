@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from flair_jax.data import pipeline, tokenizer
 from flair_jax.data.captions import CAPTION_LISTS, sentences_of
-from flair_jax.data.image import random_crop_box
+from flair_jax.data.image import open_rgb, random_crop_box
 from flair_jax.data.pipeline import SampleSettings, batches
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
@@ -147,7 +147,7 @@ def photographs() -> list[Image.Image]:
     assert package is not None
     assert package.origin is not None
     folder = Path(package.origin).parent / "data"
-    return [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
+    return [open_rgb(folder / name) for name in PHOTOGRAPHS]
 
 
 @functools.cache

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
 
     # Model
-    c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form
+    c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32

@@ -1,4 +1,5 @@
 """Weights of the PyTorch release in, and back out.
 
-`param_map`, `files` and `hub` lie below `flair_jax.checkpoint`, which reads with them; the other modules stand on it.
+`param_map`, the modules that read files, and `hub` lie below `flair_jax.checkpoint`, which reads with them; `transfer`,
+`folder` and `stablehlo_export` stand on it.
 """

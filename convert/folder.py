@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from flair_jax import checkpoint, digests
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.config import FlairConfig, config_to_release_json
+from flair_jax.models.flair import Flair
 from flair_jax.models.normalize import MEAN, STD
 
 from . import hub
-from .files import CONFIG, WEIGHTS, write_tensors
+from .files import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
 from .param_map import torch_from_params
+from .weights import check_finite
 
-CARD, OPEN_CLIP = "README.md", "open_clip_config.json"
+CARD = "README.md"
 FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
 
 
@@ -40,6 +43,19 @@ def preprocessing(config: FlairConfig) -> dict[str, Any]:
         "resize_mode": "shortest",
         "fill_color": 0,
     }
+
+
+def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
+    """The model in a checkpoint, and its weights as a state dict.
+
+    Raises:
+      CheckpointError: if `source` is no checkpoint.
+      ConversionError: if the weights hold what is no number.
+    """
+    model, params = checkpoint.load(source)
+    tensors = torch_from_params(jax.device_get(params), model.config)
+    check_finite(source, tensors)
+    return model, tensors
 
 
 def export_folder(source: str | Path, target: str | Path) -> int:
@@ -98,9 +114,8 @@ def _read_card(folder: Path) -> str | None:
 
 
 def _write(source: Path, folder: Path, card: str | None, *, name: str, address: str) -> int:
-    model, params = checkpoint.load(source)
+    model, tensors = load_tensors(source)
     origin = checkpoint.read_description(source).get("source", {})
-    tensors = torch_from_params(jax.device_get(params), model.config)
     description = config_to_release_json(model.config)
     if "pooling_heads" in description:
         logging.warning(
@@ -108,7 +123,7 @@ def _write(source: Path, folder: Path, card: str | None, *, name: str, address: 
             "says pooling_heads=%d, and must not be given the weights",
             *(name, model.config.pooling_heads),
         )
-    write_tensors(folder / WEIGHTS, tensors)
+    write_tensors(folder / WEIGHTS, tensors, quick_gelu=model.config.quick_gelu)
     _write_json(folder / CONFIG, {**description, "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
     digests.write(folder, (CONFIG, WEIGHTS))  # the card is its publisher's to change
@@ -144,6 +159,7 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 | vision tower | {vision.layers} layers of width {vision.width}, {vision.heads} heads, patch size {vision.patch_size} |
 | text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
 | shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
+| activation | {"QuickGELU, x * sigmoid(1.702 x)" if config.quick_gelu else "exact GELU"} |
 | pictures | {vision.image_size} x {vision.image_size}, bicubic and cropped, with CLIP's mean and deviation |
 | texts | CLIP's byte-pair encoding, padded with 0 |
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.models.config import PRESETS, FlairConfig
-from flair_jax.models.flair import Flair, Params
+from flair_jax.models.flair import Flair, FlairModule, Params
 
 
 class ConversionError(FlairError):
@@ -142,9 +143,13 @@ def params_from_torch(tensors: Mapping[str, np.ndarray], config: FlairConfig) ->
 
 def torch_from_params(params: Params, config: FlairConfig) -> dict[str, np.ndarray]:
     """The PyTorch state dict from a parameter tree: the exact inverse of `params_from_torch`."""
+    return _tensors(TABLE, params, config)
+
+
+def _tensors(rows: Iterable[Row], params: Params, config: FlairConfig) -> dict[str, np.ndarray]:
     flat = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
     tensors = {}
-    for row in TABLE:
+    for row in rows:
         inverse = tuple(np.argsort(row.axes))
         for layer, name in enumerate(_tensor_names(row, config)):
             stacked = _layers(row, config) is not None
@@ -174,9 +179,11 @@ def towers_of_clip(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def complete(tensors: Mapping[str, np.ndarray], config: FlairConfig) -> dict[str, np.ndarray]:
     """The towers of `towers_of_clip` with a pooling, scale and bias drawn as for training from nothing (seed 0)."""
-    drawn = torch_from_params(jax.device_get(Flair(config).init(jax.random.key(0))), config)
-    new = {name: tensor for name, tensor in drawn.items() if name.startswith("visual_proj.") or name in _CLIP_DROPPED}
-    return {**new, **tensors}
+    local, text = jnp.zeros((1, 1, config.embed_dim)), jnp.zeros((1, config.embed_dim))
+    # What is drawn depends on a parameter's name alone, so the towers need not be drawn.
+    drawn = FlairModule(config).init(jax.random.key(0), local, text, method=lambda module, *args: module.pooling(*args))
+    rows = [row for row in TABLE if row.torch.startswith("visual_proj.") or row.torch in _CLIP_DROPPED]
+    return {**_tensors(rows, jax.device_get(drawn["params"]), config), **tensors}
 
 
 def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -256,13 +263,16 @@ def _described(config: FlairConfig) -> Iterator[tuple[str, Any]]:
 
 def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The sizes that the tensors show."""
+    foreign = any(name.startswith("vision_model.") for name in tensors)
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors or len(np.shape(tensors[name])) != rank:
             found = list(np.shape(tensors[name])) if name in tensors else "missing"
             raise ConversionError(
                 f"not a FLAIR checkpoint: {name}, which gives the model's size, is {found}; "
-                f"the file holds {len(tensors)} tensor(s)" + (f", such as {next(iter(tensors))}" if tensors else "")
+                f"the file holds {len(tensors)} tensor(s)"
+                + (f", such as {next(iter(tensors))}" if tensors else "")
+                + ("; these names are transformers', so take the open_clip_* file of the same model" if foreign else "")
             )
         return np.shape(tensors[name])
 

@@ -23,6 +23,7 @@ from flair_jax.models.flair import Flair
 from .files import save_safetensors
 from .folder import preprocessing
 from .stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
+from .weights import check_finite
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -58,6 +59,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
     source = checkpoint.locate(source)
     model, nested = checkpoint.load(source, dtype=dtype)
     params = flatten_dict(jax.device_get(nested), sep="/")
+    check_finite(source, params)
     exported = {name: (function, _export(model, name, function, params)) for name, function in _table(model).items()}
     files = {name: bytes(each.serialize(vjp_order=0)) for name, (_, each) in exported.items()}
     description = {

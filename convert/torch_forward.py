@@ -64,7 +64,8 @@ class TorchFlair:
         y = self._layer_norm(x, f"{name}.ln_1")
         x = x + self._attention(y, y, y, f"{name}.attn", heads, mask, False, False)
         y = self._layer_norm(x, f"{name}.ln_2")
-        y = functional.gelu(functional.linear(y, weights[f"{name}.mlp.c_fc.weight"], weights[f"{name}.mlp.c_fc.bias"]))
+        y = functional.linear(y, weights[f"{name}.mlp.c_fc.weight"], weights[f"{name}.mlp.c_fc.bias"])
+        y = y * torch.sigmoid(1.702 * y) if self.config.quick_gelu else functional.gelu(y)
         return x + functional.linear(y, weights[f"{name}.mlp.c_proj.weight"], weights[f"{name}.mlp.c_proj.bias"])
 
     def _attention(

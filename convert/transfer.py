@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -9,63 +10,129 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
-from flair_jax.models.config import FlairConfig
+from flair_jax.models.config import FlairConfig, config_from_json
 from flair_jax.models.flair import Flair
 
-from . import hub
-from .files import read_tensors, require_torch, write_tensors
+from .activation import ACTIVATIONS, settle, told_by
+from .files import require_torch, write_tensors
+from .folder import load_tensors, preprocessing
 from .param_map import (
     ConversionError,
     complete,
     infer_config,
     is_clip,
     params_from_torch,
-    torch_from_params,
     towers_of_clip,
 )
+from .sources import Source, find
+from .weights import OPENAI_SIZES, Weights, read_weights
 
 # Largest difference of features, over the largest feature, that float32 rounding explains, with room for accelerators,
 # whose sums run in another order. CPUs differ by a few 1e-6.
 VERIFY_TOLERANCE = 1e-4
 
 
-def convert(source: str, target: str | Path, config: FlairConfig | None = None) -> FlairConfig:
-    """Imports a PyTorch weight file as a checkpoint that `flair_jax.load` reads.
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """The model that was converted, and what a user should know of how, each a phrase."""
 
-    Of a CLIP of open_clip the towers and projections are taken, as a start for training; the rest is drawn anew.
+    config: FlairConfig
+    remarks: tuple[str, ...]
+
+
+def convert(
+    source: str,
+    target: str | Path,
+    config: FlairConfig | None = None,
+    *,
+    activation: str | None = None,
+    state_dict: str | None = None,
+) -> Conversion:
+    """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
+
+    Of a CLIP of open_clip or OpenAI the towers and projections are taken, as a start for training; the rest is drawn
+    anew.
 
     Args:
-      source: a `.pt` or `.safetensors` file, or a hub name (`hf://OWNER/REPOSITORY/FILE`).
+      source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
+        (`hf://OWNER/REPOSITORY[@REVISION][/FILE]`).
       target: folder to make.
       config: the model, where its sizes are those of no preset: tensors do not show the numbers of attention heads.
-
-    Returns:
-      The model's description.
+      activation: "gelu" or "quick_gelu", where nothing else tells it.
+      state_dict: which state dict, where the file holds several.
 
     Raises:
-      ConversionError: if the file cannot be read, or its tensors are not exactly the model's.
+      ConversionError: if the file cannot be read, its tensors are not exactly the model's, or nothing tells the
+        activation of a CLIP.
       ConfigError: if nothing tells the numbers of heads.
       CheckpointError: if `target` exists and is something else.
     """
     target = Path(target).absolute()
     checkpoint.check_target(target)
-    file = _local_file(source)
-    tensors = read_tensors(file)
-    clip = is_clip(tensors)
+    found = find(source)
+    weights = read_weights(found.file, state_dict)
+    clip = is_clip(weights.tensors)
     try:
-        if clip:
-            tensors = towers_of_clip(tensors)
-        config = infer_config(tensors, config)
-        params = params_from_torch(complete(tensors, config) if clip else tensors, config)
+        tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
+        given = config
+        if given is None and found.description:
+            given = config_from_json(found.description, where=found.described_in)
+        described = infer_config(tensors, given)
+        _check_sizes(weights, described)
+        told = _told(weights, found, config)
+        quick_gelu, who = (ACTIVATIONS[activation], "--activation") if activation else settle(told, clip=clip)
+        described = dataclasses.replace(described, quick_gelu=quick_gelu)
+        params = params_from_torch(complete(tensors, described) if clip else tensors, described)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    origin = {"file": Path(source).name, "sha256": digest}
+    origin = {"file": found.file.name, "sha256": _sha256(found.file)}
+    origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
     if clip:
         origin["towers"] = "CLIP; the pooling is random and must be trained"
-    checkpoint.save(target, Flair(config), params, origin)
-    return config
+    checkpoint.save(target, Flair(described), params, origin)
+    contrary = [who for who, quick in told.items() if quick != quick_gelu]
+    remarks = [
+        f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}"
+        + (f", against {', '.join(contrary)}" if contrary else ""),
+        *weights.remarks,
+    ]
+    return Conversion(described, (*remarks, *_other_preparation(found, described)))
+
+
+def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[str, bool]:
+    """Who says whether it is QuickGELU: the file, its name, what describes it, or the model that is asked for."""
+    told = told_by(weights, found.name)
+    if config is not None and config.quick_gelu:
+        told["--config"] = True
+    if found.description:  # where open_clip does not write it, it means the exact GELU
+        told[found.described_in] = found.description.get("model_cfg", found.description).get("quick_gelu") is True
+    return told
+
+
+def _check_sizes(weights: Weights, config: FlairConfig) -> None:
+    shown = {"image_size": config.vision.image_size, **dataclasses.asdict(config.text)}
+    wrong = [
+        f"{name} is {size}, and the tensors show {shown[OPENAI_SIZES[name]]}"
+        for name, size in weights.sizes.items()
+        if size != shown[OPENAI_SIZES[name]]
+    ]
+    if wrong:
+        raise ConversionError(f"the file contradicts itself: {'; '.join(wrong)}")
+
+
+def _other_preparation(found: Source, config: FlairConfig) -> list[str]:
+    """How pictures were prepared for these weights, where that is not as it is done here."""
+    theirs, ours = found.description.get("preprocess_cfg", {}), preprocessing(config)
+    return [
+        f"{found.described_in}: pictures were prepared with {name} {theirs[name]}, and are here with {ours[name]}"
+        for name in ("mean", "std", "interpolation", "resize_mode")
+        if isinstance(theirs, dict) and theirs.get(name, ours[name]) != ours[name]
+    ]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def export(source: str | Path, target: str | Path) -> int:
@@ -82,13 +149,12 @@ def export(source: str | Path, target: str | Path) -> int:
       CheckpointError: if `source` is not a checkpoint.
       ConversionError: if `target` has another ending, or is `.pt` and torch is missing.
     """
-    model, params = checkpoint.load(source)
-    tensors = torch_from_params(jax.device_get(params), model.config)
-    write_tensors(target, tensors)
+    model, tensors = load_tensors(source)
+    write_tensors(target, tensors, quick_gelu=model.config.quick_gelu)
     return len(tensors)
 
 
-def verify(source: str, target: str | Path) -> dict[str, float]:
+def verify(source: str, target: str | Path, state_dict: str | None = None) -> dict[str, float]:
     """Compares PyTorch's arithmetic on the source file with ours on the converted checkpoint, on a fixed random input.
 
     Returns:
@@ -101,7 +167,7 @@ def verify(source: str, target: str | Path) -> dict[str, float]:
     from .torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    tensors = read_tensors(_local_file(source))
+    tensors = read_weights(find(source).file, state_dict).tensors
     if is_clip(tensors):
         tensors = complete(towers_of_clip(tensors), model.config)
     reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)
@@ -136,7 +202,3 @@ def verify(source: str, target: str | Path) -> dict[str, float]:
             f"{target}: differs from PyTorch's arithmetic by more than {VERIFY_TOLERANCE:.0e}: {', '.join(wrong)}"
         )
     return differences
-
-
-def _local_file(source: str) -> Path:
-    return hub.download(source) if source.startswith(hub.PREFIX) else Path(source)

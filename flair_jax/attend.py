@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 import flair_jax
-from flair_jax.data.image import preprocess
+from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.draw import contact_sheet, new_figure, overlay
+from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
 from flair_jax.visualize import Explanation, explain_picture
 
@@ -61,7 +62,7 @@ def run(
             for head, weights in enumerate(found.attention.heads[number - 1], start=1):
                 _save(output / f"{name}_head_{head}.png", overlay(pixels, weights))
     titles = [
-        f"{sentence}\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else sentence
+        printable(sentence) + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
         for sentence, empty in zip(sentences, found.attention.empty.mean(axis=1), strict=True)
     ]
     stream = io.BytesIO()
@@ -70,17 +71,18 @@ def run(
         contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
     with replace_when_complete(output / f"{kind}.png") as partial:
         # A palette halves the file, and the eye sees no difference if small areas keep their colours, others dithered.
-        drawn = Image.open(stream).convert("RGB")
+        drawn = open_rgb(stream.getvalue())
         palette = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE)
         drawn.quantize(palette=palette).save(partial, optimize=True)
     write_arrays(output / "maps.npz", pixels, sentences, found)
-    print(f"\nwritten: {output / f'{kind}.png'}, a picture for each sentence, {output / 'maps.npz'}")
+    shown = printable(output)
+    print(f"\nwritten: {shown}/{kind}.png, a picture for each sentence, {shown}/maps.npz")
 
 
 def report(sentences: Sequence[str], found: Explanation) -> str:
     """Scores in both modes, and how much of the attention matched nothing, as a table."""
     rows = [("text-conditioned", "global", "nothing matched", "sentence")] + [
-        (f"{logit:.2f}", f"{global_logit:.2f}", f"{100 * empty:.1f} %", sentence)
+        (f"{logit:.2f}", f"{global_logit:.2f}", f"{100 * empty:.1f} %", printable(sentence))
         for sentence, logit, global_logit, empty in zip(
             sentences, found.logits, found.global_logits, found.attention.empty.mean(axis=1), strict=True
         )

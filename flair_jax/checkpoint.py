@@ -18,8 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flair_jax import digests
-from flair_jax.convert.files import CONFIG, WEIGHTS, read_tensors
-from flair_jax.convert.param_map import ConversionError, infer_config, params_from_torch
+from flair_jax.convert.activation import flair_config
+from flair_jax.convert.files import CONFIG, WEIGHTS
+from flair_jax.convert.param_map import ConversionError, params_from_torch
+from flair_jax.convert.weights import read_weights
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import replace_when_complete
 from flair_jax.hosts import ALONE, Hosts
@@ -174,9 +176,9 @@ def _params_from_torch(path: Path) -> Params:
     """The parameters in an exported folder or a weight file, as NumPy arrays."""
     try:
         if path.is_file():
-            tensors = read_tensors(path)
-            return params_from_torch(tensors, infer_config(tensors, None))
-        return params_from_torch(read_tensors(path / WEIGHTS), read_model_config(path))
+            weights = read_weights(path)
+            return params_from_torch(weights.tensors, flair_config(weights, path.name))
+        return params_from_torch(read_weights(path / WEIGHTS).tensors, read_model_config(path))
     except ConversionError as error:
         raise CheckpointError(f"{path}: the parameters cannot be read ({error})") from None
 
@@ -196,10 +198,7 @@ def read_model_config(path: str | Path) -> FlairConfig:
       ConfigError: if its description is wrong.
     """
     path = locate(path).absolute()
-    description = read_description(path)
-    for note in ("source", "digests"):
-        description.pop(note, None)
-    return config_from_json(description, where=str(description_file(path)))
+    return config_from_json(read_description(path), where=str(description_file(path)))
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
@@ -272,9 +271,9 @@ def _check(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> None:
 
 
 def _describe_weights(path: Path) -> dict[str, Any]:
-    tensors = read_tensors(path)
+    weights = read_weights(path)
     try:
-        config = infer_config(tensors, None)
+        config = flair_config(weights, path.name)
     except FlairError as error:
         raise CheckpointError(f"{path}: make a checkpoint of it first, with `flair-jax convert` ({error})") from None
     return {**config_to_json(config), "source": {"file": path.name}}

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import flair_jax
+from flair_jax.demo_guard import Guard
 from flair_jax.demo_page import MAX_BYTES, MEAN, STYLE, Page
 from flair_jax.draw import new_figure
 from flair_jax.errors import FlairError
 
 _ADDRESS = "127.0.0.1"
-# The browser loads nothing from elsewhere, whatever a release of Gradio asks for.
-_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 # Uploads are forgotten after an hour; looked for every ten minutes. In seconds.
 _FORGET = (600, 3600)
+# Before that, the oldest make room for new ones: bytes and number of uploads that are kept.
+_MOST_KEPT = (200 << 20, 50)
+_MOST_WAITING = 64  # questions that wait for the answers to others
 
 
 def run(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
@@ -57,7 +59,6 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
     """
     gradio = _gradio()
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     with tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -78,13 +79,7 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
                 max_file_size=MAX_BYTES,
                 css=STYLE,
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
-                app_kwargs={
-                    "middleware": [
-                        Middleware(_WithPolicy),
-                        # Pages of other sites cannot reach this one by a name of their own for it.
-                        Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"]),
-                    ]
-                },
+                app_kwargs={"middleware": [Middleware(Guard, Path(folder), MAX_BYTES, *_MOST_KEPT)]},
             )
         except OSError:
             raise FlairError(f"port {port or '7860 to 7959'} is taken; choose another with --port") from None
@@ -123,22 +118,7 @@ def _layout(gradio: Any, page: Page) -> Any:
                 search = gradio.Button("Search", variant="primary", elem_id="search")
                 found = gradio.HTML(elem_id="found")
                 gradio.on([search.click, sentence.submit], page.find, sentence, found)
-    return blocks
-
-
-class _WithPolicy:
-    """ASGI middleware that adds the content security policy to every response."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY.encode())]
-            await send(message)
-
-        await self._app(scope, receive, with_policy)
+    return blocks.queue(max_size=_MOST_WAITING)
 
 
 def _gradio() -> Any:

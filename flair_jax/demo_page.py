@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from flair_jax.data.image import open_rgb, preprocess
+from flair_jax.data.image import open_picture, open_rgb, preprocess
 from flair_jax.draw import overlay
-from flair_jax.errors import FlairError, ImageError
+from flair_jax.errors import FlairError, ImageError, printable
 from flair_jax.models.flair import Flair, Params
 from flair_jax.visualize import explain_picture
 
@@ -24,8 +24,6 @@ MAX_BYTES, MAX_PIXELS = 20 << 20, 40_000_000
 MAX_SENTENCES, MAX_CHARACTERS = 16, 4000
 MEAN = "mean of the heads"
 
-# What browsers show, and none of the formats that Pillow hands to other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _TOP, _RERANK, _THUMBNAIL = 20, 200, 192
 
 STYLE = """
@@ -97,10 +95,10 @@ class Page:
         """Scores and maps of an uploaded picture with sentences, one a line, for one of `heads`."""
         if upload is None:
             return "<p>Drop a picture and write sentences, one a line.</p>"
-        pixels = read_upload(upload, self._model.config.vision.image_size)
-        seen = (
-            f"<figure>{_image(pixels, 'the picture')}<figcaption>the centre square, as the model sees it</figcaption>"
-        )
+        remarks: list[str] = []
+        pixels = read_upload(upload, self._model.config.vision.image_size, remarks)
+        caption = "<br>".join(["the centre square, as the model sees it", *map(_escape, remarks)])
+        seen = f"<figure>{_image(pixels, 'the picture')}<figcaption>{caption}</figcaption>"
         sentences = [line.strip() for line in (text or "").splitlines() if line.strip()]
         if not sentences:
             return f"{seen}<p>Write sentences, one a line.</p>"
@@ -142,27 +140,20 @@ class Page:
         return f"<div class='found'>{figures}</div>"
 
 
-def read_upload(path: str, size: int) -> np.ndarray:
-    """An uploaded picture as `preprocess` gives it, within bounds of bytes and pixels; messages do not name the path.
+def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
+    """An uploaded picture as `preprocess` gives it, within the page's bounds; messages do not name the path.
 
     Raises:
-      ImageError: if it is too large, broken, or of a format that is not taken.
+      ImageError: if it is gone, too large, broken, or of a format that is not taken.
     """
-    length = os.path.getsize(path)
-    if length > MAX_BYTES:
-        raise ImageError(f"the picture: {length / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are taken")
-    data = Path(path).read_bytes()
-    pixels = 0
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            pixels = opened.width * opened.height
-    except Image.DecompressionBombError:
-        pixels = MAX_PIXELS + 1
-    except Exception as error:  # whatever a damaged file leads the decoders to
-        raise ImageError(f"the picture: cannot be read as any of {', '.join(_FORMATS)}") from error
-    if pixels > MAX_PIXELS:
-        raise ImageError(f"the picture: at most {MAX_PIXELS / 1e6:.0f} million pixels are taken; make it smaller")
-    return preprocess(open_rgb(data), size)
+        length = os.path.getsize(path)
+        if length > MAX_BYTES:
+            raise ImageError(f"the picture: {length / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are taken")
+        data = Path(path).read_bytes()
+    except FileNotFoundError:  # it made room for newer ones
+        raise ImageError("the picture is not kept any more; drop it again") from None
+    return preprocess(open_rgb(open_picture(data, MAX_PIXELS), remarks), size)
 
 
 def _score(scores: np.ndarray, number: int) -> str:
@@ -186,4 +177,4 @@ def _image(pixels: np.ndarray, name: str) -> str:
 
 def _escape(text: str) -> str:
     """Text that neither HTML nor Gradio's templates read as anything else."""
-    return html.escape(text).replace("{", "&#123;").replace("$", "&#36;")
+    return html.escape(printable(text)).replace("{", "&#123;").replace("$", "&#36;")

@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+import re
+
+# Control characters, which a terminal obeys; those that turn the direction of writing; and lone surrogates, in which
+# Python keeps the bytes of names that are not UTF-8 and which nothing can print.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """A stranger's name or sentence as it can be printed in one line: what would act is written as Python writes it.
+
+    Args:
+      text: it, or what `str` makes it of.
+      keep: control characters that stay.
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
+    )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name or sentence was UTF-8; Python keeps the bytes of others as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def require_text(sentence: str) -> None:
+    """Makes sure that a sentence is Unicode; what a terminal or file gives in another encoding may not be.
+
+    Raises:
+      FlairError: if it holds a lone surrogate.
+    """
+    if not is_utf8(sentence):
+        raise FlairError(f'the sentence "{sentence}" is not in UTF-8; write it in that encoding')
+
 
 class FlairError(ValueError):
     """Bad input from outside the program; the command line prints it as one sentence and exits with 2."""
+
+    def __str__(self) -> str:
+        """The message; names in it that hold control characters cannot act on a terminal."""
+        return printable(super().__str__(), keep="\n\t")
 
 
 class ConfigError(FlairError):

@@ -161,7 +161,8 @@ def _initial_params(name: str, model: Flair, target: Any) -> Any:
     hosts.agree(path.name, f"config.init={name}: the newest checkpoints")
     config = hosts.together(lambda: checkpoint.read_model_config(path))
     found, wanted = config_to_json(config), config_to_json(model.config)
-    wrong = [name for name, value in wanted.items() if found[name] != value and not name.startswith("init_")]
+    names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
+    wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
     return checkpoint.restore_params(path, target, hosts)

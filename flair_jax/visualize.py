@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import FlairError
+from flair_jax.errors import FlairError, require_text
 from flair_jax.models.flair import AnyArray, Flair, Params
 from flair_jax.models.normalize import l2_normalize, normalize
 
@@ -134,13 +134,14 @@ def explain_picture(
       sentences: N of them, at least one.
 
     Raises:
-      FlairError: if the picture is not of whole patches, or a sentence is empty or none is given.
+      FlairError: if the picture is not of whole patches, or a sentence is empty or no Unicode, or none is given.
     """
     if not sentences:
         raise FlairError("no sentence is given; write at least one")
     for number, sentence in enumerate(sentences, start=1):
         if not sentence.strip():
             raise FlairError(f"sentence {number} of {len(sentences)} is empty; leave it out or write one")
+        require_text(sentence)
     tokens = tokenize(sentences, model.config.text.context_length)
     # Up to a power of two, so that few numbers of sentences are compiled; rows of zeros are texts like any other.
     tokens = np.pad(tokens, [(0, (1 << (len(sentences) - 1).bit_length()) - len(sentences)), (0, 0)])

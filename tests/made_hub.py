@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.server
 import json
@@ -9,23 +10,33 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
 
 TOKEN = "hf_only_for_this_test"
 
 
 class MadeHub(http.server.BaseHTTPRequestHandler):
-    """Repositories as {name: {"private": bool, "branches": {name: commit}}}, and commits as {commit: {file: bytes}}."""
+    """Repositories as {name: {"private": bool, "branches": {name: commit}}}, and commits as {commit: {file: bytes}}.
+
+    `etags` has what is said of a file instead of its hash.
+    """
 
     protocol_version = "HTTP/1.1"
     repositories: dict[str, dict]
     commits: dict[str, dict[str, bytes]]
     requests: list[tuple[str, str]]
+    etags: dict[str, str]
 
     def do_HEAD(self) -> None:
         self._resolve(send=False)
 
     def do_GET(self) -> None:
-        self._resolve(send=True)
+        if match := re.fullmatch(r"/api/models/(\w+/\w+)(?:/revision/([\w%]+))?", self.path):
+            self._describe(match[1], unquote(match[2] or "main"))
+        else:
+            self._resolve(send=True)
 
     def do_POST(self) -> None:
         type(self).requests.append((self.command, self.path))
@@ -67,11 +78,21 @@ class MadeHub(http.server.BaseHTTPRequestHandler):
         branches[branch] = commit
         self._answer(200, {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{commit}", "commitOid": commit})
 
+    def _describe(self, name: str, revision: str) -> None:
+        if name not in self.repositories:
+            self._answer(404, {"error": "Repository not found"})
+            return
+        branches = self.repositories[name]["branches"]
+        commit = branches.get(revision, revision)
+        files = [{"rfilename": file} for file in self.commits[commit]]
+        self._answer(200, {"id": name, "sha": commit, "siblings": files})
+
     def _resolve(self, *, send: bool) -> None:
         type(self).requests.append((self.command, self.path))
-        match = re.fullmatch(r"/(\w+/\w+)/resolve/(\w+)/(.+)", self.path)
+        match = re.fullmatch(r"/(\w+/\w+)/resolve/([\w%]+)/(.+)", self.path)
         repository = self.repositories.get(match[1]) if match else None
-        commit = repository and repository["branches"].get(match[2], match[2])
+        revision = unquote(match[2]) if match else ""
+        commit = repository and repository["branches"].get(revision, revision)
         files = self.commits.get(commit) if repository else None
         code = "RepoNotFound" if repository is None else "RevisionNotFound" if files is None else "EntryNotFound"
         content = files.get(match[3]) if files is not None else None
@@ -80,7 +101,7 @@ class MadeHub(http.server.BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
         else:
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("ETag", f'"{self.etags.get(match[3], hashlib.sha256(content).hexdigest())}"')
             self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -106,9 +127,9 @@ def _files(body: bytes) -> list[dict]:
 @contextlib.contextmanager
 def made_hub(home: Path) -> Iterator[dict[str, str]]:
     """Starts an empty hub; gives the environment in which the hub's library uses it, with a token."""
-    MadeHub.repositories, MadeHub.commits, MadeHub.requests = {}, {}, []
+    MadeHub.repositories, MadeHub.commits, MadeHub.requests, MadeHub.etags = {}, {}, [], {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MadeHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(home),
@@ -117,3 +138,26 @@ def made_hub(home: Path) -> Iterator[dict[str, str]]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     server.shutdown()
+
+
+def put(name: str, files: dict[str, bytes], branch: str = "main") -> str:
+    """Puts files into a repository of the hub; gives the commit."""
+    commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+    MadeHub.repositories.setdefault(name, {"private": False, "branches": {}})["branches"][branch] = commit
+    MadeHub.commits[commit] = files
+    return commit
+
+
+def use_here(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Makes the hub's library, which reads its environment once, use such a hub in this process."""
+    from huggingface_hub import constants
+
+    from flair_jax import checkpoint
+
+    endpoint = environment["HF_ENDPOINT"]
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", environment.get("HF_HUB_OFFLINE") == "1")
+    monkeypatch.setenv("HF_TOKEN", environment["HF_TOKEN"])
+    monkeypatch.setattr(checkpoint, "_fetch", functools.cache(checkpoint._fetch.__wrapped__))

@@ -94,11 +94,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(small_checkpoint, cat, tmp
 
     assert "gone.png: no such picture" in message("a cat", picture=tmp_path / "gone.png")
     assert "cut.png: cannot be read as a picture" in message("a cat", picture=broken)
-    assert "the format is not one that Pillow knows" in message("a cat", picture=text)
+    assert "the format is none of JPEG, PNG" in message("a cat", picture=text)
     assert "empty.png: the file is empty" in message("a cat", picture=tmp_path / "empty.png")
     assert "is a folder, not a picture" in message("a cat", picture=tmp_path)
     assert "no checkpoint here" in message("a cat", checkpoint=tmp_path / "gone")
     assert "sentence 2 of 2 is empty" in message("a cat", " ")
+    assert 'the sentence "a \\udce9" is not in UTF-8' in message("a \udce9")
     assert "--per-head is for --kind attention" in message("a cat", "--kind", "patches", "--per-head")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert 'drawing needs matplotlib: pip install "flair-jax[demo]"' in message("a cat")

@@ -181,6 +181,48 @@ def test_an_upload_of_too_many_bytes_is_refused(page, url, tmp_path) -> None:
         urllib.request.urlopen(request)
 
 
+def test_requests_are_bounded_and_old_uploads_make_room(url, monkeypatch) -> None:
+    """Also a request that does not say how long it is, and one of many files."""
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+
+    def upload(*files: bytes, **headers: str) -> int:
+        def parts() -> Iterator[bytes]:
+            for number, data in enumerate(files):
+                yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n' % number
+                yield data + b"\r\n"
+            yield b"--x--\r\n"
+
+        request = urllib.request.Request(f"{url}gradio_api/upload", parts(), headers)
+        request.add_header("Content-Type", "multipart/form-data; boundary=x")
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code if error.headers["x-frame-options"] == "DENY" else 0
+
+    for number in range(12):
+        assert upload(bytes([number]) * (19 << 20)) == 200
+    kept = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(kept) == 10
+    assert {path.open("rb").read(1)[0] for path in kept} == set(range(2, 12)), "the newest"
+    assert upload(*[bytes([number]) * (1 << 20) for number in range(30)]) == 413
+    assert upload(bytes(21 << 20)) == 413
+    assert upload(*[bytes([number]) * 99 for number in range(70)]) == 200
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 50
+    assert upload(b"x", Origin="http://site.example") == 403
+    assert not [path for path in folder.iterdir() if path.is_file()], "nothing incomplete stays"
+
+
+def test_an_upload_that_made_room_for_others_is_asked_for_again(page, cat) -> None:
+    page.upload(cat)
+    page.until(lambda: "as the model sees it" in page.html())
+    for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("chelsea.png"):
+        path.unlink()
+    page.write("a cat")
+    page.one("#compare").click()
+    page.until(lambda: "the picture is not kept any more; drop it again" in page.one("#result").text)
+
+
 def test_the_search_tab(page, cat) -> None:
     page.until(lambda: page.one("button[role=tab]:nth-of-type(2)")).click()
     page.until(lambda: page.one("#query textarea, #query input"))
@@ -203,6 +245,8 @@ def test_nothing_is_asked_of_other_machines(page, driver, url, cat) -> None:
     assert {address for address in asked if not address.startswith((url, "data:", "blob:"))} == set()
     with urllib.request.urlopen(url) as response:
         assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+        assert response.headers["x-frame-options"] == "DENY"
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "elsewhere.example"}))
 

@@ -14,18 +14,26 @@ def add(commands: Any) -> None:
         commands,
         "convert",
         _run,
-        "import a PyTorch FLAIR checkpoint as a folder that flair_jax loads",
+        "import PyTorch weights of FLAIR, or of a CLIP's towers, as a folder that flair_jax loads",
         "examples:\n"
         "  flair-jax convert hf://xiaorui638/flair/flair-cc3m-recap.pt checkpoints/cc3m\n"
         "  flair-jax convert flair-cc3m-recap.pt checkpoints/cc3m --verify\n"
         "  flair-jax convert my-model.safetensors checkpoints/mine --config my-model.json\n"
-        "  flair-jax convert open_clip_model.safetensors checkpoints/clip   # CLIP's towers, to start training from\n\n"
+        "  flair-jax convert run.pt checkpoints/averaged --state-dict ema\n"
+        "CLIP's towers, to start training from:\n"
+        "  flair-jax convert ViT-B-16.pt checkpoints/clip               # OpenAI's archive\n"
+        "  flair-jax convert hf://laion/CLIP-ViT-B-16-laion2B-s34B-b88K checkpoints/clip\n"
+        "  flair-jax convert b16_400m.pt checkpoints/clip --activation quick_gelu\n\n"
         "Every tensor of the file must be used exactly once; if not, all that is missing, left over or misshapen is\n"
-        "listed and nothing is written. Reading .pt needs PyTorch (its CPU build is enough); .safetensors does not.\n"
-        "Downloads keep to the hub library's cache and settings (HF_HOME, HF_TOKEN, HF_ENDPOINT).",
+        "listed and nothing is written. No code in a file is run. .pt needs PyTorch (its CPU build is enough);\n"
+        ".safetensors and OpenAI's archives do not. Downloads keep to the hub library's cache and settings (HF_HOME,\n"
+        "HF_TOKEN, HF_ENDPOINT). docs/convert.md says more.",
     )
     parser.add_argument(
-        "source", metavar="SRC", help=".pt or .safetensors file, or hub name hf://OWNER/REPOSITORY[@REVISION]/FILE"
+        "source",
+        metavar="SRC",
+        help="a weight file (.pt, .pth, .bin, .ckpt, .safetensors), the .index.json of shards, a folder with one of "
+        "these, or one on the hub: hf://OWNER/REPOSITORY[@REVISION][/FILE]",
     )
     parser.add_argument("target", metavar="DST", help="folder to make; an older checkpoint there is replaced")
     parser.add_argument(
@@ -33,6 +41,15 @@ def add(commands: Any) -> None:
         metavar="NAME|FILE",
         help="the model: a preset's name, or a JSON file in the PyTorch release's form. Needed only if its sizes are "
         "those of no preset, because tensors do not show the numbers of attention heads",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("gelu", "quick_gelu"),
+        help="what the MLPs were trained with. Needed only for CLIP's towers of which no open_clip_config.json, no "
+        "name and nothing in the file says it",
+    )
+    parser.add_argument(
+        "--state-dict", metavar="NAME", help="which one, of a file with several, such as model and ema; they are listed"
     )
     parser.add_argument(
         "--verify",
@@ -49,16 +66,28 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.verify:
         require_torch("--verify")  # before the work, not after it
-    config = convert(options.source, options.target, options.config and read_config(options.config))
+    done = convert(
+        options.source,
+        options.target,
+        options.config and read_config(options.config),
+        activation=options.activation,
+        state_dict=options.state_dict,
+    )
+    config = done.config
     print(
         f"{options.target}: vision {config.vision.layers} x {config.vision.width}, patch {config.vision.patch_size}, "
         f"{config.vision.image_size} pixels; text {config.text.layers} x {config.text.width}; "
         f"embedding {config.embed_dim}"
     )
+    for remark in done.remarks:
+        print(f"  {remark}")
     towers = read_description(options.target).get("source", {}).get("towers")
     if towers:
-        print(f"towers of {towers}: start training with --config.init={options.target}")
+        print(
+            f"towers of {towers}: start training with --config.init={options.target} "
+            f"--config.model={options.target}/config.json"
+        )
     if options.verify:
         print("largest difference from PyTorch, over the largest value:")
-        for name, difference in verify(options.source, options.target).items():
+        for name, difference in verify(options.source, options.target, options.state_dict).items():
             print(f"  {name:<24}{difference:.1e}")

@@ -12,8 +12,7 @@ from typing import Any
 
 from flair_jax.commands.parser import add_command
 from flair_jax.data.damage import is_harmless
-from flair_jax.data.names import printable
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, printable
 
 # Names of what is left out.
 _MOST_PRINTED = 1000
@@ -127,6 +126,8 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     _print_count("samples", found.samples)
     _print_count("with a URL seen before", found.same_url)
     _print_count("with a picture seen before", found.same_picture)
+    if decode:
+        _print_count("with more than 8 bits a channel", found.too_deep)
     for title, values, bins in (
         ("samples by sentences", found.sentences, survey.SENTENCE_BINS),
         ("sentences by tokens, with start and end; 77 are seen", found.tokens, survey.TOKEN_BINS),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.index import report_broken
+from flair_jax.commands.index import report
 from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
 
 
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load
-    from flair_jax.errors import FlairError
+    from flair_jax.errors import FlairError, printable
     from flair_jax.search.build import Settings
     from flair_jax.search.export import embed_lines, embed_pictures, writer_of
 
@@ -45,9 +45,9 @@ def _run(options: argparse.Namespace) -> None:
     model, params = load(options.checkpoint, dtype=options.dtype)
     if options.texts:
         count = embed_lines(options.texts, options.output, model, params, options.batch_size)
-        print(f"{options.output}: {count:,} texts")
+        print(f"{printable(options.output)}: {count:,} texts")
         return
     settings = Settings(options.batch_size, with_local=options.local)
     outcome = embed_pictures(options.pictures, options.output, model, params, settings)
-    print(f"{options.output}: {outcome.added:,} pictures")
-    report_broken(outcome.broken)
+    print(f"{printable(options.output)}: {outcome.added:,} pictures")
+    report(outcome)

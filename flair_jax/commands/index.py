@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
+
+if TYPE_CHECKING:
+    from flair_jax.search.build import Outcome
 
 
 def add(commands: Any) -> None:
@@ -43,6 +47,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load, locate
+    from flair_jax.errors import printable
     from flair_jax.search.build import Settings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
@@ -50,31 +55,43 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.faiss:
         import_faiss()  # before the work, not after it
-    pictures, unusable = find_pictures(options.folder)
+    found = find_pictures(options.folder)
     checkpoint = locate(options.checkpoint)
     model, params = load(checkpoint, dtype=options.dtype)
     outcome = update(
         options.output,
-        pictures,
+        found,
         model,
         params,
         root=os.path.abspath(options.folder),
         checkpoint=os.path.abspath(checkpoint),
         settings=Settings(options.batch_size, options.local_dtype),
-        unusable=unusable,
     )
     if options.faiss:
         add_faiss(options.output)
+    output = printable(options.output)
     print(
-        f"{options.output}: {outcome.added + outcome.kept:,} pictures, {outcome.added:,} embedded now, "
+        f"{output}: {outcome.added + outcome.kept:,} pictures, {outcome.added:,} embedded now, "
         f"{outcome.dropped:,} dropped (gone or changed)"
     )
-    report_broken(outcome.broken, f"; all in {options.output / BROKEN}")
+    report(outcome, where=f"; all in {output}/{BROKEN}")
 
 
-def report_broken(broken: list[str], where: str = "", most: int = 20) -> None:
-    """Lists pictures that cannot be read, the first of them if there are many."""
-    if broken:
-        print(f"left out {len(broken):,} picture(s) that cannot be read:", *broken[:most], sep="\n  ")
-    if len(broken) > most:
-        print(f"  and {len(broken) - most:,} more{where}")
+def report(outcome: Outcome, where: str = "") -> None:
+    """Says what is not in the result, or may be of no use in it: the first of each kind if there are many."""
+    from flair_jax.data.image import TOO_DEEP
+    from flair_jax.errors import printable
+
+    _list("left out {:,} that cannot be used:", outcome.broken, where)
+    _list(f"{{:,}} picture(s) have {TOO_DEEP}; little may be left to see:", outcome.remarks)
+    if outcome.others:
+        kinds = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcome.others.most_common(8))
+        more = ", ..." if len(outcome.others) > 8 else ""
+        print(f"passed over {outcome.others.total():,} by their names ({kinds}{more})")
+
+
+def _list(heading: str, messages: Sequence[str], where: str = "", most: int = 20) -> None:
+    if messages:
+        print(heading.format(len(messages)), *messages[:most], sep="\n  ")
+    if len(messages) > most:
+        print(f"  and {len(messages) - most:,} more{where}")

@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     index = SearchIndex.open(options.index)
 
     from flair_jax.checkpoint import load
-    from flair_jax.errors import SearchIndexError
+    from flair_jax.errors import SearchIndexError, printable
     from flair_jax.search.searcher import Searcher
 
     if not options.checkpoint and not os.path.exists(index.manifest.checkpoint):
@@ -62,14 +62,15 @@ def _run(options: argparse.Namespace) -> None:
     searcher = Searcher(index, model, params)
     if not index.complete:
         print(
-            f"flair-jax: {options.index} is unfinished, with {len(index):,} pictures so far; `flair-jax index` goes on",
+            f"flair-jax: {printable(options.index)} is unfinished, with {len(index):,} pictures so far; "
+            "`flair-jax index` goes on",
             file=sys.stderr,
         )
     if index.manifest.faiss and searcher.exact:
         print("flair-jax: FAISS is not installed; comparing with every picture instead", file=sys.stderr)
     hits = searcher.search(options.sentence, top=options.top, rerank=options.rerank)
     for hit in hits:
-        print(f"{hit.score:8.4f} {hit.global_score:8.4f}  {hit.path}")
+        print(f"{hit.score:8.4f} {hit.global_score:8.4f}  {printable(hit.path)}")
     if options.html:
         write_page(options.html, options.sentence, hits, len(index))
-        print(f"written: {options.html}")
+        print(f"written: {printable(options.html)}")

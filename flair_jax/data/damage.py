@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
-from flair_jax.data.names import printable
+from flair_jax.errors import printable
 
 FOLDER, HIDDEN = "a folder", "a hidden file, or one that macOS adds"
 # Nobody misses these, so they are no damage.

@@ -1,43 +1,56 @@
 """Pictures as pixels, equal byte for byte to the PyTorch release's transforms. Imports no JAX.
 
 Everything here runs on the host, in input workers; scaling and normalisation belong on the device
-(`flair_jax.normalize`).
+(`flair_jax.normalize`). As in the release, a picture becomes RGB by Pillow's plain conversion: transparency is dropped,
+colour profiles and orientation tags (EXIF) are not applied, and of several pictures in a file the first is taken. Which
+files are read at all, and what one may cost, says `flair_jax.data.formats`.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from flair_jax.errors import ImageError
+from flair_jax.data.formats import MOST_MEMORY, check_cost, examine, read_file, too_large
+from flair_jax.errors import ImageError, printable
+
+TOO_DEEP = "more than 8 bits a channel, which the conversion to RGB cuts off at 255, as in the release"
 
 _LEAST_SIDE = 8
+_LOGGER = logging.getLogger(__name__)
+_said: set[str] = set()  # remarks that this process has logged
 
 
-def preprocess(image: str | os.PathLike[str] | Image.Image, size: int = 224) -> np.ndarray:
+def preprocess(
+    image: str | os.PathLike[str] | Image.Image, size: int = 224, remarks: list[str] | None = None
+) -> np.ndarray:
     """The evaluation transform: shorter side to `size` by PIL's antialiased bicubic, then the centre square.
-
-    Orientation tags (EXIF) are not applied, as in the PyTorch release.
 
     Args:
       image: a picture's path, or a PIL image.
       size: S, side of the result in pixels.
+      remarks: takes a sentence about a picture that RGB of 8 bits cannot show (see `remark_on`); without it, the first
+        such picture is logged as a warning.
 
     Returns:
       uint8 [S, S, 3].
 
     Raises:
-      ImageError: if the file is missing, broken, truncated, not a picture, or too large to be one.
+      ImageError: if the file is missing, broken, truncated, no picture of `formats.FORMATS`, or over a bound.
     """
-    picture = open_rgb(image)
+    picture = open_rgb(image, remarks)
     width, height = picture.size
     short, long = min(width, height), max(width, height)
     resized_long = int(size * long / short)
-    _check_size(size, resized_long, f"{_name(image)}: a strip of {width}x{height} pixels, which resizing would blow up")
+    if 4 * (size * resized_long + width * height) > MOST_MEMORY:
+        raise too_large(
+            f"{_name(image)}: a strip of {width}x{height} pixels, which resizing would blow up to {size}x{resized_long}"
+        )
     new_size = (size, resized_long) if width <= height else (resized_long, size)
     if new_size != picture.size:
         picture = picture.resize(new_size, Image.Resampling.BICUBIC)
@@ -94,43 +107,68 @@ def random_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes) -> Image.Image:
-    """A picture, or the bytes of its file, decoded to RGB; raises ImageError as `preprocess` does."""
+def open_picture(image: str | os.PathLike[str] | bytes, most_pixels: int = MOST_MEMORY) -> Image.Image:
+    """A picture's file, or its bytes, decoded in the mode that it is stored in.
+
+    Args:
+      image: it.
+      most_pixels: a bound below those of `flair_jax.data.formats`.
+
+    Raises:
+      ImageError: as `preprocess`.
+    """
     try:
-        if isinstance(image, Image.Image):
-            return _rgb(image)
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            _check_size(*opened.size, f"{_name(image)}: a picture of {opened.width}x{opened.height} pixels")
-            return _rgb(opened)
-    except (ImageError, MemoryError):
+        file = examine(image if isinstance(image, bytes) else read_file(image))
+        with Image.open(io.BytesIO(file.data), formats=(file.format,)) as opened:
+            check_cost(opened, file, most_pixels)
+            opened.load()
+            return opened
+    except MemoryError:
         raise
+    except ImageError as error:
+        raise ImageError(f"{_name(image)}: {error}", error.kind) from None
     except FileNotFoundError:
-        raise ImageError(f"{_name(image)}: no such picture") from None
+        raise ImageError(f"{_name(image)}: no such picture", "picture is missing") from None
     except IsADirectoryError:
-        raise ImageError(f"{_name(image)}: is a folder, not a picture") from None
+        raise ImageError(f"{_name(image)}: is a folder, not a picture", "picture is not a file") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
+        reason = str(error).strip() or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            if (len(image) if isinstance(image, bytes) else os.path.getsize(str(image))) == 0:
-                raise ImageError(f"{_name(image)}: the file is empty", "picture is empty") from None
-            reason = "the format is not one that Pillow knows"
-        else:
-            reason = str(error).strip() or type(error).__name__
+            reason = f"a {file.format} file whose header is damaged"
         kind = "picture is too large" if isinstance(error, Image.DecompressionBombError) else "picture is broken"
         raise ImageError(f"{_name(image)}: cannot be read as a picture ({reason})", kind) from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
+def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes, remarks: list[str] | None = None) -> Image.Image:
+    """A picture, or its file, or the bytes of that, decoded to RGB; arguments and errors are those of `preprocess`."""
+    picture = image if isinstance(image, Image.Image) else open_picture(image)
+    remark = remark_on(picture)
+    if remark and remarks is not None:
+        remarks.append(f"{_name(image)}: {remark}")
+    elif remark and remark not in _said:
+        _said.add(remark)
+        _LOGGER.warning("%s: %s; more of these are not named", _name(image), remark)
+    try:
+        picture.load()
+        return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy
+    except MemoryError:
+        raise
+    except Exception as error:  # a mode without a way to RGB, or a PIL image that is read only now
+        raise ImageError(f"{_name(image)}: cannot be read as a picture ({error})") from error
 
 
-def open_training_picture(data: bytes) -> Image.Image:
-    """The bytes of a picture decoded to RGB, if it is large enough to show something.
+def remark_on(picture: Image.Image) -> str:
+    """What conversion to 8-bit RGB does to a picture that may leave nothing of it to see, in a few words; mostly ""."""
+    return TOO_DEEP if picture.mode in ("I", "F") or picture.mode.startswith("I;") else ""
+
+
+def open_training_picture(data: bytes, remarks: list[str] | None = None) -> Image.Image:
+    """The bytes of a picture decoded to RGB, if it is large enough to show something; `remarks` as in `preprocess`.
 
     Raises:
       ImageError: as `preprocess`, or if a side has fewer than 8 pixels, as the counters of web pages have.
     """
-    picture = open_rgb(data)
+    picture = open_rgb(data, remarks)
     if min(picture.size) < _LEAST_SIDE:
         raise ImageError(
             f"the picture: {picture.width}x{picture.height} pixels show nothing; {_LEAST_SIDE} a side are the least",
@@ -139,15 +177,5 @@ def open_training_picture(data: bytes) -> Image.Image:
     return picture
 
 
-def _check_size(width: int, height: int, what: str) -> None:
-    """Pillow's own bound against decompression bombs, which stops a file that would fill the memory."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > 2 * limit:
-        raise ImageError(
-            f"{what}, is over the limit of {2 * limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS, doubled)",
-            "picture is too large",
-        )
-
-
 def _name(image: str | os.PathLike[str] | Image.Image | bytes) -> str:
-    return "the picture" if isinstance(image, (Image.Image, bytes)) else str(image)
+    return "the picture" if isinstance(image, (Image.Image, bytes)) else printable(image)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from flair_jax.data.image import open_picture
 from flair_jax.data.scenes import (
     SIDE,
     VALUES,
@@ -139,8 +140,8 @@ def _labelled(record: dict[str, Any]) -> LabelledScene:
             record["background"].decode(),
             tuple(SceneObject(**{name: value.decode() for name, value in row.items()}) for row in rows),
         ),
-        pixels=np.array(Image.open(io.BytesIO(record["image"]))),
-        mask=np.array(Image.open(io.BytesIO(record["mask"]))),
+        pixels=np.array(open_picture(record["image"])),
+        mask=np.array(open_picture(record["mask"])),
         captions=[caption.decode() for caption in record["captions"]],
         caption_object=[int(number) for number in record["caption_object"]],
         long_caption=record["long_caption"].decode(),

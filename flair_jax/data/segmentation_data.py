@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.data.folders import pictures_below
-from flair_jax.data.image import open_rgb
+from flair_jax.data.image import open_picture, open_rgb
 from flair_jax.errors import DatasetError, ImageError
 
 IGNORED = 255  # a pixel that is not judged
@@ -144,23 +144,21 @@ def _read_labels(path: Path, labels: Labels, size: tuple[int, int]) -> np.ndarra
     if not path.is_file():
         raise ImageError(f"{path}: no such annotation", "annotation is missing")
     try:
-        with Image.open(path) as opened:
-            if opened.mode not in ("L", "P"):
-                raise ImageError(
-                    f"{path}: an annotation has one number of 8 bits at each pixel, but this has mode {opened.mode}",
-                    "annotation is broken",
-                )
-            values = np.asarray(opened)
-    except ImageError:
-        raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise ImageError(f"{path}: cannot be read as an annotation ({error})", "annotation is broken") from error
+        opened = open_picture(path)
+    except ImageError as error:
+        raise ImageError(str(error), "annotation is broken") from error
+    if opened.mode not in ("L", "P"):
+        raise ImageError(
+            f"{path}: an annotation has one number of 8 bits at each pixel, but this has mode {opened.mode}",
+            "annotation is broken",
+        )
+    values = np.asarray(opened)
     if values.shape[::-1] != size:
         raise ImageError(
             f"{path}: is {values.shape[1]}x{values.shape[0]} pixels, its picture {size[0]}x{size[1]}",
             "annotation is broken",
         )
-    classes = np.array(labels)[values]
+    classes = np.array(labels, np.int16)[values]
     if classes.min() == _UNKNOWN:
         wrong = sorted({int(value) for value in values[classes == _UNKNOWN]})
         raise ImageError(

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from flair_jax.data.image import open_training_picture
-from flair_jax.data.names import printable
 from flair_jax.data.sources import Source
 from flair_jax.data.tars import TarSource
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.data.workers import parallel
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import DatasetError, ImageError, printable
 
 # Upper ends of the bins of the histograms; a caption of 77 tokens or more is cut.
 SENTENCE_BINS = (1, 2, 4, 8, 16, 32, 64)
@@ -35,10 +34,11 @@ class Survey:
       tokens: number of sentences by tokens with start and end, in `TOKEN_BINS` and above.
       same_url: samples whose URL an earlier sample has.
       same_picture: samples whose picture an earlier sample has, byte for byte.
+      too_deep: samples whose picture has more than 8 bits a channel, of which little may be left to see; if decoded.
       beside: members that stand beside the samples and are not read.
       passed_over: number of what nobody misses, such as folders, by reason.
       left_out: number of what cannot be used, by reason.
-      damage: each of both, by name.
+      damage: each of these three, by name.
     """
 
     samples: int
@@ -46,6 +46,7 @@ class Survey:
     tokens: list[int]
     same_url: int
     same_picture: int
+    too_deep: int
     beside: int
     passed_over: dict[str, int]
     left_out: dict[str, int]
@@ -59,6 +60,7 @@ class _Part:
     urls: np.ndarray
     pictures: np.ndarray
     damage: list[tuple[str, str]]
+    too_deep: list[str]
 
 
 def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool = True) -> Survey:
@@ -79,16 +81,18 @@ def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool =
     found = [each for part in parts for each in part.damage]
     lost = [harm for harm in before if not harm.harmless]
     harmless = [harm for harm in before if harm.harmless]
+    too_deep = [name for part in parts for name in part.too_deep]
     return Survey(
         samples=len(source) - len(found),
         sentences=_histogram([part.sentences for part in parts], SENTENCE_BINS),
         tokens=_histogram([part.tokens for part in parts], TOKEN_BINS),
         same_url=_repeated([part.urls for part in parts]),
         same_picture=_repeated([part.pictures for part in parts]),
+        too_deep=len(too_deep),
         beside=source.beside if isinstance(source, TarSource) else 0,
         passed_over=_counts(harm.reason for harm in harmless),
         left_out=_counts([harm.reason for harm in lost] + [reason for _, reason in found]),
-        damage=[*map(str, lost), *(name for name, _ in found), *map(str, harmless)],
+        damage=[*map(str, lost), *(name for name, _ in found), *map(str, harmless), *too_deep],
     )
 
 
@@ -98,19 +102,22 @@ def _counts(reasons: Iterable[str]) -> dict[str, int]:
 
 def _look(source: Source, decode: bool, chunk: Sequence[int]) -> _Part:
     sentences, tokens, urls, pictures, damage = [], [], [], [], []
+    too_deep: list[str] = []
     for index in chunk:
+        remarks: list[str] = []
         try:
             record = source[index]
             if not record.sentences:
                 raise DatasetError(f"{source.where(index)}: no caption")
             if decode:
-                open_training_picture(record.image)
+                open_training_picture(record.image, remarks)
         except ImageError as error:
             damage.append((printable(f"{source.where(index)}: {error}"), error.kind))
             continue
         except DatasetError as error:
             damage.append((printable(str(error)), "the record has no captions, or cannot be read"))
             continue
+        too_deep.extend(printable(f"{source.where(index)}: {remark}") for remark in remarks)
         sentences.append(len(record.sentences))
         tokens.extend((tokenize(record.sentences, _CONTEXT) != 0).sum(axis=1))
         if record.url:
@@ -122,6 +129,7 @@ def _look(source: Source, decode: bool, chunk: Sequence[int]) -> _Part:
         np.array(urls, np.uint64),
         np.array(pictures, np.uint64),
         damage,
+        too_deep,
     )
 
 

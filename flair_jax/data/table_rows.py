@@ -19,8 +19,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet
 
-from flair_jax.data.names import printable
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, printable
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _KINDS = (*_DELIMITERS, ".jsonl", ".parquet")

@@ -64,6 +64,8 @@ class FlairConfig:
       vision: the vision tower.
       text: the text tower.
       pooling_heads: heads of the text-conditioned pooling.
+      quick_gelu: the activation of both towers' MLPs: x * sigmoid(1.702 x), as in OpenAI's CLIP, instead of the exact
+        (erf) GELU, FLAIR's own. It belongs to the weights, and no tensor shows it.
       init_logit_scale: initial log of the factor on cosine similarities.
       init_logit_bias: initial logit bias.
       dtype: compute dtype, "float32" or "bfloat16". Parameters are float32 either way, as are LayerNorm statistics,
@@ -76,6 +78,7 @@ class FlairConfig:
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     pooling_heads: int = 8
+    quick_gelu: bool = False
     init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float = -10.0
     dtype: str = "float32"
@@ -122,12 +125,16 @@ def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
 # not in it: they belong to a run, not to a checkpoint.
 _TOP_FIELDS = ("embed_dim", "pooling_heads", "init_logit_scale", "init_logit_bias")
 _TOWERS: dict[str, type] = {"vision_cfg": VisionConfig, "text_cfg": TextConfig}
+# What a checkpoint's description has besides: where its weights come from, and their digests.
+_NOTES = ("source", "digests")
 
 
 def config_to_json(config: FlairConfig) -> dict[str, Any]:
     """The model's description in the form of the PyTorch release's model files."""
     return {
         **{name: getattr(config, name) for name in _TOP_FIELDS},
+        # As open_clip writes it; what was written before there was a choice means the same.
+        **({"quick_gelu": True} if config.quick_gelu else {}),
         "vision_cfg": dataclasses.asdict(config.vision),
         "text_cfg": dataclasses.asdict(config.text),
     }
@@ -151,19 +158,22 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     """Reads the form that `config_to_json` writes and the PyTorch release ships.
 
     Args:
-      data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally `pooling_heads`, `init_logit_scale`, `init_logit_bias`.
-        Sizes that are left out take the release's defaults.
+      data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally `pooling_heads`, `init_logit_scale`, `init_logit_bias`,
+        `quick_gelu`. Sizes that are left out take the release's defaults; `quick_gelu` is false then, as in open_clip.
+        What our own files note beside the model is passed over, as all but `model_cfg` of an `open_clip_config.json`.
       where: what to call the source in an error.
 
     Raises:
       ConfigError: if a field is missing, unknown or of the wrong type.
     """
+    if isinstance(data, Mapping) and "model_cfg" in data:
+        data, where = data["model_cfg"], f"{where}, `model_cfg`"
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected a JSON object, found {type(data).__name__}")
     for name in ("embed_dim", *_TOWERS):
         if name not in data:
             raise ConfigError(f"{where}: `{name}` is missing")
-    unknown = [name for name in data if name not in (*_TOP_FIELDS, *_TOWERS)]
+    unknown = [name for name in data if name not in (*_TOP_FIELDS, *_TOWERS, "quick_gelu", *_NOTES)]
     towers = {}
     for name, tower in _TOWERS.items():
         if not isinstance(data[name], Mapping):
@@ -186,8 +196,11 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
         for name in _TOP_FIELDS
         if name in data
     }
+    quick_gelu = data.get("quick_gelu", False)
+    if not isinstance(quick_gelu, bool):
+        raise ConfigError(f"{where}: `quick_gelu` must be true or false, found {reprlib.repr(quick_gelu)}")
     try:
-        return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], **top)
+        return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], quick_gelu=quick_gelu, **top)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
@@ -252,6 +265,7 @@ _VISION_L = VisionConfig(patch_size=14, width=1024, layers=24)
 _TEXT_L = TextConfig(width=768, heads=12)
 
 # ViT-B-16-FLAIR is the released model; the others have the published ViT and CLIP shapes, for research, and no weights.
+# Those that end in -quickgelu take OpenAI's towers.
 PRESETS: dict[str, FlairConfig] = {
     "ViT-B-16-FLAIR": FlairConfig(),
     "ViT-B-32-FLAIR": FlairConfig(vision=VisionConfig(patch_size=32)),
@@ -267,4 +281,8 @@ PRESETS: dict[str, FlairConfig] = {
         vision=VisionConfig(image_size=64, patch_size=8, width=64, layers=2, head_width=16),
         text=TextConfig(context_length=28, width=64, layers=2, heads=4),
     ),
+}
+PRESETS |= {
+    f"{name}-quickgelu": dataclasses.replace(PRESETS[name], quick_gelu=True)
+    for name in ("ViT-B-16-FLAIR", "ViT-B-32-FLAIR", "ViT-L-14-FLAIR")
 }

@@ -27,6 +27,7 @@ class TextTower(nn.Module):
             heads=config.heads,
             hidden=int(config.width * config.mlp_ratio),
             causal=True,
+            quick_gelu=self.config.quick_gelu,
             # CLIP's initialisation (Radford et al. 2021): layers that write to the residual stream shrink with depth.
             init_std=(in_std, in_std * (2 * config.layers) ** -0.5, (2 * config.width) ** -0.5),
             dtype=jnp.dtype(self.config.dtype),

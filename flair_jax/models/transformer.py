@@ -55,10 +55,16 @@ class Attention(nn.Module):
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed.reshape(x.shape))
 
 
+def activate(x: Float[Array, "*batch M"], quick_gelu: bool) -> Float[Array, "*batch M"]:
+    """QuickGELU, x * sigmoid(1.702 x), or the exact (erf) GELU."""
+    return x * jax.nn.sigmoid(1.702 * x) if quick_gelu else jax.nn.gelu(x, approximate=False)
+
+
 class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU."""
+    """Two linear layers around `activate`."""
 
     hidden: int
+    quick_gelu: bool
     up_init: Initializer
     down_init: Initializer
     dtype: jnp.dtype
@@ -69,7 +75,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=self.up_init, bias_init=torch_bias_init(width), name="up"
         )(x)
-        x = jax.nn.gelu(split_rows(x, tensor=2), approximate=False)
+        x = activate(split_rows(x, tensor=2), self.quick_gelu)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=self.down_init, bias_init=torch_bias_init(self.hidden), name="down"
         )(x)
@@ -82,6 +88,7 @@ class Block(nn.Module):
       heads: attention heads.
       hidden: width of the MLP between its two layers.
       causal: whether a position sees only itself and what is before it.
+      quick_gelu: the MLP's activation, see `FlairConfig`.
       init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
@@ -90,6 +97,7 @@ class Block(nn.Module):
     heads: int
     hidden: int
     causal: bool
+    quick_gelu: bool
     init_std: tuple[float, float, float] | None
     dtype: jnp.dtype
 
@@ -100,7 +108,7 @@ class Block(nn.Module):
         else:
             in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
         attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, name="attention")
-        mlp = Mlp(self.hidden, up_init, residual_init, self.dtype, name="mlp")
+        mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
         x = x + attention(LayerNorm(dtype=self.dtype, name="ln_1")(x))
         return x + mlp(LayerNorm(dtype=self.dtype, name="ln_2")(x))
 

@@ -29,7 +29,12 @@ class VisionTower(nn.Module):
         self.position_embedding = self.param("position_embedding", normal, (1 + config.grid**2, config.width))
         self.ln_pre = LayerNorm()
         self.blocks = Block(
-            heads=config.heads, hidden=int(config.width * config.mlp_ratio), causal=False, init_std=None, dtype=dtype
+            heads=config.heads,
+            hidden=int(config.width * config.mlp_ratio),
+            causal=False,
+            quick_gelu=self.config.quick_gelu,
+            init_std=None,
+            dtype=dtype,
         )
         self.ln_post = LayerNorm()
         self.projection = nn.Dense(self.config.embed_dim, use_bias=False, kernel_init=normal)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +22,8 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
-from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest
-from flair_jax.search.pictures import Picture
+from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest, require_name
+from flair_jax.search.pictures import Found, Picture
 from flair_jax.search.shards import ShardWriter
 from flair_jax.search.store import SearchIndex
 
@@ -48,24 +50,34 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run did: counts of pictures, and messages about those that cannot be read."""
+    """What a run did.
+
+    Attributes:
+      added: pictures embedded.
+      kept: pictures that it held before.
+      dropped: rows of pictures that are gone or changed.
+      broken: messages about pictures that cannot be read, and about links and folders that were not followed.
+      remarks: messages about pictures that were read, but of which little may be seen.
+      others: number of files that were passed over, as `Found.others`.
+    """
 
     added: int
     kept: int
     dropped: int
     broken: list[str]
+    remarks: list[str]
+    others: collections.Counter[str]
 
 
 def update(
     index: Path,
-    pictures: Sequence[Picture],
+    found: Found,
     model: Flair,
     params: Params,
     *,
     root: str,
     checkpoint: str,
     settings: Settings,
-    unusable: Sequence[str] = (),
 ) -> Outcome:
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
@@ -75,13 +87,13 @@ def update(
 
     Args:
       index: its folder.
-      pictures: all that it shall hold, each name once.
+      found: the pictures that it shall hold, each name once, and what was passed over, which is reported; rows of what
+        could not be looked at stay.
       model: embeds them.
       params: its parameters.
       root: folder that names are relative to; "" if they are paths as they are.
       checkpoint: the model's folder, to be remembered; may be "".
       settings: how.
-      unusable: messages about pictures that were found broken before, to be reported with the others.
 
     Raises:
       SearchIndexError: if the folder is another index's or something else, or is in use by another run.
@@ -89,15 +101,17 @@ def update(
     with _locked(index):
         manifest = _manifest(index, fingerprint(model, params), model, root, checkpoint, settings)
         writer = ShardWriter(index, manifest, SHARD_ROWS)
-        wanted = {picture.name: _row(picture) for picture in pictures}
-        dropped = writer.keep(lambda row: wanted.get(row[0]) == row)
+        wanted = {picture.name: _row(picture) for picture in found.pictures}
+        dropped = writer.keep(lambda row: wanted.get(row[0]) == row or _is_within(row[0], found.unseen))
         present = writer.names()
-        todo = [picture for picture in pictures if picture.name not in present]
-        with tqdm(total=len(pictures), initial=len(present), desc="pictures", unit="picture") as bar:
-            broken = _embed(writer, todo, model, params, settings, bar) if todo else []
+        todo = [picture for picture in found.pictures if picture.name not in present]
+        remarks: list[str] = []
+        with tqdm(total=len(present) + len(todo), initial=len(present), desc="pictures", unit="picture") as bar:
+            broken = _embed(writer, todo, model, params, settings, bar, remarks) if todo else []
         writer.merge()
-        writer.finish([*unusable, *broken])
-    return Outcome(len(todo) - len(broken), len(present), dropped, [*unusable, *broken])
+        writer.finish([*found.unusable, *broken])
+    listed = [*found.unusable, *broken]
+    return Outcome(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
 
 
 def add_faiss(index: Path) -> None:
@@ -113,14 +127,25 @@ def add_faiss(index: Path) -> None:
             dataclasses.replace(manifest, faiss=True).write(index)
 
 
+def _is_within(name: str, unseen: Collection[str]) -> bool:
+    """Whether a picture is among these, or in a folder that is."""
+    return bool(unseen) and any(place in unseen for place in itertools.accumulate(name.split(os.sep), os.path.join))
+
+
 def _row(picture: Picture) -> tuple[str, int, int]:
     return picture.name, picture.size, picture.mtime_ns
 
 
 def _embed(
-    writer: ShardWriter, todo: Sequence[Picture], model: Flair, params: Params, settings: Settings, bar: tqdm
+    writer: ShardWriter,
+    todo: Sequence[Picture],
+    model: Flair,
+    params: Params,
+    settings: Settings,
+    bar: tqdm,
+    remarks: list[str],
 ) -> list[str]:
-    """Adds pictures to the index, and returns messages about those that cannot be read.
+    """Adds pictures to the index and remarks about them to `remarks`; returns messages about those that are broken.
 
     Batches hold good pictures only and begin with a shard, so that a run that was stopped and goes on computes the same
     batches, and bit for bit the same features, as one that was not.
@@ -136,7 +161,7 @@ def _embed(
         bar.update(len(batch))
         batch.clear()
 
-    read = errors_returned(partial(preprocess, size=model.config.vision.image_size))
+    read = errors_returned(partial(preprocess, size=model.config.vision.image_size, remarks=remarks))
     for picture, pixels in zip(todo, read_ahead(read, [picture.path for picture in todo]), strict=True):
         if isinstance(pixels, ImageError):
             broken.append(str(pixels))
@@ -187,6 +212,7 @@ def _manifest(index: Path, identity: str, model: Flair, root: str, checkpoint: s
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[None]:
     """Makes the folder if need be, and keeps other runs out of it; the system frees the lock of a killed one."""
+    require_name(index)
     if index.exists() and not index.is_dir():
         raise SearchIndexError(f"{index}: is a file; name a folder for the index")
     made = (index / MANIFEST).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import zipfile
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from flair_jax.errors import DatasetError, FlairError
+from flair_jax.errors import DatasetError, FlairError, is_utf8
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.embedding import embed_texts
 from flair_jax.evaluate.retrieval import Retriever
@@ -23,7 +24,7 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.search.build import Outcome, Settings, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
-from flair_jax.search.pictures import Picture, find_pictures, picture_at
+from flair_jax.search.pictures import Found, find_pictures, picture_at
 from flair_jax.search.store import Shard
 
 _TEXTS_PER_BLOCK = 4096
@@ -53,12 +54,12 @@ def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: P
       FlairError: if the output's ending is unknown.
     """
     write = writer_of(output)
-    pictures, unusable = _collect(sources)
+    found = _collect(sources)
     unfinished = Path(f"{output}.partial-{fingerprint(model, params)[:12]}{'-local' * settings.with_local}")
-    outcome = update(unfinished, pictures, model, params, root="", checkpoint="", settings=settings, unusable=unusable)
+    outcome = update(unfinished, found, model, params, root="", checkpoint="", settings=settings)
     if not outcome.added + outcome.kept:
         listed = "\n  ".join(outcome.broken[:20])
-        raise DatasetError(f"none of {len(pictures)} pictures can be read:\n  {listed}")
+        raise DatasetError(f"none of {len(found.pictures)} pictures can be read:\n  {listed}")
     shards = [Shard(unfinished / name) for name in Manifest.read(unfinished).shards]
     blocks = []
     for shard in shards:
@@ -66,7 +67,7 @@ def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: P
         blocks.append(Block(shard.table["path"].to_pylist(), columns))
     write(output, "path", blocks)
     shutil.rmtree(unfinished)
-    return Outcome(outcome.added + outcome.kept, 0, 0, outcome.broken)
+    return dataclasses.replace(outcome, added=outcome.added + outcome.kept, kept=0, dropped=0)
 
 
 def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> int:
@@ -95,20 +96,26 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
     return len(texts)
 
 
-def _collect(sources: Sequence[str]) -> tuple[list[Picture], list[str]]:
-    """All pictures, each once, named as they were given, and messages about unusable names."""
-    found: dict[str, Picture] = {}
-    unusable: list[str] = []
+def _collect(sources: Sequence[str]) -> Found:
+    """All pictures, each once, named as they were given, and messages about what cannot be used."""
+    together, pictures = Found(), {}
     for source in sources:
         if Path(source).is_dir():
-            below, messages = find_pictures(Path(source))
-            found |= {picture.path: picture._replace(name=picture.path) for picture in below}
-            unusable += messages
-        elif Path(source).is_file():
-            found[source] = picture_at(source, source)
+            below = find_pictures(Path(source))
+            for picture in below.pictures:
+                try:
+                    pictures[picture.path] = picture_at(picture.path, picture.path)
+                except (DatasetError, OSError) as error:  # the folder's own name is not UTF-8; or just removed
+                    together.unusable.append(str(error))
+            together.unusable += below.unusable
+            together.others += below.others
         else:
-            raise DatasetError(f"{source}: no such picture or folder")
-    return list(found.values()), unusable
+            try:
+                pictures[source] = picture_at(source, source)
+            except OSError as error:
+                raise DatasetError(f"{source}: no such picture or folder ({error.strerror})") from None
+    together.pictures = list(pictures.values())
+    return together
 
 
 def _read_lines(file: Path) -> list[str]:
@@ -128,12 +135,14 @@ def writer_of(output: Path) -> Writer:
     """The function that writes files of this ending.
 
     Raises:
-      FlairError: if there is none.
+      FlairError: if there is none, or the output cannot be one.
     """
     if output.suffix not in _WRITERS:
         raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
     if output.is_dir():
         raise FlairError(f"--output {output}: is a folder; name a file")
+    if not is_utf8(str(output.absolute())):
+        raise FlairError(f"--output {output}: its name must be UTF-8, with the folders above it; choose another")
     return _WRITERS[output.suffix]
 
 

@@ -6,12 +6,24 @@ import dataclasses
 import json
 from pathlib import Path
 
-from flair_jax.errors import SearchIndexError
+from flair_jax.errors import SearchIndexError, is_utf8
 from flair_jax.files import replace_when_complete
 
 MANIFEST = "index.json"
 LOCAL_DTYPES = ("float16", "bfloat16")
 _FORMAT = 1
+
+
+def require_name(index: Path) -> None:
+    """Makes sure that the libraries which write and read an index can name its folder.
+
+    Raises:
+      SearchIndexError: if they cannot.
+    """
+    if not is_utf8(str(index.absolute())):
+        raise SearchIndexError(
+            f"{index}: the name of an index must be UTF-8, with the folders above it; choose another"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Manifest:
         Raises:
           SearchIndexError: if there is none, or it cannot be read.
         """
+        require_name(index)
         file = index / MANIFEST
         if not file.is_file():
             raise SearchIndexError(f"{index}: no search index here (no {MANIFEST}); `flair-jax index` makes one")

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from flair_jax.data.image import open_rgb
-from flair_jax.errors import FlairError, ImageError
+from flair_jax.errors import FlairError, ImageError, printable
 from flair_jax.files import replace_when_complete
 from flair_jax.search.searcher import Hit
 
@@ -45,7 +45,7 @@ _PAGE = """\
 {% if thumbnail %}<img src="data:image/jpeg;base64,{{ thumbnail }}" alt="">
 {% else %}<div class="missing">cannot be read any more</div>
 {% endif %}<figcaption>{{ loop.index }}. <b>{{ "%.4f" | format(hit.score) }}</b>
-({{ "%.4f" | format(hit.global_score) }})<br>{{ hit.path }}</figcaption>
+({{ "%.4f" | format(hit.global_score) }})<br>{{ hit.path | printable }}</figcaption>
 </figure></li>
 {% endfor %}</ol>
 </body>
@@ -67,9 +67,11 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
     """
     if output.is_dir():
         raise FlairError(f"--html {output}: is a folder; name a file")
-    template = import_jinja().Environment(autoescape=True).from_string(_PAGE)
+    environment = import_jinja().Environment(autoescape=True)
+    environment.filters["printable"] = printable
+    template = environment.from_string(_PAGE)
     cards = [(hit, _thumbnail(hit.path)) for hit in hits]
-    text = template.render(sentence=sentence, cards=cards, indexed=f"{indexed:,}", side=_THUMBNAIL)
+    text = template.render(sentence=printable(sentence), cards=cards, indexed=f"{indexed:,}", side=_THUMBNAIL)
     with replace_when_complete(output) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from flair_jax.errors import DatasetError
-
-# What Pillow opens without help, by the endings of files; all else in a folder is passed over.
-PICTURE_ENDINGS = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from flair_jax.data.formats import what_is
+from flair_jax.data.names import PICTURE_ENDINGS, is_hidden, is_picture
+from flair_jax.errors import DatasetError, is_utf8, printable
 
 
 class Picture(NamedTuple):
@@ -28,41 +30,106 @@ class Picture(NamedTuple):
     mtime_ns: int
 
 
-def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
-    """All pictures in a folder and its sub-folders in order of their names, and messages about unusable names.
+@dataclasses.dataclass
+class Found:
+    """What lies in a folder and its sub-folders.
 
-    Hidden files and folders are passed over, and links to folders are not followed.
+    Attributes:
+      pictures: in the order of their names, those of a folder before those of its sub-folders.
+      unusable: messages about what has the name of a picture, or is a folder, and was passed over.
+      unseen: names of pictures and of folders that could not be looked at just now, so that nobody knows what is there.
+      others: number of files that have no picture's name, by ending; "hidden" for names that begin with a dot.
+    """
+
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
+    unusable: list[str] = dataclasses.field(default_factory=list)
+    unseen: set[str] = dataclasses.field(default_factory=set)
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+def find_pictures(folder: Path) -> Found:
+    """All pictures in a folder and its sub-folders; names that begin with a dot are passed over.
+
+    Links to files are followed, links to folders are not. What is no file (a pipe, a device), leads nowhere or cannot
+    be looked at is listed.
 
     Raises:
-      DatasetError: if there is no such folder, or no picture in it.
+      DatasetError: if there is no such folder, or it cannot be read, or no picture is in it.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; name a folder of pictures")
-    found, broken = [], []
+    found, todo = Found(), [""]
+    while todo:
+        place = todo.pop()
+        try:
+            with os.scandir(folder / place) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not place:
+                raise DatasetError(f"{printable(folder)}: {_why(error)}; name a folder of pictures") from None
+            found.unusable.append(f"{printable(folder / place)}: a folder that cannot be read ({_why(error)})")
+            found.unseen.add(place)
+            continue
+        folders = []
+        for entry in inside:
+            name = os.path.join(place, entry.name)
+            if is_hidden(entry.name):
+                found.others["hidden"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            else:
+                _take(found, entry, name)
+        todo += reversed(folders)
+    if not (found.pictures or found.unseen):
+        passed_over = "".join(f"\n  {message}" for message in found.unusable[:20])
+        raise DatasetError(
+            f"{printable(folder)}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}"
+            f"{passed_over}"
+        )
+    return found
 
-    def fail(error: OSError) -> None:  # what cannot be listed must not be taken for removed
-        raise error
 
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if file.startswith(".") or not file.lower().endswith(PICTURE_ENDINGS):
-                continue
-            path = os.path.join(place, file)
-            try:
-                name = os.path.relpath(path, folder)
-                name.encode()
-                found.append(picture_at(name, path))
-            except UnicodeEncodeError:
-                broken.append(f"{path!a}: the file's name is not UTF-8; rename it")
-            except FileNotFoundError:
-                broken.append(f"{path}: a link to nothing, or removed just now")
-    if not found:
-        raise DatasetError(f"{folder}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}")
-    return found, broken
+def _take(found: Found, entry: os.DirEntry[str], name: str) -> None:
+    """Adds what is not a folder."""
+    shown = printable(entry.path)
+    if not is_picture(entry.name):
+        if entry.is_symlink() and _is_folder(entry):
+            found.unusable.append(f"{shown}: a link to a folder, which is not followed")
+        else:
+            found.others[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
+        return
+    try:
+        found.pictures.append(picture_at(name, entry.path))
+    except DatasetError as error:
+        found.unusable.append(str(error))
+    except FileNotFoundError:
+        found.unusable.append(f"{shown}: a link to nothing, or removed just now")
+    except OSError as error:
+        found.unusable.append(f"{shown}: cannot be read ({_why(error)})")
+        found.unseen.add(name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle, for one
+        return False
 
 
 def picture_at(name: str, path: str) -> Picture:
-    """One picture with its size and time; raises OSError."""
+    """One picture with its size and time.
+
+    Raises:
+      DatasetError: if it is not a file, or its name cannot be stored.
+      OSError: if it cannot be looked at.
+    """
+    if not is_utf8(name):
+        raise DatasetError(f"{printable(path)}: the file's name is not UTF-8; rename it")
     status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise DatasetError(f"{printable(path)}: a link to a folder, which is not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise DatasetError(f"{printable(path)}: is {what_is(status.st_mode)}, not a picture")
     return Picture(name, path, status.st_size, status.st_mtime_ns)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__

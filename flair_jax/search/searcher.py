@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import FlairError, SearchIndexError
+from flair_jax.errors import FlairError, SearchIndexError, require_text
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import ExactCandidates, FaissCandidates
@@ -81,11 +81,12 @@ class Searcher:
           rerank: candidates by global similarity that are scored with pooling; at least `top`.
 
         Raises:
-          FlairError: if the sentence is empty, or a number is less than 1.
+          FlairError: if the sentence is empty or no Unicode, or a number is less than 1.
           SearchIndexError: if the index is damaged, or was replaced since it was opened.
         """
         if not sentence.strip():
             raise FlairError("the sentence is empty; describe what the picture shows")
+        require_text(sentence)
         if top < 1 or rerank < 1:
             raise FlairError(f"top={top} and rerank={rerank} must be at least 1")
         text = self._retriever.encode_texts(tokenize(sentence, self._context_length))[0]

@@ -174,7 +174,7 @@ def test_damage_is_named_without_digests(small_checkpoint, tmp_path) -> None:
     weights = tmp_path / "a" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"a: the parameters cannot be read \(.*not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match=r"a: the parameters cannot be read \(.*cut short, [\d,]+ bytes are"):
         flair_jax.load(tmp_path / "a")
     tensors = safetensors.numpy.load(content)
     del tensors["ln_final.bias"]

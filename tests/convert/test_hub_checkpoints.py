@@ -1,67 +1,55 @@
 """Checkpoints on the hub, from a stand-in on this machine."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from flair_jax.convert.folder import FILES, export_folder
+from flair_jax.convert.folder import FILES, export_folder, push
+from flair_jax.convert.hub import upload
 from flair_jax.convert.param_map import torch_shapes
-from made_hub import TOKEN, MadeHub, made_hub
+from huggingface_hub import constants
+from made_hub import TOKEN, MadeHub, made_hub, put, use_here
 
+import flair_jax
 from flair_jax import checkpoint
 from flair_jax.cli import main
+from flair_jax.errors import FlairError
 from flair_jax.models.config import PRESETS
-
-CONSOLE = Path(sys.executable).with_name("flair-jax")
 
 
 @pytest.fixture
-def hub(tmp_path) -> Iterator[dict[str, str]]:
+def hub(tmp_path, monkeypatch) -> Iterator[dict[str, str]]:
     with made_hub(tmp_path / "hub-home") as environment:
+        use_here(monkeypatch, environment)
         yield environment
 
 
-def run(hub: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's library reads its environment once."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], env=os.environ | hub, capture_output=True, text=True, check=False
-    )
-
-
-def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path) -> None:
-    pushed = run(hub, CONSOLE, "export", small_checkpoint, "hf://me/mine")
-    assert pushed.returncode == 0, pushed.stderr
+def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path, monkeypatch, capsys) -> None:
+    assert main(["export", str(small_checkpoint), "hf://me/mine"]) == 0
     repository = MadeHub.repositories["me/mine"]
     assert repository["private"]
     commit = repository["branches"]["main"]
-    assert pushed.stdout.strip().endswith(f"/me/mine/commit/{commit}")
+    assert capsys.readouterr().out.strip().endswith(f"/me/mine/commit/{commit}")
     assert sorted(MadeHub.commits[commit]) == sorted(FILES)
     assert 'flair_jax.load("hf://me/mine")' in MadeHub.commits[commit]["README.md"].decode()
 
-    script = (
-        "import sys, jax, flair_jax, numpy as np\n"
-        "from pathlib import Path\n"
-        "model, params = flair_jax.load(sys.argv[1])\n"
-        "for name in ('hf://me/mine', Path('hf://me/mine'), 'hf://me/mine@' + sys.argv[2]):\n"
-        "    other, others = flair_jax.load(name)\n"
-        "    jax.tree.map(np.testing.assert_array_equal, params, others)\n"
-        "    assert model.config == other.config\n"
-        "print('torch' in sys.modules)\n"
-    )
-    loaded = run(hub, "-c", script, small_checkpoint, commit)
-    assert loaded.stdout == "False\n", loaded.stderr
+    model, params = flair_jax.load(small_checkpoint)
+    monkeypatch.setitem(sys.modules, "torch", None)  # which none of this needs
+    for name in ("hf://me/mine", Path("hf://me/mine"), f"hf://me/mine@{commit}"):
+        other, others = flair_jax.load(name)
+        jax.tree.map(np.testing.assert_array_equal, params, others)
+        assert model.config == other.config
     MadeHub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     output = tmp_path / "metrics.json"
-    data = ("--dataset", "coco", "--data-dir", photographs, "--output", output)
-    scored = run(hub | {"HF_HUB_OFFLINE": "1"}, CONSOLE, "evaluate", "--checkpoint", "hf://me/mine", *data)
-    assert scored.returncode == 0, scored.stderr
+    data = ["--dataset", "coco", "--data-dir", str(photographs), "--output", str(output)]
+    assert main(["evaluate", "--checkpoint", "hf://me/mine", *data]) == 0
     assert not MadeHub.requests
     settings = json.loads(output.read_text())["settings"]
     assert settings["checkpoint"] == "hf://me/mine"
@@ -69,17 +57,11 @@ def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path) -> No
 
 
 def test_a_branch_and_a_card_that_is_there(hub, small_checkpoint, tmp_path) -> None:
-    MadeHub.repositories["me/mine"] = {"private": False, "branches": {"main": "1" * 40}}
-    MadeHub.commits["1" * 40] = {"README.md": b"Written on the hub.\n"}
+    put("me/mine", {"README.md": b"Written on the hub.\n"})
     export_folder(small_checkpoint, tmp_path / "a")
     (tmp_path / "a" / "README.md").write_text("Written here.\n")
-    script = (
-        "import sys; from flair_jax.convert.folder import push\n"
-        "push(sys.argv[1], 'hf://me/mine@wide')\n"
-        "push(sys.argv[2], 'hf://me/mine')\n"
-    )
-    pushed = run(hub, "-c", script, small_checkpoint, tmp_path / "a")
-    assert pushed.returncode == 0, pushed.stderr
+    push(small_checkpoint, "hf://me/mine@wide")
+    push(tmp_path / "a", "hf://me/mine")
     main_branch, branch = (MadeHub.repositories["me/mine"]["branches"][name] for name in ("main", "wide"))
     assert MadeHub.commits[branch]["README.md"] == b"Written on the hub.\n"
     assert MadeHub.commits[main_branch]["README.md"] == b"Written here.\n"
@@ -87,42 +69,33 @@ def test_a_branch_and_a_card_that_is_there(hub, small_checkpoint, tmp_path) -> N
         assert MadeHub.commits[main_branch][name] == MadeHub.commits[branch][name]
 
 
-def test_a_weight_file_on_the_hub_is_a_checkpoint(hub, photographs) -> None:
+def test_a_weight_file_on_the_hub_is_a_checkpoint(hub, photographs, capsys) -> None:
     rng = np.random.default_rng(0)
     shapes = torch_shapes(PRESETS["tiny"])
     tensors = {name: np.asarray(rng.normal(0, 0.1, shape), np.float32) for name, shape in shapes.items()}
-    MadeHub.repositories["them/flair"] = {"private": False, "branches": {"main": "1" * 40}}
-    MadeHub.commits["1" * 40] = {"flair-cc3m-recap.safetensors": safetensors.numpy.save(tensors)}
-    data = ("--dataset", "coco", "--data-dir", photographs)
-    scored = run(hub, CONSOLE, "evaluate", "--checkpoint", "hf://them/flair/flair-cc3m-recap.safetensors", *data)
-    assert scored.returncode == 0, scored.stderr
-    assert "37.7 / 51.6" in scored.stdout, "the numbers published for the file of this name"
+    put("them/flair", {"flair-cc3m-recap.safetensors": safetensors.numpy.save(tensors)})
+    data = ["--dataset", "coco", "--data-dir", str(photographs)]
+    assert main(["evaluate", "--checkpoint", "hf://them/flair/flair-cc3m-recap.safetensors", *data]) == 0
+    assert "37.7 / 51.6" in capsys.readouterr().out, "the numbers published for the file of this name"
 
 
-def test_what_cannot_be_had_is_one_sentence(hub) -> None:
-    MadeHub.repositories["them/flair"] = {"private": False, "branches": {"main": "1" * 40}}
-    MadeHub.commits["1" * 40] = {"flair-cc3m-recap.pt": b""}
-    expected = {
-        "hf://them/flair": "no checkpoint in this repository (it needs config.json and model.safetensors, as",
-        "hf://them/flair@gone": "cannot be downloaded (",
-        "hf://them/flair/other.pt": "cannot be downloaded (",
-        "hf://nobody/nothing": "cannot be downloaded (",
-        "hf://": "expected hf://OWNER/REPOSITORY/FILE",
-        "hf://them": "expected hf://OWNER/REPOSITORY/FILE",
-    }
-    script = (
-        "import sys\n"
-        "from flair_jax.checkpoint import locate\n"
-        "from flair_jax.errors import FlairError\n"
-        "for name in sys.argv[1:]:\n"
-        "    try: locate(name)\n"
-        "    except FlairError as error: print(error)\n"
-    )
-    outcome = run(hub, "-c", script, *expected)
-    lines = outcome.stdout.splitlines()
-    assert len(lines) == len(expected), outcome.stderr
-    for line, (name, message) in zip(lines, expected.items(), strict=True):
-        assert line.startswith(f"{name}: {message}")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf://them/flair", "no checkpoint in this repository (it needs config.json and model.safetensors, as"),
+        ("hf://them/flair@gone", "cannot be downloaded: the repository has no branch, tag or commit gone"),
+        ("hf://them/flair/other.pt", "cannot be downloaded: the repository has no file other.pt; it has flair.pt"),
+        ("hf://nobody/nothing", "cannot be downloaded: http"),
+        ("hf://", "expected hf://OWNER/REPOSITORY/FILE"),
+        ("hf://them", "expected hf://OWNER/REPOSITORY/FILE"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence(hub, name: str, message: str) -> None:
+    put("them/flair", {"flair.pt": b""})
+    with pytest.raises(FlairError) as error:
+        checkpoint.locate(name)
+    assert str(error.value).startswith(f"{name}: {message}")
+    assert "\n" not in str(error.value)
 
 
 def test_an_upload_without_a_token_is_refused_first(monkeypatch, capsys) -> None:
@@ -134,21 +107,21 @@ def test_an_upload_without_a_token_is_refused_first(monkeypatch, capsys) -> None
 
 
 @pytest.mark.parametrize(
-    "changes", [{"HF_TOKEN": "wrong"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}]
+    ("changes", "message"),
+    [
+        ({"HF_TOKEN": "wrong"}, "the hub answers 401: it does not accept your token"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no connection with http://127.0.0.1:9 ("),
+        ({"HF_HUB_OFFLINE": "1"}, "_OFFLINE is set, and this needs the hub; unset it to reach the hub"),
+    ],
 )
-def test_a_refused_upload_is_one_sentence(hub, tmp_path, changes: dict[str, str]) -> None:
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from flair_jax.convert.hub import upload\n"
-        "from flair_jax.errors import FlairError\n"
-        "try: upload(Path(sys.argv[1]), 'hf://me/mine')\n"
-        "except FlairError as error: print(error)\n"
-    )
-    outcome = run(hub | changes, "-c", script, tmp_path)
-    assert outcome.stdout.startswith("hf://me/mine: cannot be uploaded ("), outcome.stderr
-    assert outcome.stdout.count("\n") == 1
-    assert TOKEN not in outcome.stdout + outcome.stderr
+def test_a_refused_upload_is_one_sentence(hub, tmp_path, monkeypatch, changes: dict[str, str], message: str) -> None:
+    use_here(monkeypatch, hub | changes)
+    with pytest.raises(FlairError) as error:
+        upload(tmp_path, "hf://me/mine")
+    assert str(error.value).startswith("hf://me/mine: cannot be uploaded: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert TOKEN not in str(error.value)
     assert not MadeHub.repositories
 
 

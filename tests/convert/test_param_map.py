@@ -98,3 +98,8 @@ def test_a_preset_at_another_picture_size_keeps_its_heads() -> None:
 def test_another_model_is_refused(tensors) -> None:
     with pytest.raises(ConversionError, match="not a FLAIR checkpoint: visual.conv1.weight"):
         infer_config(tensors, None)
+
+
+def test_transformers_names_are_recognised() -> None:
+    with pytest.raises(ConversionError, match=r"these names are transformers', so take the open_clip_\* file"):
+        infer_config({"vision_model.embeddings.class_embedding": np.zeros(4, np.float32)}, None)

@@ -68,7 +68,8 @@ def test_damage_is_left_out_and_counted_in_the_metadata(tmp_path, capsys) -> Non
     assert "3 samples in" in capsys.readouterr().out
     metadata = json.loads((tmp_path / "tfds" / "recaptioned" / "custom" / "1.0.0" / "metadata.json").read_text())
     assert metadata["left_out"] == {
-        "picture is broken": 2,
+        "picture is broken": 1,
+        "picture is of another format": 1,
         "no picture": 1,
         "picture is too small": 1,
         "picture is too large": 1,

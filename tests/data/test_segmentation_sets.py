@@ -150,7 +150,7 @@ def test_scenes_have_a_class_for_each_colour_and_background(tmp_path) -> None:
         (lambda root: (root / "SegmentationClass/2007_000033.png").unlink(), "2007_000033.png: no such annotation"),
         (
             lambda root: (root / "SegmentationClass/2007_000033.png").write_bytes(b"no"),
-            "2007_000033.png: cannot be read as an annotation",
+            "2007_000033.png: cannot be read as a picture",
         ),
         (
             lambda root: write_picture(root / "SegmentationClass/2007_000033.png"),

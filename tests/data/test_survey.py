@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from made_tars import picture, sample, write_tar
@@ -29,14 +30,15 @@ def test_check_finds_all_damage_and_fails(tmp_path, capsys) -> None:
     assert found["samples"] == 3
     assert found["same_url"] == found["same_picture"] == 1
     assert found["left_out"] == {
-        "picture is broken": 2,
+        "picture is broken": 1,
+        "picture is of another format": 1,
         "no picture": 1,
         "picture is too small": 1,
         "picture is too large": 1,
     }
     assert found["sentences"] == [0, 0, 0, 3, 0, 0, 0, 0]
     assert sum(found["tokens"]) == 15
-    assert "  picture is broken: 2\n" in captured.out
+    assert "  picture is broken: 1\n" in captured.out
 
 
 def test_what_no_terminal_shows(tmp_path, capsys) -> None:
@@ -67,6 +69,17 @@ class Records:
 
     def where(self, index: int) -> str:
         return f"record {index}"
+
+
+@pytest.mark.golden
+def test_pictures_that_lose_what_they_show_are_counted(tmp_path, golden, capsys) -> None:
+    deep = (golden / "images" / "gray_16bit.png").read_bytes()
+    text = b'{"caption": "one"}'
+    shard = write_tar(tmp_path / "t.tar", [("a.png", deep), ("a.json", text), ("b.jpg", picture(1)), ("b.json", text)])
+    assert main(["data", "check", str(shard), "--processes=1"]) == 0, "they are used"
+    said = capsys.readouterr()
+    assert re.search(r"with more than 8 bits a channel +1\n", said.out)
+    assert f"{shard}: a.png: the picture: more than 8 bits a channel" in said.err
 
 
 def test_records_without_captions_are_left_out() -> None:

@@ -21,10 +21,19 @@ def test_the_release_file_is_understood() -> None:
     assert config_from_json(released) == PRESETS["ViT-B-16-FLAIR"]
 
 
+def test_the_activation_is_written_as_by_open_clip_and_false_where_it_is_not() -> None:
+    plain, quick = (config_to_json(PRESETS[name]) for name in ("ViT-B-16-FLAIR", "ViT-B-16-FLAIR-quickgelu"))
+    assert quick == {**plain, "quick_gelu": True}, "older descriptions, and the names of indexes, stay as they are"
+    assert not config_from_json(plain).quick_gelu
+    assert config_from_json({"model_cfg": quick, "preprocess_cfg": {}}).quick_gelu
+    assert config_from_json({**plain, "source": {"file": "a.pt"}}) == PRESETS["ViT-B-16-FLAIR"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quick_gelu": True}, "unknown field.*quick_gelu"),
+        ({"quick_gelu": "yes"}, "`quick_gelu` must be true or false, found 'yes'"),
+        ({"act_layer": "silu"}, "unknown field.*act_layer"),
         ({"vision_cfg": {"pool_type": "tok"}}, "vision_cfg.pool_type"),
         ({"vision_cfg": {"width": "768"}}, "vision_cfg.width` must be a whole number"),
         ({"vision_cfg": {"width": 100}}, "width=100 is not a positive multiple of vision.head_width=64"),

@@ -52,7 +52,7 @@ def test_block_outputs(golden_model, forward, tower: str) -> None:
     """Each layer, from the output of the one before it."""
     model, params = golden_model
     config = model.config.vision if tower == "vision" else model.config.text
-    block = Block(config.heads, int(config.width * config.mlp_ratio), tower == "text", None, np.float32)
+    block = Block(config.heads, int(config.width * config.mlp_ratio), tower == "text", False, None, np.float32)
     for layer in range(1, config.layers):
         weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params[tower]["blocks"])
         with jax.default_matmul_precision("highest"):

@@ -50,10 +50,9 @@ def make_index(small_model, small_checkpoint) -> Callable[..., build.Outcome]:
     """Indexes a folder."""
 
     def make(folder: Path, index: Path, **settings) -> build.Outcome:
-        found, _ = find_pictures(folder)
         return build.update(
             index,
-            found,
+            find_pictures(folder),
             *small_model,
             root=str(folder),
             checkpoint=str(small_checkpoint),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
 from flair_jax.search import SearchIndex, build
 from flair_jax.search.manifest import Manifest
-from flair_jax.search.pictures import find_pictures
+from flair_jax.search.pictures import Found, find_pictures
 from flair_jax.search.shards import BROKEN
 
 
@@ -41,7 +42,7 @@ def rows(index: Path) -> dict[str, tuple[bytes, bytes]]:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_holds_the_models_features(make_index, drawn, tmp_path, small_model, dtype: str) -> None:
     outcome = make_index(drawn, tmp_path / "index", local_dtype=dtype)
-    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (11, 0, 0, 2)
+    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (11, 0, 0, 3)
     index = SearchIndex.open(tmp_path / "index")
     assert index.complete
     assert len(index) == 11
@@ -70,7 +71,7 @@ def test_second_run_computes_nothing(make_index, pictures, tmp_path, monkeypatch
     monkeypatch.setattr(Retriever, "encode_images", lambda *_, **__: pytest.fail("computed"))
     outcome = make_index(pictures, index)
     assert (outcome.added, outcome.kept, outcome.dropped) == (0, 11, 0)
-    assert len(outcome.broken) == 2, "named again"
+    assert len(outcome.broken) == 3, "named again"
     assert {path: path.stat().st_mtime_ns for path in index.rglob("*.npy")} == before
 
 
@@ -94,7 +95,7 @@ def test_only_what_changed_is_computed(make_index, pictures, tmp_path, monkeypat
         lambda self, pixels, **how: (computed.append(len(pixels)), encode(self, pixels, **how))[1],
     )
     outcome = make_index(pictures, index)
-    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (4, 7, 4, 1)
+    assert (outcome.added, outcome.kept, outcome.dropped, len(outcome.broken)) == (4, 7, 4, 2)
     assert sum(computed) == 4
     make_index(pictures, tmp_path / "fresh")
     assert rows(index) == rows(tmp_path / "fresh")
@@ -102,11 +103,13 @@ def test_only_what_changed_is_computed(make_index, pictures, tmp_path, monkeypat
 
 def test_broken_pictures_are_listed(make_index, pictures, tmp_path) -> None:
     broken = make_index(pictures, tmp_path / "index").broken
-    assert "03-broken.png: cannot be read as a picture" in broken[0]
-    assert "empty.JPG: the file is empty" in broken[1]
+    assert "nowhere.webp: a link to nothing" in broken[0]
+    assert "03-broken.png: cannot be read as a picture" in broken[1]
+    assert "empty.JPG: the file is empty" in broken[2]
     assert (tmp_path / "index" / BROKEN).read_text().splitlines() == broken
     (pictures / "a" / "03-broken.png").unlink()
     (pictures / "b" / "empty.JPG").unlink()
+    (pictures / "b" / "nowhere.webp").unlink()
     assert not make_index(pictures, tmp_path / "index").broken
     assert not (tmp_path / "index" / BROKEN).exists()
 
@@ -115,13 +118,59 @@ def test_names_that_cannot_be_used(pictures) -> None:
     bad = os.fsencode(pictures) + b"/a/\xff.png"
     with open(bad, "wb") as file:
         file.write((pictures / "a" / "00.png").read_bytes())
-    found, messages = find_pictures(pictures)
-    assert not any("\udcff" in picture.path for picture in found)
+    found = find_pictures(pictures)
+    messages = found.unusable
+    assert not any("\udcff" in picture.path for picture in found.pictures)
     assert any("the file's name is not UTF-8" in message and "udcff" in message for message in messages)
     assert any("nowhere.webp: a link to nothing" in message for message in messages)
 
 
-def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(pictures, monkeypatch) -> None:
+def test_what_is_no_file_or_leads_nowhere_is_listed(make_index, pictures, tmp_path, monkeypatch, request) -> None:
+    """Without waiting for a pipe, and without going round in a circle."""
+    folder = pictures / "odd"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "up").symlink_to(pictures)
+    (folder / "up.png").symlink_to(pictures)
+    (folder / "circle").symlink_to("circle")
+    (folder / "linked.png").symlink_to(pictures / "a" / "00.png")
+    shutil.copy(pictures / "a" / "00.png", folder / "a\x1b[2J\nb.jfif")
+    # Deeper than Python calls itself, so that pytest cannot remove it either.
+    request.addfinalizer(lambda: subprocess.run(["rm", "-rf", folder / "d"], check=True))
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+        shutil.copy(pictures / "a" / "02.png", "deep.png")
+    found = find_pictures(pictures)
+    assert {
+        os.path.relpath(message.split(": ")[0], folder): message.split(": ")[1] for message in found.unusable[1:]
+    } == {
+        "device.png": "is a device, not a picture",
+        "pipe.png": "is a pipe, not a picture",
+        "self.png": "cannot be read (Too many levels of symbolic links)",
+        "up": "a link to a folder, which is not followed",
+        "up.png": "a link to a folder, which is not followed",
+    }
+    names = [picture.name for picture in found.pictures]
+    assert "odd/a\x1b[2J\nb.jfif" in names
+    assert "odd/linked.png" in names
+    assert names[-1] == "odd/" + "d/" * 1100 + "deep.png"
+    assert found.others == {"hidden": 2, ".txt": 1, "no ending": 1}
+    assert found.unseen == {"odd/self.png"}
+    outcome = make_index(pictures, tmp_path / "index")
+    assert outcome.added == 14
+    assert len((tmp_path / "index" / BROKEN).read_text().splitlines()) == 8
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(make_index, pictures, tmp_path, monkeypatch) -> None:
+    index = tmp_path / "index"
+    make_index(pictures, index)
+    draw(pictures / "a" / "new.png", seed=7)
+    (pictures / "a" / "00.png").unlink()
     scandir = os.scandir
 
     def refuse(path):
@@ -130,7 +179,11 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(pictures, monkeyp
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError):
+    outcome = make_index(pictures, index)
+    assert (outcome.added, outcome.kept, outcome.dropped) == (1, 10, 1), "those of the folder stay"
+    assert outcome.broken[0] == f"{pictures}/b: a folder that cannot be read (Permission denied)"
+    monkeypatch.setattr(os, "scandir", lambda path: refuse("/b"))
+    with pytest.raises(DatasetError, match="pictures: Permission denied; name a folder of pictures"):
         find_pictures(pictures)
 
 
@@ -258,17 +311,17 @@ def test_refusals(make_index, drawn, pictures, tmp_path, small_model) -> None:
     model, params = small_model
     other = {**params, "logit_bias": params["logit_bias"] + 1}
     with pytest.raises(SearchIndexError, match="was made by another checkpoint, .*checkpoint; choose another --output"):
-        build.update(index, [], model, other, root=str(drawn), checkpoint="", settings=build.Settings())
+        build.update(index, Found(), model, other, root=str(drawn), checkpoint="", settings=build.Settings())
     with build._locked(index), pytest.raises(SearchIndexError, match="another run is at work on this index"):
         make_index(drawn, index)
     with pytest.raises(SearchIndexError, match="exists and is not a search index; choose another folder"):
         make_index(drawn, pictures)
     with pytest.raises(SearchIndexError, match=r"notes.txt: is a file; name a folder for the index"):
         make_index(drawn, pictures / "notes.txt")
-    with pytest.raises(DatasetError, match="nowhere: no such folder"):
+    with pytest.raises(DatasetError, match="nowhere: No such file or directory; name a folder"):
         find_pictures(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"empty: no pictures in it or below; their names end in \.avif"):
+    with pytest.raises(DatasetError, match=r"empty: no pictures in it or below; their names end in \.jpg"):
         find_pictures(tmp_path / "empty")
 
 

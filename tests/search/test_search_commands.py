@@ -1,6 +1,7 @@
 """`flair-jax index`, `search` and `embed`, as users call them."""
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--batch-size", 4) == 0
     printed = capsys.readouterr()
     assert f"{index}: 11 pictures, 11 embedded now, 0 dropped (gone or changed)" in printed.out
-    assert "left out 3 picture(s) that cannot be read:\n  " in printed.out
+    assert "left out 3 that cannot be used:\n  " in printed.out
     assert "nowhere.webp: a link to nothing" in printed.out
     assert "picture/s" in printed.err
 
@@ -59,6 +60,35 @@ def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_
     assert "Traceback" not in printed.err
 
 
+def test_names_are_printed_escaped_and_kept_as_they_are(small_checkpoint, pictures, golden, tmp_path, capsys) -> None:
+    name = "c\x1b]0;title\x07\nd.png"
+    folder = Path(shutil.copytree(pictures / "a", tmp_path / os.fsdecode(b"\xff\x1b[2J")))
+    shutil.move(folder / "00.png", folder / name)
+    shutil.copy(folder / "03-broken.png", folder / "e\x1b.png")
+    shutil.copy(golden / "images" / "gray_16bit.png", folder / "deep.png")
+    index, page = tmp_path / "index", tmp_path / "page.html"
+    assert run("index", folder, "--checkpoint", small_checkpoint, "--output", index) == 0
+    printed = capsys.readouterr().out
+    assert "e\\x1b.png: cannot be read as a picture" in printed
+    assert "1 picture(s) have more than 8 bits a channel, which the conversion to RGB cuts off at 255" in printed
+    assert "deep.png: more than 8 bits a channel" in printed
+    assert "passed over 1 by their names (1 hidden)" in printed
+    assert run("search", index, "a dog", "--html", page) == 0
+    printed += capsys.readouterr().out
+    assert "c\\x1b]0;title\\x07\\nd.png" in printed
+    assert "c\\x1b]0;title\\x07\\nd.png" in page.read_text(encoding="utf-8")
+    printed.encode()
+    assert not {"\x1b", "\x07"} & set(printed)
+    assert any(SearchIndex.open(index).picture(row).endswith(f"/{name}") for row in range(7))
+    assert run("search", index, "a d\udcffg") == 2
+    assert 'the sentence "a d\\udcffg" is not in UTF-8; write it in that encoding' in capsys.readouterr().err
+    for words in (("index", pictures), ("embed", pictures)):
+        assert run(*words, "--checkpoint", small_checkpoint, "--output", folder / "x.npz") == 2
+        assert "must be UTF-8, with the folders above it; choose another" in capsys.readouterr().err
+    assert run("embed", folder, "--checkpoint", small_checkpoint, "--output", tmp_path / "x.npz") == 2
+    assert "the file's name is not UTF-8; rename it" in capsys.readouterr().err
+
+
 def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path, capsys) -> None:
     from flair_jax import checkpoint
 
@@ -75,7 +105,7 @@ def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path,
         (("search", tmp_path, "a dog"), "no search index here"),
         (("search", index, " "), "the sentence is empty"),
         (("search", index, "a dog", "--checkpoint", tmp_path), "no checkpoint here"),
-        (("index", tmp_path / "no", "--checkpoint", other, "--output", index), "no such folder"),
+        (("index", tmp_path / "no", "--checkpoint", other, "--output", index), "No such file or directory"),
         (("index", drawn, "--checkpoint", other, "--output", index), "was made by another checkpoint"),
         (("embed", "--checkpoint", other, "--output", "x.npz"), "name pictures or folders, or else --texts FILE"),
         (("embed", drawn, "--texts", "y", "--checkpoint", other, "--output", "x.npz"), "or else --texts FILE"),
@@ -92,7 +122,7 @@ def test_wrong_input(make_index, small_model, small_checkpoint, drawn, tmp_path,
 def test_embed(small_checkpoint, pictures, tmp_path, capsys) -> None:
     common = ("--checkpoint", small_checkpoint, "--output")
     assert run("embed", pictures / "a", pictures / "b" / "01.png", *common, tmp_path / "x.npz", "--local") == 0
-    assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 picture(s)" in capsys.readouterr().out
+    assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 that cannot be used" in capsys.readouterr().out
     assert np.load(tmp_path / "x.npz")["local"].shape == (7, 4, 16)
     (tmp_path / "texts.txt").write_text("a dog\na cat\n")
     assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "t.parquet") == 0

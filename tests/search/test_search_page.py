@@ -55,6 +55,13 @@ def test_page(tmp_path) -> None:
     assert "cannot be read any more" in page.text
 
 
+def test_what_cannot_be_written_is_escaped(tmp_path) -> None:
+    write_page(tmp_path / "page.html", "a\ud800", [Hit("/x\udcff/\x1b.png", 0.1, 0.1)], 1)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>a\\ud800</h1>" in text
+    assert "/x\\udcff/\\x1b.png" in text
+
+
 def test_thumbnails_are_small(tmp_path) -> None:
     Image.effect_noise((1500, 1000), 60).save(tmp_path / "large.png")
     write_page(tmp_path / "page.html", "noise", [Hit(str(tmp_path / "large.png"), 0.1, 0.1)], 1)
