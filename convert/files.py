@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from flair_jax.extras import how_to_install
 from flair_jax.files import replace_when_complete
 
 from .param_map import ConversionError
@@ -36,7 +37,7 @@ def require_torch(purpose: str) -> ModuleType:
     except ImportError:
         raise ConversionError(
             f"{purpose} needs PyTorch, which is not installed; its CPU build is enough: choose Pip and CPU at "
-            'pytorch.org/get-started, or `pip install "flair-jax[convert]"`. A .safetensors file needs no PyTorch.'
+            f"pytorch.org/get-started, or {how_to_install('convert')}. A .safetensors file needs no PyTorch."
         ) from None
     return torch
 

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from flair_jax.files import expand
+
 from . import hub
 from .files import CONFIG, OPEN_CLIP, WEIGHTS
 from .formats import INDEX_SUFFIX
@@ -59,7 +61,7 @@ def find(source: str) -> Source:
             f"{source}: addresses are not fetched; a file on the hub is named {hub.PREFIX}OWNER/REPOSITORY/FILE, and "
             "any other is downloaded first"
         )
-    path = Path(source).expanduser()
+    path = expand(source)
     if not path.is_dir():
         return _described(path, path.name, path.parent, _descriptions(path.name, alone=False))
     if (path / "params").is_dir():

@@ -136,7 +136,7 @@ def require_flatbuffers(purpose: str) -> None:
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
-        raise FlairError(f'{purpose} needs flatbuffers: pip install flatbuffers, or "flair-jax[export]"') from None
+        raise FlairError(f"{purpose} needs flatbuffers: pip install flatbuffers") from None
 
 
 def digest(content: bytes) -> str:

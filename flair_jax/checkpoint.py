@@ -23,7 +23,7 @@ from flair_jax.convert.files import CONFIG, WEIGHTS
 from flair_jax.convert.param_map import ConversionError, params_from_torch
 from flair_jax.convert.weights import read_weights
 from flair_jax.errors import CheckpointError, FlairError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import expand, replace_when_complete
 from flair_jax.hosts import ALONE, Hosts
 from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
@@ -88,7 +88,7 @@ def locate(name: str | Path) -> Path:
     scheme, colon, rest = str(name).partition(":/")
     if scheme == "hf" and colon:  # `Path` makes one stroke of two
         return _fetch(f"hf://{rest.lstrip('/')}")
-    return _newest_of_run(Path(name).expanduser())
+    return _newest_of_run(expand(name))
 
 
 def _newest_of_run(path: Path) -> Path:

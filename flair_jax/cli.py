@@ -22,7 +22,7 @@ from flair_jax.commands import (
     search,
     train,
 )
-from flair_jax.errors import FlairError
+from flair_jax.console import run_command
 
 # In the order of the help.
 _COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
@@ -32,29 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Args:
-      arguments: words after `flair-jax`; the process's own if not given.
+      arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
+        alone. Else it is afterwards as it was before; see `run_command`.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
+    if arguments is None:
+        # For good: reads that another one's failure made useless can end after the command.
+        sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
+        return main(sys.argv[1:])
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int | None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if getattr(options, "takes_more", False):
         options.words = rest  # for absl's flags, or Apache Beam's options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
-    try:
-        return options.run(options) or 0
-    except FlairError as error:
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # full disk, no permission: the system's own words say what and where
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flair-jax: interrupted", file=sys.stderr)
-        return 130
+    return options.run(options)
 
 
 def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import tempfile
 import threading
@@ -12,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import flair_jax
+from flair_jax.console import environment
 from flair_jax.demo_guard import Guard
 from flair_jax.demo_page import MAX_BYTES, MEAN, STYLE, Page
 from flair_jax.draw import new_figure
 from flair_jax.errors import FlairError
+from flair_jax.extras import how_to_install
 
 _ADDRESS = "127.0.0.1"
+_WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # Uploads are forgotten after an hour; looked for every ten minutes. In seconds.
 _FORGET = (600, 3600)
 # Before that, the oldest make room for new ones: bytes and number of uploads that are kept.
@@ -60,8 +62,10 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
     gradio = _gradio()
     from starlette.middleware import Middleware
 
-    with tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with (
+        tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
+        environment({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
+    ):
         blocks = _layout(gradio, page)
         try:
             _, url, _ = blocks.launch(
@@ -122,9 +126,9 @@ def _layout(gradio: Any, page: Page) -> Any:
 
 
 def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        import gradio
+        with environment(_WITHOUT_ANALYTICS, replace=True):
+            import gradio
     except ImportError:
-        raise FlairError('the page needs Gradio: pip install -c constraints-app.txt "flair-jax[app]"') from None
+        raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None
     return gradio

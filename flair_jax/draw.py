@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.errors import FlairError
+from flair_jax.extras import how_to_install
 
 # Smaller pictures are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
 _SIDE = 448
@@ -101,5 +102,5 @@ def _matplotlib() -> Any:
         import matplotlib
         import matplotlib.figure
     except ImportError:
-        raise FlairError('drawing needs matplotlib: pip install "flair-jax[demo]"') from None
+        raise FlairError(f"drawing needs matplotlib: {how_to_install('demo')}") from None
     return matplotlib

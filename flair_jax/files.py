@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all. Imports no JAX."""
+"""Paths of users, and files and folders that appear whole or not at all. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from flair_jax.errors import ConfigError
+
+
+def expand(path: str | Path) -> Path:
+    """A path with `~` as the home folder.
+
+    Raises:
+      ConfigError: if it starts with `~` and that folder is not known, as for users that only have a number.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: it is not known which folder ~ is; set HOME, or write it out") from None
 
 
 @contextlib.contextmanager

@@ -28,11 +28,23 @@ def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
     """Checks the options of `CLUSTER_OPTIONS`, None where not given.
 
     Raises:
-      ConfigError: if they do not go together.
+      ConfigError: if they do not go together, or cannot be.
     """
     given = [value is not None for value in options.values()]
     if any(given) and not (distributed and all(given)):
         raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
+    if not any(given):
+        return
+    host, _, port = options["coordinator"].rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"--coordinator={options['coordinator']}: expected HOST:PORT, as in 10.0.0.1:1234")
+    if not 0 <= options["process"] < options["processes"]:
+        raise ConfigError(
+            f"--process={options['process']}: with --processes={options['processes']}, processes have the numbers "
+            f"from 0 to {options['processes'] - 1}"
+            if options["processes"] > 0
+            else f"--processes={options['processes']}: at least one is needed"
+        )
 
 
 def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
@@ -47,6 +59,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
     """
     import jax
 
+    before = jax.config.values["jax_enable_preemption_service"]
     jax.config.update("jax_enable_preemption_service", sigterm_saves)
     try:
         jax.distributed.initialize(options["coordinator"], options["processes"], options["process"])
@@ -56,6 +69,8 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
             f"--distributed: the other processes are not found ({reason}); outside of TPU pods, SLURM and Kubernetes "
             "add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT"
         ) from None
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
 
 
 @dataclasses.dataclass(frozen=True)

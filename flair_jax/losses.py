@@ -192,12 +192,12 @@ def _sums(
         mine = (chosen // captions == row[:, None]) & (group[:, None] == drawn_from)
         pooled = l2_normalize(pooling.pool_queries(params, query[chosen], images))
         logits = scale * jnp.einsum("bcd,bcd->bc", pooled, target[chosen]) + bias
-        return jnp.sum(_loss(logits, mine), where=column < width)
+        return jnp.sum(_loss(logits, mine), where=(column < width)[None])
 
     def mps_block(image: Array, drawn_from: Array, target: Array, scale: Array, bias: Array) -> Array:
         logits = scale * jnp.matmul(image, target.T, precision=lax.Precision.HIGHEST) + bias
         owner = jnp.arange(group_size * captions) // captions
-        return jnp.sum(_loss(logits, (owner == row[:, None]) & (group[:, None] == drawn_from)))
+        return jnp.sum(_loss(logits, (owner[None] == row[:, None]) & (group[:, None] == drawn_from)))
 
     if len(starts) * (own // rows) * len(text) > 1:  # recomputing a single block would save nothing
         tcs_block, mps_block = (jax.checkpoint(block, prevent_cse=False) for block in (tcs_block, mps_block))

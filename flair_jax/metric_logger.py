@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
+from flair_jax.extras import how_to_install
 from flair_jax.files import replace_when_complete
 from flair_jax.versions import versions
 
@@ -121,5 +122,5 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError:
-        raise ConfigError('config.wandb_project is set: pip install "flair-jax[wandb]", or leave it empty') from None
+        raise ConfigError(f"config.wandb_project is set: {how_to_install('wandb')}, or leave it empty") from None
     return wandb

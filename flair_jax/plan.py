@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flair_jax.console import environment, quiet_without_tpu
 from flair_jax.errors import ConfigError
 from flair_jax.evaluate.retrieval import score_all_step
+from flair_jax.extras import how_to_install
 from flair_jax.hlo import read_program
 from flair_jax.hlo_traffic import memory_bytes
 from flair_jax.models.flair import Flair
@@ -27,6 +29,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.sharding import batch_sharding, check_batch, make_mesh
 from flair_jax.train_state import Batch, abstract_state, make_train_step
 
+_MOST_CHIPS = 2**16  # more than any pod has, and describing them takes memory
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
 
 
@@ -126,21 +129,22 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if chip is None or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         known = ", ".join(chip.name for chip in CHIPS if chip.clock)
         raise ConfigError(f"--topology {name}: expected one of {known} and a shape, as in v5e:16x16, or cpu:8")
-    # No look for chips of this machine, and no lock on them: nothing will run.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # its remarks on the missing TPU
+    chips = slices * math.prod(map(int, shape.split("x")))
+    if not 0 < chips <= _MOST_CHIPS:
+        raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; from 1 to {_MOST_CHIPS:,} can be")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if set(shape.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four chips at least
     if kind == "v4":
         options["chip_config_name"] = "megacore"  # its two cores as one device
     try:
-        devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+        # No look for chips of this machine, and no lock on them: nothing will run.
+        with environment({"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **quiet_without_tpu()}):
+            devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except Exception as error:  # JAX raises several kinds
         if "libtpu" in str(error).lower():
             raise ConfigError(
-                f'--topology {name}: the TPU compiler is not installed; pip install "flair-jax[tpu]"'
+                f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}"
             ) from None
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--topology {name}: the TPU compiler does not know it ({reason})") from None

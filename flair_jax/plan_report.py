@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Planner:
         self.topology = find_topology(topology, slices)
         for part in filter(None, mesh.split(",")):
             axis, _, size = part.partition("=")
-            if axis not in AXES or not size.lstrip("-").isdecimal():
+            if axis not in AXES or not re.fullmatch(r"-?[0-9]{1,9}", size):
                 raise ConfigError(f"--mesh {mesh}: expected sizes of {', '.join(AXES)}, as in data=64,fsdp=4")
             config.mesh[axis] = int(size)
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from flair_jax.errors import ConfigError
+import numpy as np
+
+from flair_jax.errors import ConfigError, FlairError
+from flair_jax.fields import read_fields
 from flair_jax.models.config import FlairConfig, read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 TOWERS = ("image", "text")
 LOSS_TERMS = ("tcs", "mps")
 _MOST_CAPTIONS = 64
+_MOST_WORKERS = 1024
+_MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,7 @@ class TrainSettings:
         Raises:
           ConfigError: if a field is missing or unknown, or its value cannot be.
         """
-        settings: TrainSettings = _read(cls, config, "config")
+        settings: TrainSettings = read_fields(cls, config, "config")
         settings._check()
         return settings
 
@@ -133,11 +137,28 @@ class TrainSettings:
 
     def model_config(self) -> FlairConfig:
         """The model with this run's compute settings."""
-        return dataclasses.replace(read_config(self.model), dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+        try:
+            model = read_config(self.model)
+        except (FlairError, OSError) as error:  # OSError: a name that no file can have
+            raise ConfigError(f"config.model: {error}") from None
+        try:
+            return dataclasses.replace(model, dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+        except ConfigError as error:  # it names the field
+            raise ConfigError(f"config.{error}") from None
 
     def total_steps(self, samples: int) -> int:
-        """Steps of the whole run on so many samples, if no epoch is stated; an epoch's last step is a full batch."""
-        return self.steps or math.ceil(self.epochs * math.ceil((self.data.epoch_samples or samples) / self.batch_size))
+        """Steps of the whole run on so many samples, if no epoch is stated; an epoch's last step is a full batch.
+
+        Raises:
+          ConfigError: if they are more than can be counted.
+        """
+        in_epoch = math.ceil((self.data.epoch_samples or samples) / self.batch_size)
+        steps = self.steps or math.ceil(self.epochs * in_epoch)
+        if steps > _MOST_STEPS:
+            raise ConfigError(
+                f"config.{'steps' if self.steps else f'epochs={self.epochs:g}'}: {steps:.3g} steps are too many"
+            )
+        return steps
 
     def _check(self) -> None:
         positive = {
@@ -168,12 +189,12 @@ class TrainSettings:
             "checkpoint.keep_every_steps": self.checkpoint.keep_every_steps,
             "evaluation.every_steps": self.evaluation.every_steps,
         }
-        for name, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"config.{name}={value} must be greater than 0")
         for name, value in not_negative.items():
             if not value >= 0:
                 raise ConfigError(f"config.{name}={value} must not be negative")
+        for name, value in positive.items():
+            if not np.float32(value) > 0:  # as the devices see it
+                raise ConfigError(f"config.{name}={value} must be greater than 0")
         choices = (
             ("optimizer.schedule", (self.optimizer.schedule,), SCHEDULES),
             ("lock", self.lock, TOWERS),
@@ -185,7 +206,7 @@ class TrainSettings:
         if not self.loss.terms:
             raise ConfigError("config.loss.terms is empty; choose tcs, mps or both")
         for name, value in (("b1", self.optimizer.b1), ("b2", self.optimizer.b2)):
-            if not 0 <= value < 1:
+            if not 0 <= np.float32(value) < 1:
                 raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
         if self.captions_per_image > _MOST_CAPTIONS:
             raise ConfigError(
@@ -206,29 +227,9 @@ class TrainSettings:
         low, high = self.data.crop_scale
         if not 0 < low <= high <= 1:
             raise ConfigError(f"config.data.crop_scale={self.data.crop_scale} must be 0 < from <= to <= 1")
+        if self.data.workers > _MOST_WORKERS:
+            raise ConfigError(
+                f"config.data.workers={self.data.workers}: each is a process; {_MOST_WORKERS} are the most"
+            )
+        self.total_steps(1)
         self.model_config()
-
-
-def _read(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    types = get_type_hints(kind)
-    unknown, missing = set(values) - set(types), set(types) - set(values)
-    if unknown or missing:
-        raise ConfigError(
-            f"{where}: {'unknown' if unknown else 'missing'} field(s) {', '.join(sorted(unknown or missing))}; "
-            "configs/default.py lists all"
-        )
-    fields: dict[str, Any] = {}
-    for name, expected in types.items():
-        value = values[name]
-        if dataclasses.is_dataclass(expected):
-            fields[name] = _read(expected, value, f"{where}.{name}")
-        elif expected is float:
-            fields[name] = float(value)
-        else:
-            fields[name] = tuple(value) if isinstance(value, (list, tuple)) else value
-    return kind(**fields)
-
-
-def expand(path: str) -> Path:
-    """A path of the configuration, with `~` as the home folder."""
-    return Path(path).expanduser()

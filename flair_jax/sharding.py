@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -51,7 +51,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     """
     devices = jax.devices() if devices is None else devices
     sizes = [getattr(settings, axis) for axis in AXES]
-    free, fixed = sizes.count(-1), int(np.prod([size for size in sizes if size != -1]))
+    free, fixed = sizes.count(-1), math.prod(size for size in sizes if size != -1)
     asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if free > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ConfigError(f"config.mesh: {asked}; sizes are at least 1, and one of them may be -1")

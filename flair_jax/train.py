@@ -27,10 +27,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
+from flair_jax.console import run_command
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
 from flair_jax.errors import ConfigError, FlairError
+from flair_jax.files import expand
 from flair_jax.hosts import Hosts, join_cluster
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
@@ -39,7 +41,7 @@ from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.performance import peak_flops, step_flops
 from flair_jax.run_checkpoints import RunCheckpoints
 from flair_jax.run_identity import describe
-from flair_jax.settings import TrainSettings, expand
+from flair_jax.settings import TrainSettings
 from flair_jax.sharding import check_batch, global_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
 from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
@@ -87,10 +89,8 @@ def train(
         RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    if settings.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(expand(settings.compilation_cache)))
-
     with (
+        _compilation_cache(settings.compilation_cache),
         jax.set_mesh(mesh),
         _preemption_notice() as preempted,
         RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints,
@@ -166,6 +166,21 @@ def _initial_params(name: str, model: Flair, target: Any) -> Any:
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
     return checkpoint.restore_params(path, target, hosts)
+
+
+@contextmanager
+def _compilation_cache(folder: str) -> Iterator[None]:
+    """Keeps compiled programs in a folder until the end of the block; "": nowhere."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    if folder:
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(expand(folder)))
+        except ConfigError as error:
+            print(f"flair-jax: compiled programs are not kept: config.compilation_cache={error}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @contextmanager
@@ -326,4 +341,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

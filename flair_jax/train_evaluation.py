@@ -9,9 +9,10 @@ from flair_jax.errors import ConfigError
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.run import MODES, Settings, evaluate
+from flair_jax.files import expand
 from flair_jax.hosts import Hosts
 from flair_jax.models.flair import Flair, Params
-from flair_jax.settings import EvaluationSettings, expand
+from flair_jax.settings import EvaluationSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.machinery
+import importlib.util
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from flair_jax import configs
 from flair_jax.errors import ConfigError
+from flair_jax.fields import did_you_mean
+from flair_jax.files import expand
 from flair_jax.hosts import CLUSTER_OPTIONS, check_cluster
 
-USAGE = "flair-jax train --config=FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
+USAGE = "flair-jax train --config=NAME|FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +57,11 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
         raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
     cluster = {name: getattr(values, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(values.distributed, cluster)
+    if not values.workdir:
+        raise ConfigError("--workdir is empty; name a folder")
     return TrainOptions(
         values.config,
-        Path(values.workdir),
+        expand(values.workdir),
         values.distributed,
         cluster,
         stopped_status=getattr(values, "stopped-status"),
@@ -65,7 +75,7 @@ def parse_config(arguments: Sequence[str]) -> Any:
     Raises:
       ConfigError: as `parse`.
     """
-    usage = "--config=FILE [--config.FIELD=VALUE ...]"
+    usage = "--config=NAME|FILE [--config.FIELD=VALUE ...]"
     config = _read(arguments, usage).config
     if config is None:
         raise ConfigError(f"--config is needed; usage: {usage}")
@@ -74,27 +84,85 @@ def parse_config(arguments: Sequence[str]) -> Any:
 
 def _read(arguments: Sequence[str], usage: str) -> flags.FlagValues:
     words = ["flair-jax train", *arguments]
-    values = _define(words)
-    for file in (word.removeprefix("--config=") for word in arguments if word.startswith("--config=")):
-        if not Path(file.split(":")[0]).is_file():
-            raise ConfigError(f"--config={file}: no such configuration file")
     try:
+        values = _define(words)
         rest = values(words)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(_first_sentence(error)) from None
-    except Exception as error:  # the configuration file is a program, and can fail in any way
-        raise ConfigError(
-            f"--config: the file cannot be run ({type(error).__name__}: {_first_sentence(error)})"
+    except Exception as error:  # absl's own kinds, and whatever ml_collections makes of a value
+        # absl wraps what a parser raises in a sentence of its own.
+        raise (
+            error.__context__ if isinstance(error.__context__, ConfigError) else ConfigError(_sentence(error))
         ) from None
     if rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; usage: {usage}")
     return values
 
 
+class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
+    """Parses `--config`: runs a file, or one of the shipped configurations by its name, and locks what it gives."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Takes the command line, which may name fields that the configuration lacks."""
+        self._words = words
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        """The configuration of `NAME|FILE[:PARAMETER]`.
+
+        Raises:
+          ConfigError: if there is none, it cannot be run, or it lacks a field of the command line.
+        """
+        name, colon, parameter = argument.partition(":")
+        path = _find(name)
+        try:
+            spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
+            module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
+            config = module.get_config(*([parameter] if colon else []))
+        except (Exception, SystemExit) as error:  # it is a program, and can fail in any way
+            raise ConfigError(
+                f"--config={argument}: cannot be run ({type(error).__name__}: {_sentence(error)})"
+            ) from None
+        if not isinstance(config, ml_collections.ConfigDict):
+            found = type(config).__name__
+            raise ConfigError(
+                f"--config={argument}: get_config() must return an ml_collections.ConfigDict, not {found}"
+            )
+        for word in self._words:
+            if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
+                _require_field(config, match[1])
+        return config.lock()
+
+
+def _find(name: str) -> Path:
+    """The file of a configuration; a path that exists goes before a shipped configuration of that name."""
+    path = expand(name)
+    if name and path.is_file():
+        return path
+    shipped = {file.stem: file for file in Path(configs.__path__[0]).glob("[!_]*.py")}
+    stem = name.removeprefix("configs/").removesuffix(".py")
+    if stem in shipped:
+        print(f"flair-jax: --config={name}: the one that is shipped, {shipped[stem]}", file=sys.stderr)
+        return shipped[stem]
+    what = "a folder, not a configuration file" if name and path.is_dir() else "no such configuration file"
+    raise ConfigError(f"--config={name}: {what}; shipped are {', '.join(sorted(shipped))}{did_you_mean(stem, shipped)}")
+
+
+def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
+    """Raises ConfigError if a configuration lacks a field, by its dotted name."""
+    group: Any = config
+    for part in name.split("."):
+        if not isinstance(group, ml_collections.ConfigDict) or part not in group:
+            known = group if isinstance(group, ml_collections.ConfigDict) else ()
+            raise ConfigError(
+                f"--config.{name}: no such field; configs/default.py lists all{did_you_mean(part, known)}"
+            )
+        group = group[part]
+
+
 def _define(words: list[str]) -> flags.FlagValues:
     """The flags, new each time: reading a configuration adds one for each of its fields."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "Configuration file.", flag_values=values, sys_argv=words)
+    values["config"].parser = _Configuration(words)
     flags.DEFINE_string("workdir", None, "Folder for checkpoints and metrics.", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "Run as several processes.", flag_values=values)
     for name, kind, meaning in CLUSTER_OPTIONS:
@@ -107,8 +175,10 @@ def _define(words: list[str]) -> flags.FlagValues:
     return values
 
 
-def _first_sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
-    text = str(error.args[0]) if error.args else str(error)  # str of a KeyError has quotes around it
+    if isinstance(error, SyntaxError):
+        return f"{error.msg}, line {error.lineno}"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else in quotes
     return " ".join(text.split()) or type(error).__name__

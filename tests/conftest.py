@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # it can be a user's way to find mistakes
 # Tests compile much and compute little: code is not optimised, and not made by the slower of XLA's two generators.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"

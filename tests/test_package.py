@@ -1,9 +1,14 @@
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
 import flair_jax
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 def test_import_is_light() -> None:
@@ -34,3 +39,17 @@ def test_public_names() -> None:
     assert set(flair_jax.__all__) <= set(dir(flair_jax))
     with pytest.raises(AttributeError, match="no attribute 'encode'"):
         flair_jax.encode  # noqa: B018
+
+
+def test_packages_are_whole() -> None:
+    """What is installed: every folder of code, and every file of data in them; and what a source distribution adds."""
+    setuptools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: name.replace(".", "/") for name in setuptools["packages"]} | setuptools["package-dir"]
+    code = {path.parent for top in ("flair_jax", "configs", "convert") for path in REPOSITORY.glob(f"{top}/**/*.py")}
+    assert code <= {REPOSITORY / folder for folder in folders.values()}
+    for name, folder in folders.items():
+        for path in (REPOSITORY / folder).iterdir():
+            if path.is_file() and path.suffix != ".py":
+                assert any(fnmatch(path.name, each) for each in setuptools["package-data"].get(name, ())), path
+    manifest = (REPOSITORY / "MANIFEST.in").read_text().splitlines()
+    assert {f"graft {name}" for name in ("benchmarks", "docs", "launch", "tests")} <= set(manifest)

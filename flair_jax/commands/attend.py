@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command
+from flair_jax.commands.parser import add_checkpoint, add_command, path
 
 
 def add(commands: Any) -> None:
@@ -22,7 +21,7 @@ def add(commands: Any) -> None:
         "Needs the extra `demo`. Writes a picture for each sentence, one with all of them, and the arrays (maps.npz);\n"
         "prints the scores. docs/attend.md explains the maps.",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture; its centre square is seen")
+    parser.add_argument("image", metavar="IMAGE", type=path, help="a picture; its centre square is seen")
     parser.add_argument("sentences", metavar="SENTENCE", nargs="+", help="what to look for; quote it")
     add_checkpoint(parser)
     parser.add_argument(
@@ -32,7 +31,7 @@ def add(commands: Any) -> None:
         help="attention: weights of the pooling, mean of the heads (default); patches: how similar each patch is",
     )
     parser.add_argument("--per-head", action="store_true", help="also draw the attention of each head")
-    parser.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write to")
+    parser.add_argument("--output", required=True, metavar="DIR", type=path, help="folder to write to")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -7,10 +7,9 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import add_command, new_file, path
 from flair_jax.data.damage import is_harmless
 from flair_jax.errors import DatasetError, printable
 
@@ -93,7 +92,7 @@ def _add_survey(
     )
     parser.add_argument("--split", default="train", help="of a TFDS data set (default %(default)s)")
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes of tars are")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures as JSON too")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write the figures as JSON too")
     _add_processes(parser)
 
 
@@ -119,7 +118,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     source: Source = (
         TarSource(options.data, index_dir=options.index_dir, processes=options.processes)
         if is_tars(options.data)
-        else TfdsSource(options.data, Path(options.data_dir).expanduser(), options.split)
+        else TfdsSource(options.data, options.data_dir, options.split)
     )
     found = survey.survey(source, decode=decode, processes=options.processes)
     _print_names(found.damage, len(found.damage), "--json FILE names all")
@@ -172,15 +171,14 @@ def _add_build(commands: Any) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    import os
-
     from flair_jax.data.recaptioned_builder import build
     from flair_jax.data.shards import expand_shards
     from flair_jax.data.sources import TfdsSource
+    from flair_jax.files import expand
 
     if options.shorter_side < 0:
         raise DatasetError(f"--shorter-side {options.shorter_side} must not be negative")
-    folder = os.path.expanduser(options.data_dir)
+    folder = options.data_dir if "://" in options.data_dir else str(expand(options.data_dir))
     left_out = build(
         options.name,
         expand_shards(options.tars),
@@ -207,8 +205,8 @@ def _add_urls(commands: Any) -> None:
         f"      --save_additional_columns '{list(CAPTION_LISTS)}' \\\n"
         "      --output_folder cc3m --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True",
     )
-    parser.add_argument("table", type=Path, help=_TABLE)
-    parser.add_argument("output", type=Path, help=".parquet file to write")
+    parser.add_argument("table", type=path, help=_TABLE)
+    parser.add_argument("output", type=new_file, help=".parquet file to write")
 
 
 def _urls(options: argparse.Namespace) -> None:
@@ -233,9 +231,9 @@ def _add_attach(commands: Any) -> None:
         "left out, and counted by reason; all else of a sample is kept. Tars that are in the\n"
         "output are kept, so that a stopped command goes on where it was.",
     )
-    parser.add_argument("table", type=Path, help=_TABLE)
+    parser.add_argument("table", type=path, help=_TABLE)
     parser.add_argument("tars", help=_TARS)
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the new tars")
+    parser.add_argument("--output", metavar="DIR", type=path, required=True, help="folder of the new tars")
 
 
 def _attach(options: argparse.Namespace) -> None:

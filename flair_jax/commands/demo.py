@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import add_command, path
+from flair_jax.console import environment
 
 
 def add(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
         "was stopped goes on where it was.",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, default=Path("demo"), help="folder to fill (default demo)"
+        "--output", metavar="DIR", type=path, default=Path("demo"), help="folder to fill (default demo)"
     )
     parser.add_argument(
         "--control",
@@ -34,7 +35,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     # Without a GPU or TPU, one device for each core: XLA keeps several small devices busier than one large one.
     cores = min(os.cpu_count() or 1, 8)
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(1 << (cores.bit_length() - 1)))
-    from flair_jax.demo import run
+    with environment({"JAX_NUM_CPU_DEVICES": str(1 << (cores.bit_length() - 1))}):
+        from flair_jax.demo import run
 
-    run(options.output, control=options.control)
+        run(options.output, control=options.control)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command
+from flair_jax.commands.parser import add_checkpoint, add_command, path
 
 
 def add(commands: Any) -> None:
@@ -23,7 +22,7 @@ def add(commands: Any) -> None:
         "docs/demo-app.md shows the page.",
     )
     add_checkpoint(parser)
-    parser.add_argument("--index", metavar="INDEX", type=Path, help="made by `index`; adds a tab that searches it")
+    parser.add_argument("--index", metavar="INDEX", type=path, help="made by `index`; adds a tab that searches it")
     parser.add_argument("--port", metavar="N", type=_port, help="port on 127.0.0.1 (default: first free from 7860)")
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from flair_jax.commands.index import report
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path
 
 
 def add(commands: Any) -> None:
@@ -24,9 +23,9 @@ def add(commands: Any) -> None:
         "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run goes on.",
     )
     parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
-    parser.add_argument("--texts", metavar="FILE", type=Path, help="embed texts instead: one a line, in UTF-8")
+    parser.add_argument("--texts", metavar="FILE", type=path, help="embed texts instead: one a line, in UTF-8")
     add_checkpoint(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help=".npz or .parquet file to write")
+    parser.add_argument("--output", required=True, metavar="FILE", type=new_file, help=".npz or .parquet file to write")
     parser.add_argument("--local", action="store_true", help="also write the local tokens of pictures")
     add_compute(parser)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import math
 from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, positive
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
 from flair_jax.hosts import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
 
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     )
     add_checkpoint(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a set's name (below), or all")
-    parser.add_argument("--data-dir", required=True, metavar="DIR", type=Path, help="the set's folder as downloaded")
+    parser.add_argument("--data-dir", required=True, metavar="DIR", type=path, help="the set's folder as downloaded")
     parser.add_argument(
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     _add_texts(parser)
     _add_segmentation(parser)
     add_compute(parser)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write metrics, settings and versions as JSON")
+    parser.add_argument("--output", metavar="FILE", type=new_file, help="write metrics, settings and versions as JSON")
     parser.add_argument(
         "--skip-broken",
         action="store_true",
@@ -122,12 +122,22 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--background-threshold",
         metavar="COSINE",
-        type=float,
+        type=_cosine,
         help="background is where no other class has a higher cosine than this, not where its word has the highest",
     )
     group.add_argument(
-        "--save", metavar="DIR", type=Path, help="write original, truth and prediction of every picture there"
+        "--save", metavar="DIR", type=path, help="write original, truth and prediction of every picture there"
     )
+
+
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from -1 to 1")
+    return value
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         "DST's ending decides: .pt, .safetensors or .stablehlo; a name without an ending, or with / at its end, is a\n"
         "folder; hf://OWNER/REPOSITORY[@BRANCH] is on the hub, where a missing repository is made, private.\n"
         "Weights are under the PyTorch release's names, bit for bit what `convert` read. Writing .pt needs PyTorch,\n"
-        '.stablehlo flatbuffers (pip install "flair-jax[export]"), and uploading a token (`hf auth login`).',
+        ".stablehlo the extra `export`, and uploading a token (`hf auth login`).",
     )
     parser.add_argument("source", metavar="SRC", help="a checkpoint: its folder, or hf://OWNER/REPOSITORY[@REVISION]")
     parser.add_argument("target", metavar="DST", help="what to write; an older one is replaced")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute
+from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, path
 
 if TYPE_CHECKING:
     from flair_jax.search.build import Outcome
@@ -29,9 +28,9 @@ def add(commands: Any) -> None:
         "after a kill too. Pictures that cannot be read are listed and left out. A picture takes L x D x 2 bytes on\n"
         "disk: 0.2 MB with ViT-B/16.",
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="pictures, in sub-folders too")
+    parser.add_argument("folder", metavar="FOLDER", type=path, help="pictures, in sub-folders too")
     add_checkpoint(parser)
-    parser.add_argument("--output", required=True, metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument("--output", required=True, metavar="INDEX", type=path, help="folder of the index")
     parser.add_argument(
         "--local-dtype",
         choices=LOCAL_DTYPES,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from flair_jax.errors import ConfigError
+from flair_jax.files import expand
 
 
 def add_command(
@@ -49,6 +53,23 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
         help="pictures, or texts, embedded at once over all devices (default %(default)s); changes speed and memory, "
         "not results",
     )
+
+
+def path(text: str) -> Path:
+    """A path, with `~` also where no shell expands it, as behind `=`; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a file or folder")
+    try:
+        return expand(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def new_file(text: str) -> Path:
+    """The path of a file to write, of which is said before the work that it cannot be one."""
+    if path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    return path(text)
 
 
 def positive(text: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
 from flair_jax.commands.parser import add_command, positive
+from flair_jax.console import environment
 
+# Each takes memory and threads of this machine.
+_MOST_DEVICES = 4096
 _SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
 
 
@@ -23,7 +24,7 @@ def add(commands: Any) -> None:
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4\n"
         "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
-        "--config=FILE and --config.FIELD=VALUE are those of `train`. Topologies are v4, v5e, v5p or v6e with the\n"
+        "--config=NAME|FILE and --config.FIELD=VALUE are as in `train`. Topologies are v4, v5e, v5p or v6e with the\n"
         "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times at full rate are floors, the\n"
         "highest of which binds; the compiler's is an estimate and no bound (docs/plan.md). A real run also waits\n"
         "for others and for data.",
@@ -46,9 +47,15 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if kind == "cpu" and count.isdecimal() and "jax" not in sys.modules:
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", count)
+    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, takes its CPU as so many as are planned for.
+    devices = (
+        {"JAX_NUM_CPU_DEVICES": count} if kind == "cpu" and count.isdecimal() and int(count) <= _MOST_DEVICES else {}
+    )
+    with environment({"JAX_PLATFORMS": "cpu", **devices}):
+        return _plan(options)
+
+
+def _plan(options: argparse.Namespace) -> int:
     from flair_jax.plan_report import Planner, as_json, show, show_changes, sweep
     from flair_jax.train_flags import parse_config
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import add_command, path, positive
 
 
 def add(commands: Any) -> None:
@@ -25,7 +24,7 @@ def add(commands: Any) -> None:
         "Candidates are found by global similarity and ordered by text-conditioned similarity. Printed are the\n"
         "text-conditioned cosine, the global one, and the path.",
     )
-    parser.add_argument("index", metavar="INDEX", type=Path, help="folder made by `index`")
+    parser.add_argument("index", metavar="INDEX", type=path, help="folder made by `index`")
     parser.add_argument("sentence", metavar="SENTENCE", help="what the picture shows, in detail")
     parser.add_argument("--top", metavar="N", type=positive, default=20, help="hits to print (default %(default)s)")
     parser.add_argument(
@@ -35,7 +34,7 @@ def add(commands: Any) -> None:
         default=200,
         help="candidates that are scored with text-conditioned pooling (default %(default)s; at least --top)",
     )
-    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails; needs Jinja2")
+    parser.add_argument("--html", metavar="FILE", type=path, help="also write a page of thumbnails; needs Jinja2")
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the index's checkpoint, if it was moved since (default: there)"
     )

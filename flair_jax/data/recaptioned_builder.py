@@ -24,6 +24,7 @@ from flair_jax.data.image import open_training_picture
 from flair_jax.data.shards import require_shards
 from flair_jax.data.tars import read_shard
 from flair_jax.errors import DatasetError, FlairError, ImageError
+from flair_jax.extras import how_to_install
 
 # The sets that FLAIR was trained on; their tars come from the user.
 SETS = {
@@ -204,7 +205,7 @@ def build(
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise FlairError('building needs Apache Beam: pip install "flair-jax[beam]"') from None
+        raise FlairError(f"building needs Beam, in an environment of its own: {how_to_install('beam')}") from None
     if name not in SETS:
         raise DatasetError(f"no set {name}; there are {', '.join(SETS)}")
     require_shards(shards)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import glob
+import math
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ import fsspec
 from braceexpand import braceexpand
 
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
+
+_MOST_SHARDS = 10**6
 
 
 def is_tars(name: str) -> bool:
@@ -37,13 +42,17 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     """
     shards: list[str] = []
     for part in pattern.split("::"):
+        ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", part)
+        if math.prod(abs(int(end) - int(start)) + 1 for start, end in ranges) > _MOST_SHARDS:
+            raise DatasetError(f"{part}: is more than {_MOST_SHARDS:,} tars; correct the range")
         try:
             paths = list(braceexpand(part))
         except ValueError:
             raise DatasetError(f"{part}: unbalanced braces; ranges are written as {{0000..0575}}") from None
         for path in paths:
             if "://" not in path:
-                path = str(Path(base).expanduser() / Path(path).expanduser())
+                local = expand(path)
+                path = str(local if local.is_absolute() else expand(base) / local)
             if any(letter in path for letter in "*?["):
                 files, root = filesystem(path)
                 found = sorted(each for each in files.glob(_literal(files, root)) if not _is_hidden(each, root))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from flair_jax.data.captions import split_sentences
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -40,7 +41,7 @@ class Source(Protocol):
         ...
 
 
-def open_tfds(name: str, data_dir: Path, split: str, *, hint: str) -> tuple[Any, Sequence[Any]]:
+def open_tfds(name: str, data_dir: str | Path, split: str, *, hint: str) -> tuple[Any, Sequence[Any]]:
     """Opens a prepared TFDS data set in a random-access format (`array_record`), without TensorFlow.
 
     Args:
@@ -86,18 +87,19 @@ class TfdsSource:
     It has a feature `image`, and `captions` (a sequence of sentences) or `caption` (one text, split when read).
     """
 
-    def __init__(self, name: str, data_dir: Path, split: str) -> None:
+    def __init__(self, name: str, data_dir: str | Path, split: str) -> None:
         """Opens the data set.
 
         Args:
           name: of the data set, with config and version if there are several: "scenes", "my_set/large:1.0.0".
-          data_dir: TFDS's folder, which has one folder for each data set.
+          data_dir: TFDS's folder, which has one folder for each data set; a URL of a bucket stays one.
           split: such as "train" or "train[:10%]".
 
         Raises:
           DatasetError: if it is not there, or not as above.
         """
-        features, self._data = open_tfds(name, data_dir, split, hint="set config.data.dir and config.data.name")
+        folder = data_dir if "://" in str(data_dir) else expand(data_dir)
+        features, self._data = open_tfds(name, folder, split, hint="set config.data.dir and config.data.name")
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:
             raise DatasetError(f"{name}: needs the features image and captions (or caption), has {', '.join(features)}")

@@ -25,7 +25,7 @@ from flair_jax.data.shards import filesystem, fingerprint_of, is_local, open_sha
 from flair_jax.data.tar_members import read_members
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import expand, replace_when_complete
 
 # A sample's JSON and picture; nothing larger is a caption or a photograph.
 MOST_JSON, _MOST_PICTURE = 2**24, 2**28
@@ -263,7 +263,7 @@ def _index_files(shard: str, index_dir: str | Path) -> tuple[Path, Path]:
     if not index_dir and local and os.access(local.parent, os.W_OK):
         stem = local.parent / f"{local.name}.index"
     else:
-        folder = Path(index_dir).expanduser() if index_dir else Path("~/.cache/flair_jax/tars").expanduser()
+        folder = expand(index_dir or "~/.cache/flair_jax/tars")
         name = shard if local is None else str(local.absolute())
         stem = folder / f"{PurePosixPath(name).name}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.index"
     return stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")

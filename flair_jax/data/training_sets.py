@@ -8,7 +8,7 @@ from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
 from flair_jax.errors import ConfigError
-from flair_jax.settings import DataSettings, expand
+from flair_jax.settings import DataSettings
 
 
 def open_sets(settings: DataSettings) -> list[Source]:
@@ -27,10 +27,10 @@ def open_sets(settings: DataSettings) -> list[Source]:
 def open_set(name: str, settings: DataSettings) -> Source:
     """One set; see `open_sets`."""
     if is_tars(name):
-        source = TarSource(name, expand(settings.dir), settings.index_dir)
+        source = TarSource(name, settings.dir, settings.index_dir)
         source.require_samples()
         lost = sum(not harm.harmless for harm in source.damage)
         if lost:
             logging.warning("%s: %d members or tars are left out; `flair-jax data check` names each", name, lost)
         return source
-    return TfdsSource(name, expand(settings.dir), settings.split)
+    return TfdsSource(name, settings.dir, settings.split)

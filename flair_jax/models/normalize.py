@@ -20,7 +20,9 @@ def normalize(pixels: UInt8[Array | np.ndarray, "*batch 3"]) -> Float[Array, "*b
     Returns:
       float32, of the same shape.
     """
-    return (jnp.asarray(pixels, jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+    scaled = jnp.asarray(pixels, jnp.float32) / 255
+    mean, std = (jnp.broadcast_to(jnp.array(each), scaled.shape) for each in (MEAN, STD))
+    return (scaled - mean) / std
 
 
 def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

@@ -107,9 +107,9 @@ class TextConditionedPooling(nn.Module):
             key: Float[Array, "L C"], query: Float[Array, "C N"], value: Float[Array, "L C"]
         ) -> Float[Array, "C N"]:
             logits = jnp.matmul(key, query, preferred_element_type=jnp.float32)
-            highest = jnp.maximum(logits.max(axis=0), 0)  # 0 is the empty slot's logit
+            highest = jnp.maximum(logits.max(axis=0, keepdims=True), 0)  # 0 is the empty slot's logit
             weights = jnp.exp(logits - highest)
-            total = weights.sum(axis=0) + jnp.exp(-highest)
+            total = weights.sum(axis=0, keepdims=True) + jnp.exp(-highest)
             return jnp.matmul(value.T, weights.astype(dtype), preferred_element_type=jnp.float32) / total
 
         # One head after the other: what lies between the two products is then small enough for a CPU's cache.
@@ -134,9 +134,9 @@ class TextConditionedPooling(nn.Module):
         into = jnp.einsum("hc,dhc->hd", query, kernel["key"]).astype(dtype)
         offset = jnp.einsum("hc,hc->h", query, bias["key"])
         logits = jnp.einsum("hd,bld->bhl", into, self.ln_k(local), preferred_element_type=jnp.float32)
-        weights = _softmax_with_empty_slot((logits + offset[:, None])[:, :, None])[:, :, 0, :-1]
+        weights = _softmax_with_empty_slot((logits + offset[None, :, None])[:, :, None])[:, :, 0, :-1]
         mixed = jnp.einsum("bhl,bld->bhd", weights.astype(dtype), self.ln_v(local), preferred_element_type=jnp.float32)
-        value = jnp.einsum("bhd,dhc->bhc", mixed, kernel["value"]) + weights.sum(-1)[..., None] * bias["value"]
+        value = jnp.einsum("bhd,dhc->bhc", mixed, kernel["value"]) + weights.sum(-1)[..., None] * bias["value"][None]
         pooled = self.out(value.reshape(len(local), -1)).astype(jnp.float32)
         return l2_normalize(pooled) @ l2_normalize(text)
 

@@ -37,7 +37,7 @@ class TextTower(nn.Module):
 
     def end_of_text(self, tokens: Int[Array, "N T"]) -> Float[Array, "N W"]:
         """The normalised feature at the end-of-text token, which has the highest id, before projection."""
-        x = gather(self.token_embedding)[tokens] + self.position_embedding[: tokens.shape[1]]
+        x = gather(self.token_embedding)[tokens] + self.position_embedding[None, : tokens.shape[1]]
         x = run_stacked(
             self.blocks, x, layers=self.config.text.layers, remat=self.config.remat, unroll=self.config.unroll
         )

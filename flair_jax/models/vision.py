@@ -51,7 +51,7 @@ class VisionTower(nn.Module):
         # From here the residual stream is float32, as under PyTorch's autocast; the blocks round what they multiply.
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
         x = jnp.concatenate([class_token, x.reshape(batch, grid[0] * grid[1], -1)], axis=1, dtype=jnp.float32)
-        x = x + resize_position_embedding(self.position_embedding, grid)
+        x = x + resize_position_embedding(self.position_embedding, grid)[None]
         x = run_stacked(
             self.blocks,
             self.ln_pre(x),

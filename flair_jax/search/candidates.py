@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flair_jax.errors import SearchIndexError
+from flair_jax.extras import how_to_install
 from flair_jax.files import replace_when_complete
 from flair_jax.search.store import SearchIndex
 
@@ -111,5 +112,5 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise SearchIndexError('FAISS is not installed: pip install "flair-jax[faiss]", or leave --faiss out') from None
+        raise SearchIndexError(f"FAISS is not installed: {how_to_install('faiss')}, or leave --faiss out") from None
     return faiss

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import FlairError, ImageError, printable
+from flair_jax.extras import how_to_install
 from flair_jax.files import replace_when_complete
 from flair_jax.search.searcher import Hit
 
@@ -97,5 +98,5 @@ def import_jinja() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise FlairError('--html needs Jinja2: pip install "flair-jax[html]", or leave --html out') from None
+        raise FlairError(f"--html needs Jinja2: {how_to_install('html')}, or leave --html out") from None
     return jinja2

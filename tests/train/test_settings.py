@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flair_jax.configs.default import get_config
 from runs import run
@@ -12,7 +13,7 @@ from runs import run
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
 from flair_jax.settings import TrainSettings
-from flair_jax.train_flags import parse
+from flair_jax.train_flags import parse, parse_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
 RECIPES = {
@@ -23,6 +24,9 @@ RECIPES = {
     "merged30m": (8 * 128, 10, 1e-6, 0.2, 128),
     "pixelprose": (32 * 192, 8, 1e-8, 0.5, 192),
 }
+
+
+TOGETHER = ("--config={}", "--workdir=w", "--distributed")
 
 
 def configuration(name: str):
@@ -106,11 +110,30 @@ def test_missing_and_unknown_fields() -> None:
     [
         ([], "--config and --workdir are needed"),
         (["--config=nowhere.py", "--workdir=w"], "--config=nowhere.py: no such configuration file"),
-        (["--config={}", "--workdir=w", "--config.batch_sise=3"], 'Did you mean "batch_size"'),
+        (["--config={}", "--workdir=w", "--config.batch_sise=3"], 'Did you mean "batch_size"?'),
         (["--config={}", "--workdir=w", "--config.batch_size=many"], "--config.batch_size=many: invalid literal"),
         (["--config={}", "--workdir=w", "--nonsense"], "Unknown command line flag 'nonsense'"),
         (["--config={}", "--workdir=w", "extra"], "unknown argument 'extra'"),
         (["--config={}", "--workdir=w", "--stopped-status=900"], "--stopped-status=900: 900 is not an integer in the"),
+        (["--config={}", "--workdir=w", "--config.nope=3"], "--config.nope: no such field; configs/default.py lists"),
+        (["--config={}", "--workdir=w", "--config.=3"], "--config.: no such field"),
+        (["--config={}", "--workdir=w", "--config.seed.x=3"], "--config.seed.x: no such field"),
+        (["--config={}", "--workdir=w", "--config.data.crop_scale=0.5"], "config.data.crop_scale=(0.5,) must have 2"),
+        (["--config={}", "--workdir=w", "--config.epochs=inf"], "config.epochs=inf must be a finite number"),
+        (["--config={}", "--workdir=w", "--config.optimizer.learning_rate=nan"], "learning_rate=nan must be a finite"),
+        (["--config={}", "--workdir=w", "--config.optimizer=3"], "Failed to parse '3' as a ConfigDict"),
+        (["--config={}", "--workdir=w", "--config.seed=99999999999999999999"], "is out of range"),
+        (["--config={}", "--workdir=w", "--config.seed"], "Missing value for flag --config.seed"),
+        (["--config={}", "--workdir"], "Missing value for flag --workdir"),
+        (["--config={}", "--workdir="], "--workdir is empty"),
+        (["--config=", "--workdir=w"], "--config=: no such configuration file; shipped are"),
+        (["--config=dmeo", "--workdir=w"], 'Did you mean "demo"?'),
+        (["--config", "/", "--workdir=w"], "--config=/: a folder, not a configuration file"),
+        (["--flagfile=gone"], "gone"),
+        ([*TOGETHER, "--coordinator=here", "--process=0", "--processes=1"], "--coordinator=here: expected HOST:PORT"),
+        ([*TOGETHER, "--coordinator=a:70000", "--process=0", "--processes=1"], "--coordinator=a:70000: expected HOST"),
+        ([*TOGETHER, "--coordinator=a:7000", "--process=2", "--processes=2"], "have the numbers from 0 to 1"),
+        ([*TOGETHER, "--coordinator=a:7000", "--process=0", "--processes=0"], "--processes=0: at least one is needed"),
         (["--config={}", "--workdir=w", "--process=1"], "--coordinator, --process and --processes go together"),
     ],
 )
@@ -122,10 +145,84 @@ def test_wrong_command_lines(words, message: str, capsys) -> None:
     assert error.count("\n") == 1, "one sentence"
 
 
-def test_a_broken_configuration_file(tmp_path, capsys) -> None:
-    (tmp_path / "broken.py").write_text("def get_config(): return 1 / 0\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(): return 1 / 0", "cannot be run (ZeroDivisionError: division by zero)"),
+        ("def get_config(:", "cannot be run (SyntaxError: invalid syntax, line 1)"),
+        ("import sys; sys.exit(3)", "cannot be run (SystemExit: 3)"),
+        ("CONFIG = {}", "has no attribute 'get_config'"),
+        ("get_config = dict", "get_config() must return an ml_collections.ConfigDict, not dict"),
+        ("def get_config(): pass", "get_config() must return an ml_collections.ConfigDict, not NoneType"),
+        ("from ml_collections import ConfigDict as get_config", "config: missing field(s)"),
+        ("\0", "cannot be run"),
+    ],
+)
+def test_a_broken_configuration_file(tmp_path, capsys, text: str, message: str) -> None:
+    (tmp_path / "broken.py").write_text(text)
     assert main(["train", f"--config={tmp_path / 'broken.py'}", "--workdir=w"]) == 2
-    assert "division by zero" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1, "one sentence"
+
+
+def test_shipped_configurations_are_found_by_name(tmp_path, monkeypatch, capsys) -> None:
+    """From anywhere, with what stands behind a colon; a file of that name goes before them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "configs/demo.py", "demo.py"):
+        assert parse_config([f"--config={name}"]).model == "scenes"
+        assert f"--config={name}: the one that is shipped" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="takes 0 positional arguments but 1 was given"):
+        parse_config(["--config=demo:small"])
+    capsys.readouterr()
+    text = "import ml_collections\ndef get_config(x): return ml_collections.ConfigDict({'x': x})"
+    (tmp_path / "demo").write_text(text)
+    assert parse_config(["--config", "demo:a:b"]).x == "a:b"
+    assert not capsys.readouterr().err
+
+
+ODD = [
+    *(None, True, False, "", "8", "\0", "\ud800", "x" * 5000, b"8", (), [], {}, {"a": 1}, object(), int, 1 + 2j),
+    *(0, -1, -2, 1, 1.5, -0.0, 2**31, 2**32, 2**63, 10**400, -(10**400), 1e-320, 1e300, float("inf"), float("nan")),
+    *(np.float32(3), np.float64("nan"), np.int64(7), np.bool_(True), np.ones(2), np.ones(())),
+    *((0.5,), (1.0, 0.5), ("a", 1), ["tcs", "mps"], [None], (1.0, float("nan")), ((1.0, 1.0),), (2**40, 2**40)),
+]
+
+
+def groups_of(config, where: str = "config"):
+    yield where, config
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from groups_of(value, f"{where}.{name}")
+
+
+def read_or_error(config):
+    try:
+        return TrainSettings.from_config(config)
+    except ConfigError as error:
+        return error
+
+
+def test_any_value_of_any_field_is_taken_or_named() -> None:
+    """Whatever a field is set to, it is read as its type, or one kind of error names it."""
+    config = get_config().to_dict()
+    refused = 0
+    for where, group in list(groups_of(config)):
+        for name, before in list(group.items()):
+            for value in ODD:
+                group[name] = value
+                read = read_or_error(config)
+                if isinstance(read, ConfigError):
+                    assert f"{where}.{name}" in str(read), value
+                    refused += 1
+                    continue
+                for part in f"{where}.{name}".split(".")[1:]:
+                    read = getattr(read, part)
+                assert type(read) is type(before), (where, name, value)
+                if isinstance(read, tuple):
+                    assert {type(each) for each in read} <= {str, float}
+            group[name] = before
+    assert refused > 1000
 
 
 def test_fields_on_the_command_line(tmp_path) -> None:

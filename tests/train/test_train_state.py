@@ -84,7 +84,7 @@ def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int) 
     keys = jnp.stack([jax.random.key_data(step_key(settings.seed, i)) for i in range(count)])
 
     def sampler(key, group, row):
-        return drawn[jnp.argmax((jax.random.key_data(key) == keys).all(axis=-1)), row]
+        return drawn[jnp.argmax((jax.random.key_data(key)[None] == keys).all(axis=-1)), row]
 
     if images % parts:
         pytest.fail(f"{images} images do not come in {parts} parts")

@@ -1,0 +1,90 @@
+"""Frozen dataclasses read from configurations: every value must be one of its field's type. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from flair_jax.errors import ConfigError
+
+# What 32 bits hold: counters, seeds and sizes of arrays are kept in no more, and neither are fractions.
+_MOST = 2**32 - 1
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def read_fields(kind: Any, values: Any, where: str) -> Any:
+    """A dataclass of numbers, texts, tuples of them, and further dataclasses.
+
+    Args:
+      kind: the dataclass.
+      values: a mapping, or an `ml_collections.ConfigDict`, with the same names and nesting.
+      where: what to call it in an error, such as "config".
+
+    Raises:
+      ConfigError: if a field is missing or unknown, or its value is not of the field's type; it names the field.
+    """
+    if not hasattr(values, "keys"):
+        raise ConfigError(f"{where}={reprlib.repr(values)} must be a group of fields")
+    types = get_type_hints(kind)
+    given = {str(name) for name in values}
+    for what, names in (("unknown", given - set(types)), ("missing", set(types) - given)):
+        if names:
+            near = did_you_mean(min(names), types) if what == "unknown" else ""
+            raise ConfigError(
+                f"{where}: {what} field(s) {', '.join(sorted(names))}; configs/default.py lists all{near}"
+            )
+    return kind(
+        **{name: _read(expected, _get(values, name, where), f"{where}.{name}") for name, expected in types.items()}
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A second sentence that asks for the known name that is most like an unknown one; "" if none is."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f'. Did you mean "{near[0]}"?' if near else ""
+
+
+def _get(values: Mapping[str, Any], name: str, where: str) -> Any:
+    try:
+        return values[name]
+    except Exception as error:  # a placeholder of ml_collections that nobody filled, or a reference that fails
+        raise ConfigError(f"{where}.{name}: {error}") from None
+
+
+def _read(expected: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(expected):
+        return read_fields(expected, value, where)
+    if get_origin(expected) is tuple:
+        return _tuple(get_args(expected), value, where)
+    found = f"{where}={reprlib.repr(value)}"
+    if expected is str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(f"{found} must be a text")
+        return value
+    number: Any = value
+    whole = expected is int
+    kinds: tuple[Any, ...] = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(number, bool) or not isinstance(number, kinds):
+        raise ConfigError(f"{found} must be a {'whole ' if whole else ''}number")
+    if whole and abs(int(number)) > _MOST:
+        raise ConfigError(f"{found} is out of range; it may be up to {_MOST:,}")
+    if not whole and not abs(number) <= _LARGEST:  # nor is NaN
+        raise ConfigError(f"{found} must be a finite number, up to {_LARGEST:.1e}")
+    return expected(number)
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where}={reprlib.repr(value)} must be a tuple, as in configs/default.py")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ConfigError(f"{where}={reprlib.repr(value)} must have {len(kinds)} values")
+    return tuple(
+        _read(kind, each, f"{where}[{number}]") for number, (kind, each) in enumerate(zip(kinds, value, strict=True))
+    )
