@@ -179,7 +179,7 @@ IDENTITY_CHANGES = {
 
 def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     """One sentence with all that makes it another, and nothing else happens."""
-    before = {path: path.stat().st_mtime_ns for path in saved.workdir.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)}
     assert {*IDENTITY_CHANGES, "samples"} == set(run_identity.IDENTITY)
     with pytest.raises(CheckpointError) as caught:
         changed(saved, **IDENTITY_CHANGES).restore()
@@ -189,7 +189,7 @@ def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     assert "add --accept-changes to go on after step 6" in str(caught.value)
     with pytest.raises(CheckpointError, match="the number of samples was 40, is 41"):
         SmallRun(saved.workdir, saved.settings, samples=41).restore()
-    assert {path: path.stat().st_mtime_ns for path in saved.workdir.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)} == before
 
 
 def test_every_setting_is_known_to_belong_to_the_run_or_not() -> None:
@@ -309,10 +309,10 @@ def test_without_digests_nothing_is_proven(earlier, what: str) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "checkpoints", "checkpoints/6"])
-def test_a_run_means_its_newest_checkpoint(saved, monkeypatch, caplog, name: str) -> None:
-    monkeypatch.chdir(saved.workdir)
-    (saved.workdir / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir(exist_ok=True)
-    assert same(flair_jax.load(name)[1], saved.state(6).params)
+def test_a_run_means_its_newest_checkpoint(run, monkeypatch, caplog, name: str) -> None:
+    monkeypatch.chdir(run.workdir)
+    (run.workdir / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
+    assert same(flair_jax.load(name)[1], run.state(6).params)
     assert ("taking the newest checkpoint, checkpoints/6" in caplog.text) == (name != "checkpoints/6")
 
 
