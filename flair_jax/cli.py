@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flair_jax import __version__
-from flair_jax.commands import (
-    attend,
-    convert,
-    data,
-    demo,
-    demo_app,
-    embed,
-    evaluate,
-    export,
-    index,
-    plan,
-    search,
-    train,
-)
+from flair_jax import __version__, interrupts
 from flair_jax.console import run_command
 
-# In the order of the help.
-_COMMANDS = (convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app)
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
       arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
-        alone. Else it is afterwards as it was before; see `run_command`.
+        alone, and Ctrl-C ends it as `flair_jax.interrupts` says. Else it is afterwards as it was before; see
+        `run_command`.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
     """
     if arguments is None:
-        # For good: reads that another one's failure made useless can end after the command.
-        sys.unraisablehook = _ignore_orphaned_reads(sys.unraisablehook)
-        return main(sys.argv[1:])
+        return interrupts.run(lambda: main(sys.argv[1:]))
     return run_command(lambda: _run(arguments))
 
 
@@ -55,18 +40,29 @@ def _run(arguments: Sequence[str]) -> int | None:
     return options.run(options)
 
 
-def _ignore_orphaned_reads(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Silences reads under way when another read of a damaged checkpoint failed; that failure is reported."""
+def _commands() -> tuple[ModuleType, ...]:
+    """In the order of the help. Loaded only when Ctrl-C is heeded."""
+    from flair_jax.commands import (
+        attend,
+        convert,
+        data,
+        demo,
+        demo_app,
+        embed,
+        evaluate,
+        export,
+        index,
+        plan,
+        search,
+        train,
+    )
 
-    def filtered(unraisable: Any) -> None:
-        words = ("Event loop is closed", "Encountered error while reading array index")
-        if not any(word in str(unraisable.exc_value) for word in words):
-            hook(unraisable)
-
-    return filtered
+    return convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="flair-jax",
         description="FLAIR in JAX: import the released checkpoints, train, and score pictures with texts.",
@@ -74,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flair-jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
+    for command in _commands():
         command.add(commands)
     return parser
 

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from flair_jax import interrupts
 from flair_jax.errors import FlairError
 
 
@@ -39,9 +40,11 @@ def run_command(run: Callable[[], int | None]) -> int:
             sys.stdout.flush()
             return status
     except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        _say(interrupts.sentence())
+        return interrupts.STATUS
     except (Exception, SystemExit) as error:  # SystemExit: help was printed, or the words were wrong
+        if interrupts.interrupted():
+            raise
         broken = _end_output(error)
         if isinstance(broken, BrokenPipeError):
             return 141
@@ -49,7 +52,7 @@ def run_command(run: Callable[[], int | None]) -> int:
         if sentence is None:
             raise
         _say(f"error: {sentence}")
-        return 2
+        return error.status if isinstance(error, FlairError) else 2
 
 
 def explain(error: BaseException) -> str | None:

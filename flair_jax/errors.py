@@ -37,7 +37,13 @@ def require_text(sentence: str) -> None:
 
 
 class FlairError(ValueError):
-    """Bad input from outside the program; the command line prints it as one sentence and exits with 2."""
+    """Bad input from outside the program; the command line prints it as one sentence and exits with its status.
+
+    Attributes:
+      status: 2, which launchers take for something that a person has to mend; with another they start again.
+    """
+
+    status = 2
 
     def __str__(self) -> str:
         """The message; names in it that hold control characters cannot act on a terminal."""
@@ -70,6 +76,16 @@ class ImageError(FlairError):
 
 class DatasetError(FlairError):
     """A data set folder or annotation file that cannot be used."""
+
+
+class StorageError(FlairError):
+    """A disk that cannot be written to: full, read-only, gone."""
+
+
+class WorkerError(FlairError):
+    """A process that helps this one has died, which may not happen again."""
+
+    status = 1
 
 
 class SearchIndexError(FlairError):

@@ -1,4 +1,4 @@
-"""Paths of users, and files and folders that appear whole or not at all. Imports no JAX."""
+"""Paths of users; files and folders that appear whole or not at all, or that one process has. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ import contextlib
 import errno
 import fcntl
 import glob
+import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, FlairError, StorageError
+
+_LOCK = ".lock"
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full; make room there",
+    errno.EDQUOT: "the disk quota is used up; make room there",
+    errno.EFBIG: "the file may not grow so large; see `ulimit -f`",
+    errno.EROFS: "the disk is mounted read-only; have it mounted for writing, or choose another folder",
+    errno.EACCES: "you may not write there; ask for the permission, or choose another folder",
+    errno.EPERM: "you may not write there; ask for the permission, or choose another folder",
+    errno.ENOENT: "the folder is gone; bring it back",
+    errno.ENOTDIR: "part of the path is a file; choose another folder",
+    errno.EEXIST: "there is a file of that name; choose another folder",
+    errno.ESTALE: "the shared disk is gone; mount it again",
+    errno.EIO: "the disk cannot be read or written; see the system's log",
+}
 
 
 def expand(path: str | Path) -> Path:
@@ -63,20 +82,78 @@ def _lock_of(folder: Path) -> Iterator[bool]:
 
     The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
     """
-    name = folder / ".lock"
+    name = folder / _LOCK
     try:
         file = name.open("w")
     except (FileNotFoundError, NotADirectoryError):
         yield False
         return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError as error:
-            if error.errno == errno.EACCES:  # held, over NFS
-                yield False
-                return
-        yield name.exists()
+        yield _flock(file) is not False and name.exists()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: FlairError) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if need be, as long as the block lasts.
+
+    The lock is the system's (`flock`), on a file in the folder that stays. It ends with the process, however that ends,
+    and is not passed on to programs that the process starts. On Linux it holds among all machines that share the folder
+    over NFS, where the server frees what a lost machine held after its lease (a minute and a half, as a rule), and over
+    Lustre mounted with `flock`. Where the disk knows no locks, a warning says so.
+
+    Args:
+      folder: to have.
+      busy: the error to raise if another process has it; which one is added to it.
+
+    Raises:
+      FlairError: `busy`.
+      StorageError: if the folder cannot be written to.
+    """
+    with writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a+b", buffering=0)
+    with file:
+        taken = _flock(file)
+        if taken is False:
+            file.seek(0)
+            raise type(busy)(f"{busy} ({file.read(200).decode(errors='replace')})")
+        if taken is None:
+            logging.warning("%s: this disk knows no locks; see to it that one process alone is at work there", folder)
+        with writing(str(folder)):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+
+
+def _flock(file: IO[Any]) -> bool | None:
+    """Locks a file until it is closed, if no other process has it locked; None where the disk knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None  # over NFS, either
+    return True
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns errors of the disk in the block into a StorageError, `what`: its reason; what to do."""
+    try:
+        yield
+    except FlairError:
+        raise
+    except Exception as error:  # storage libraries have errors of their own, which quote the system's
+        reason = storage_reason(error)
+        if reason is None:
+            raise
+        raise StorageError(f"{what}: {reason}") from error
+
+
+def storage_reason(error: BaseException) -> str | None:
+    """What is wrong with the disk, and what to do about it, if that is what an error says, or one that led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for number, reason in _STORAGE.items():
+            if (isinstance(seen, OSError) and seen.errno == number) or os.strerror(number) in str(seen):
+                return reason
+        seen = seen.__cause__ or seen.__context__
+    return None

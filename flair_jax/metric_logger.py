@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import socket
+import struct
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +18,7 @@ from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
 from flair_jax.extras import how_to_install
-from flair_jax.files import replace_when_complete
+from flair_jax.files import replace_when_complete, writing
 from flair_jax.versions import versions
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
@@ -39,19 +45,22 @@ class MetricLogger:
 
         Raises:
           ConfigError: if `wandb_project` is given and wandb is not installed.
+          StorageError: if the folder cannot be written to.
         """
         self._active = active
         self._wandb = _import_wandb() if wandb_project and active else None
         self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", disable=not active, smoothing=0.1)
         if not active:
             return
-        path = workdir / METRICS
-        if path.exists():
-            _drop_after(path, first_step)
-        with (workdir / STARTS).open("a", encoding="utf-8") as starts:
-            starts.write(json.dumps({"step": first_step, "versions": versions()}) + "\n")
-        self._lines = path.open("a", encoding="utf-8")
-        self._board = _import_summary_writer()(str(workdir), purge_step=first_step + 1)
+        self._path = path = workdir / METRICS
+        self._folder = workdir.stat()
+        with writing(f"{path}: cannot be written"):
+            if path.exists():
+                _drop_after(path, first_step)
+            with (workdir / STARTS).open("a", encoding="utf-8") as starts:
+                starts.write(json.dumps({"step": first_step, "versions": versions()}) + "\n")
+            self._lines = path.open("a", encoding="utf-8")
+            self._board = _Board(workdir, first_step)
         if self._wandb:
             identity = workdir.name
             self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
@@ -64,8 +73,9 @@ class MetricLogger:
     ) -> None:
         self._bar.close()
         if self._active:
-            self._lines.close()
-            self._board.close()
+            for each in (self._lines, self._board):
+                with contextlib.suppress(OSError):  # what could not be written has been reported
+                    each.close()
             if self._wandb:
                 self._wandb.finish()
 
@@ -77,13 +87,19 @@ class MetricLogger:
             self._bar.set_postfix({"images/s": f"{rate * images:.1f}"}, refresh=False)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Logs scalars of a step."""
+        """Logs scalars of a step.
+
+        Raises:
+          StorageError: if the disk does not take them, or the folder is another one than at first.
+        """
         if not self._active:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
+            if not os.path.samestat(self._path.parent.stat(), self._folder):  # it would go into a removed file
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+            self._board.write(step, values)
         if self._wandb:
             self._wandb.log(values, step=step)
 
@@ -105,17 +121,47 @@ def _drop_after(path: Path, step: int) -> None:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def _import_summary_writer() -> Any:
+class _Board:
+    """TensorBoard's file, written at once.
+
+    The thread by which `tensorboardX.SummaryWriter` writes dies when the disk is full, and then it is waited for.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._event, self._summary, self._checksum = _import_tensorboard()
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = (folder / name).open("ab")
+        self._add(file_version="brain.Event:2")
+        # What earlier files hold of the steps from here on no longer counts.
+        self._add(step=first_step + 1, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step=step, summary=self._summary.Summary(value=scalars))
+
+    def _add(self, **fields: Any) -> None:
+        """A record is its length and its bytes, each with a check sum."""
+        data = self._event.Event(wall_time=time.time(), **fields).SerializeToString()
+        for part in (struct.pack("<Q", len(data)), data):
+            self._file.write(part + struct.pack("<I", self._checksum(part)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _import_tensorboard() -> Any:
     """Hides torch from tensorboardX, which would import it, for seconds; scalars need none of it."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
     finally:
         if hide:
             del sys.modules["torch"]
-    return SummaryWriter
+    return event_pb2, summary_pb2, masked_crc32c
 
 
 def _import_wandb() -> Any:

@@ -6,6 +6,7 @@ is complete. One is set aside, in WORKDIR/damaged, only if its digests prove tha
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from pathlib import Path
@@ -66,7 +67,9 @@ class RunCheckpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        # A save in the background that failed too says no more than what ends the run.
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            self._manager.close()
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
@@ -90,6 +93,11 @@ class RunCheckpoints:
                 }
             ),
         )
+
+    def check(self) -> None:
+        """Raises what a save in the background has failed with."""
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()
 
     def wait(self) -> None:
         """Returns when what was saved is on disk."""

@@ -9,46 +9,44 @@ with --distributed.
 
 from __future__ import annotations
 
-import logging
-import math
-import signal
+import importlib
 import sys
-import time
-from collections import deque
+
+from flair_jax import interrupts
+from flair_jax.console import run_command
+
+if __name__ == "__main__":  # before JAX is loaded, so that Ctrl-C is answered meanwhile, too
+    sys.exit(interrupts.run(lambda: run_command(lambda: importlib.import_module("flair_jax.train").main(sys.argv[1:]))))
+
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
-from flair_jax.console import run_command
 from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.training_sets import open_sets
-from flair_jax.errors import ConfigError, FlairError
-from flair_jax.files import expand
+from flair_jax.errors import CheckpointError, ConfigError
+from flair_jax.files import expand, locked
 from flair_jax.hosts import Hosts, join_cluster
+from flair_jax.meter import Meter
 from flair_jax.metric_logger import MetricLogger
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
-from flair_jax.performance import peak_flops, step_flops
+from flair_jax.preemption import Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
 from flair_jax.run_identity import describe
 from flair_jax.settings import TrainSettings
-from flair_jax.sharding import check_batch, global_batch, make_mesh
+from flair_jax.sharding import check_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
-from flair_jax.train_state import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
-
-
-class TrainingError(FlairError):
-    """A run that cannot go on, such as one whose loss is not finite."""
+from flair_jax.train_loop import Run
+from flair_jax.train_state import TrainState, abstract_state, init_state, make_train_step
 
 
 class Outcome(NamedTuple):
@@ -61,40 +59,60 @@ class Outcome(NamedTuple):
 
 
 def train(
-    settings: TrainSettings, workdir: Path, sources: Sequence[Source] = (), *, accept_changes: bool = False
+    settings: TrainSettings,
+    workdir: Path,
+    sources: Sequence[Source] = (),
+    *,
+    accept_changes: bool = False,
+    stopped_status: int = 0,
 ) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Args:
       settings: of the run.
-      workdir: folder for checkpoints and metrics; a run found there goes on.
+      workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
       sources: training samples, instead of the data sets that the settings name.
       accept_changes: go on with a run even if its settings were others that make it another run.
+      stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
+        one of `interrupts.run`.
 
     Raises:
       ConfigError: if the settings cannot be.
-      DatasetError: if the data is not there.
-      CheckpointError: if the folder holds another run or no checkpoint that is whole, or `init` none.
+      DatasetError: if the data is not there, that of the evaluation included.
+      CheckpointError: if the folder holds another run, one that is at work or no checkpoint that is whole, `init` is no
+        checkpoint, or one cannot be written.
+      StorageError: if the metrics cannot be written.
       TrainingError: if a loss or gradient is not finite.
+      WorkerError: if a process that loads data has died.
     """
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
-    sources = sources or open_sets(settings.data)
-    samples = sum(map(len, sources))
+    with Preemption(stopped_status) as preemption:
+        sources = sources or open_sets(settings.data)
+        samples = sum(map(len, sources))
+        model = Flair(settings.model_config())
+        evaluation = (
+            RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+        )
+        with _alone(workdir), _compilation_cache(settings.compilation_cache), jax.set_mesh(mesh):
+            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption, accept_changes)
+
+
+def _train(
+    settings: TrainSettings,
+    workdir: Path,
+    mesh: Mesh,
+    sources: Sequence[Source],
+    samples: int,
+    model: Flair,
+    evaluation: RetrievalEvaluation | None,
+    preemption: Preemption,
+    accept_changes: bool,
+) -> Outcome:
     steps = settings.total_steps(samples)
-    model = Flair(settings.model_config())
     schedule = make_schedule(settings.optimizer, steps)
     optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    evaluation = (
-        RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
-    )
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (
-        _compilation_cache(settings.compilation_cache),
-        jax.set_mesh(mesh),
-        _preemption_notice() as preempted,
-        RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints,
-    ):
+    with RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints:
         state, first = _start(model, optimizer, mesh, settings, checkpoints, accept_changes)
         if first == steps:
             if jax.process_index() == 0:
@@ -111,30 +129,24 @@ def train(
             ) as logger,
             _input(sources, model, settings, first) as stream,
         ):
-            meter = _Meter(settings, model, schedule, logger)
             logger.say(
                 f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
                 f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
                 f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
             )
-            for step in range(first + 1, steps + 1):
-                batch = meter.wait_for(stream)
-                state, metrics = train_step(state, global_batch(Batch(batch.pixels, batch.tokens), mesh))
-                meter.add(step, metrics, batch)
-                stopping = preempted(step)
-                if step % settings.log_every_steps == 0 or step == steps or stopping:
-                    meter.log(step)
-                if step % settings.checkpoint.every_steps == 0 or step == steps or stopping:
-                    meter.check_all()  # a state that is not finite is never saved
-                    checkpoints.save(state, step)
-                if evaluation and (step % settings.evaluation.every_steps == 0 or step == steps) and not stopping:
-                    logger.write(step, evaluation.run(state.params))
-                if stopping:
-                    checkpoints.wait()
-                    logger.say(f"stopped by SIGTERM after step {step:,}; saved. The same command goes on from there.")
-                    return Outcome(checkpoints.path(step), finished=step == steps)
-            checkpoints.wait()
-            return Outcome(checkpoints.path(steps), finished=True)
+            meter = Meter(settings, model, schedule, logger)
+            run = Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
+            done = run.go_on(state, first, stream)
+            return Outcome(checkpoints.path(done), finished=done == steps)
+
+
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, which the processes of this one share."""
+    busy = CheckpointError(f"{workdir}: another run is at work in this folder; wait for it to end, or choose another")
+    with ExitStack() as stack:
+        Hosts.all().first_does(lambda: stack.enter_context(locked(workdir, busy)))
+        yield
 
 
 def _start(
@@ -212,100 +224,18 @@ def _input(
 
 
 @contextmanager
-def _preemption_notice() -> Iterator[Any]:
-    """A function of the step: whether to save and stop now. On several hosts all are told to at the same step."""
-    if jax.process_count() > 1:  # JAX's own service has taken SIGTERM, and agrees on the step
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = False
+def _no_tracebacks_logged() -> Iterator[None]:
+    """Orbax logs what fails in the background, in hundreds of lines, before it raises it."""
 
-    def receive(_number: int, _frame: FrameType | None) -> None:
-        nonlocal received
-        received = True
+    def short(record: logging.LogRecord) -> bool:
+        return not record.exc_info
 
+    logger = logging.getLogger("absl")
+    logger.addFilter(short)
     try:
-        before = signal.signal(signal.SIGTERM, receive)
-    except ValueError:  # not the main thread: whoever runs us has to deal with signals
-        yield lambda step: False
-        return
-    try:
-        yield lambda step: received
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Pending(NamedTuple):
-    step: int
-    metrics: StepMetrics
-    samples: np.ndarray
-    skipped: int
-
-
-class _Meter:
-    """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
-
-    def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
-        self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(
-            *(model.config, settings.batch_size, settings.captions_per_image, settings.group_size),
-            terms=settings.loss.terms,
-            lock=settings.lock,
-        )
-        peak = peak_flops(jax.devices()[0])
-        self._peak = peak and peak * jax.device_count()
-        self._pending: deque[_Pending] = deque()
-        self._done: list[StepMetrics] = []
-        self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
-
-    def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
-        start = time.monotonic()
-        batch = next(stream)
-        self._waited += time.monotonic() - start
-        return batch
-
-    def add(self, step: int, metrics: StepMetrics, batch: HostBatch) -> None:
-        """Takes a step's metrics, and waits for those of the step before."""
-        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
-        while len(self._pending) > 1:
-            self._check(self._pending.popleft())
-        self._logger.advance(self._settings.batch_size)
-
-    def check_all(self) -> None:
-        """Waits for all steps; raises TrainingError if one of them was not finite."""
-        while self._pending:
-            self._check(self._pending.popleft())
-
-    def _check(self, pending: _Pending) -> None:
-        metrics = StepMetrics(*(float(value) for value in jax.device_get(pending.metrics)))  # type: ignore[arg-type]
-        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
-            samples = ", ".join(map(str, pending.samples))
-            raise TrainingError(
-                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, "
-                f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
-            )
-        self._done.append(metrics)
-        self._skipped += pending.skipped
-
-    def log(self, step: int) -> None:
-        """Writes the means since the last time, and the speed."""
-        self.check_all()
-        count, seconds = len(self._done), time.monotonic() - self._since
-        values = {name: float(np.mean([getattr(each, name) for each in self._done])) for name in ("loss", "tcs", "mps")}
-        if set(self._settings.loss.terms) != {"tcs", "mps"}:
-            values = {"loss": values["loss"]}
-        values |= {
-            "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
-            "logit_scale": float(self._done[-1].logit_scale),
-            "learning_rate": float(self._schedule(step - 1)),
-            "images_per_second": count * self._settings.batch_size / seconds,
-            "waiting_for_data": self._waited / seconds,
-            "skipped_samples": float(self._skipped),  # of this host, since it started
-        }
-        if self._peak:
-            values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
-        self._logger.write(step, values)
-        self._done.clear()
-        self._waited, self._since = 0.0, time.monotonic()
+        logger.removeFilter(short)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -315,8 +245,10 @@ def main(arguments: Sequence[str]) -> int:
       arguments: the words after the command.
 
     Returns:
-      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise; 2 for bad input, which
-      is explained in one sentence on stderr.
+      The exit status: 0 at the end, and after a SIGTERM unless --stopped-status says otherwise.
+
+    Raises:
+      FlairError: with the status to exit with: 1 for a dead data worker, else 2.
     """
     from flair_jax.train_flags import parse
 
@@ -324,21 +256,17 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        options = parse(arguments)
-        settings = TrainSettings.from_config(options.config)
-        if options.distributed:
-            join_cluster(options.cluster, sigterm_saves=True)
-        outcome = train(settings, options.workdir, accept_changes=options.accept_changes)
-    except FlairError as error:
-        print(f"flair-jax: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flair-jax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    interrupts.say("interrupted; the same command goes on from the last checkpoint")
+    options = parse(arguments)
+    settings = TrainSettings.from_config(options.config)
+    if options.distributed:
+        join_cluster(options.cluster, sigterm_saves=True)
+    with _no_tracebacks_logged():
+        outcome = train(
+            settings,
+            options.workdir,
+            accept_changes=options.accept_changes,
+            stopped_status=options.stopped_status,
+        )
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -21,6 +21,8 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook(["flair_jax.models", "flair_jax.evaluate"], "beartype.beartype")
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +107,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "coco"
     write_photographs(folder)
     return folder
+
+
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """Programs that the test starts heed Ctrl-C, though the tests themselves may run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

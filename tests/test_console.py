@@ -62,7 +62,7 @@ def surroundings() -> dict:
 
 def test_every_command_is_here() -> None:
     assert [name.replace("-", "_") for name in CHEAP] == [
-        command.__name__.rpartition(".")[2] for command in cli._COMMANDS
+        command.__name__.rpartition(".")[2] for command in cli._commands()
     ]
 
 
@@ -229,9 +229,10 @@ def test_a_folder_that_is_gone_is_one_sentence(tmp_path) -> None:
 
 
 def test_the_process_of_the_script_is_its_own(monkeypatch, capsys) -> None:
-    """It silences orphaned reads for good; a caller's hook stays."""
-    monkeypatch.setattr(sys, "unraisablehook", before := sys.unraisablehook)
+    """Ctrl-C and what Python cannot raise are then answered for good; see test_interrupts.py."""
+    alone = []
+    monkeypatch.setattr(cli.interrupts, "run", lambda program: alone.append(program) or program())
     monkeypatch.setattr(sys, "argv", ["flair-jax", "search", "gone", "a cat"])
     assert cli.main() == 2
-    assert sys.unraisablehook is not before
+    assert len(alone) == 1
     assert "gone" in capsys.readouterr().err

@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
         "--distributed           several hosts: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
         "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n"
         "--stopped-status=143    exit status of a run that SIGTERM stopped before its last step; 0 if not given\n\n"
-        "SIGTERM finishes the step, saves and exits with 0. The same as `python -m flair_jax.train`.",
+        "SIGTERM finishes the step, saves and exits with 0; before the first step it ends at once. Ctrl-C exits with\n"
+        "130, what a person must mend with 2, a dead data worker with 1. The same as `python -m flair_jax.train`.",
     )
     parser.set_defaults(takes_more=True)
 

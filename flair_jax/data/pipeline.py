@@ -7,8 +7,11 @@ that came there from 0: its state is that one number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
+import socket
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
 from flair_jax.data.sources import Concatenated, Source
 from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import DatasetError, FlairError
 
 # Neighbours tried for a picture that does not decode.
@@ -125,11 +129,10 @@ def batches(
 
     Raises:
       DatasetError: if the source is empty.
+      WorkerError: if a worker dies.
     """
     if not all(map(len, sources)):
         raise DatasetError("the training data holds no samples")
-    if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
-        flags.FLAGS.mark_as_parsed()
     ends = np.cumsum([len(source) for source in sources]).tolist()
     if weights:
         order = grain.MapDataset.mix(
@@ -143,18 +146,36 @@ def batches(
         order = _shuffled(0, ends[-1], settings.seed)
     parts = order.batch(batch_size // hosts, drop_remainder=True, batch_fn=list)
     mine = parts.slice(slice(first * hosts + host, None, hosts))
-    loaded = mine.map(_LoadRows(Concatenated(sources), settings)).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    )
-    if workers:
-        loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    iterator = iter(loaded)
-    try:
-        for rows in iterator:
+    loaded = mine.map(_LoadRows(Concatenated(sources), settings))
+    with contextlib.closing(_from_workers(loaded, workers) if workers else _ahead(loaded)) as stream:
+        for rows in stream:
             yield HostBatch(*rows)
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
+
+
+def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[tuple[Any, ...], None, None]:
+    """Each worker loads every so manyth batch."""
+    with contextlib.ExitStack() as stack:
+        started: list[Worker[tuple[Any, ...]]] = [stack.enter_context(Worker()) for _ in range(workers)]
+        for number, worker in enumerate(started):
+            worker.send(functools.partial(_send_all, loaded.slice(slice(number, None, workers))))
+        while True:
+            for worker in started:
+                yield worker.receive()
+
+
+def _send_all(loaded: grain.MapDataset, channel: socket.socket) -> None:
+    for rows in _ahead(loaded):
+        send_result(channel, rows)
+
+
+def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
+    """Batches in order, loaded by a thread that is two ahead."""
+    if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
+        flags.FLAGS.mark_as_parsed()
+    with contextlib.closing(
+        iter(loaded.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    ) as iterator:
+        yield from iterator
 
 
 def _shuffled(start: int, stop: int, seed: int) -> grain.MapDataset:

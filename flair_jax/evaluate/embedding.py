@@ -98,21 +98,40 @@ def errors_returned(read: Callable[[_Item], _Read]) -> Callable[[_Item], _Read |
     return attempt
 
 
-def check_broken(broken: dict[int, str], images: int, *, skip: bool, most: int = 20) -> None:
-    """Raises DatasetError that lists what is broken, unless that is to be skipped; and if everything is.
+class BrokenPicturesError(DatasetError):
+    """Pictures that cannot be read.
+
+    Attributes:
+      broken: messages by the pictures' numbers.
+      images: how many pictures there are.
+    """
+
+    def __init__(self, broken: dict[int, str], images: int) -> None:
+        """An error that lists them, and advises what `flair-jax evaluate` can do."""
+        advice = (
+            "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
+        )
+        super().__init__(list_broken(broken, images, advice))
+        self.broken, self.images = broken, images
+
+
+def check_broken(broken: dict[int, str], images: int, *, skip: bool) -> None:
+    """Raises BrokenPicturesError that lists what is broken, unless that is to be skipped; and if everything is.
 
     Args:
       broken: messages by the pictures' numbers.
       images: how many pictures there are.
       skip: go on with the others.
-      most: messages to list.
     """
-    if not broken or (skip and len(broken) < images):
-        return
+    if broken and not (skip and len(broken) < images):
+        raise BrokenPicturesError(broken, images)
+
+
+def list_broken(broken: dict[int, str], images: int, advice: str, most: int = 20) -> str:
+    """A message that lists broken pictures by their messages, `most` of them."""
     listed = "\n  ".join(list(broken.values())[:most])
     more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
-    hint = "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
-    raise DatasetError(f"{len(broken)} of {images} pictures cannot be read; {hint}:\n  {listed}{more}")
+    return f"{len(broken)} of {images} pictures cannot be read; {advice}:\n  {listed}{more}"
 
 
 @dataclasses.dataclass(frozen=True)

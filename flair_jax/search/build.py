@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +18,7 @@ from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
 from flair_jax.evaluate.embedding import errors_returned, read_ahead
 from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.files import locked
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
@@ -29,8 +29,6 @@ from flair_jax.search.store import SearchIndex
 
 # Pictures a shard: what a kill can cost. Part of the layout only in that equal runs give equal shards.
 SHARD_ROWS = 512
-
-_LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +216,5 @@ def _locked(index: Path) -> Iterator[None]:
     made = (index / MANIFEST).exists()
     if not made and index.is_dir() and not all(name.startswith(".") for name in os.listdir(index)):
         raise SearchIndexError(f"{index}: exists and is not a search index; choose another folder or remove it")
-    index.mkdir(parents=True, exist_ok=True)
-    with (index / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SearchIndexError(f"{index}: another run is at work on this index; wait for it to end") from None
+    with locked(index, SearchIndexError(f"{index}: another run is at work on this index; wait for it to end")):
         yield

@@ -1,7 +1,10 @@
 """Retrieval evaluation in the middle of training."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,14 +14,25 @@ from runs import run, run_distributed
 
 from flair_jax.data import scenes_builder
 from flair_jax.demo import write_pictures
+from flair_jax.errors import DatasetError
+from flair_jax.models.flair import Flair
+from flair_jax.preemption import Preempted, Preemption
+from flair_jax.settings import EvaluationSettings
 from flair_jax.sharding import copy_to, data_mesh
+from flair_jax.train_evaluation import RetrievalEvaluation
+from flair_jax.train_loop import Run
 
 
 @pytest.fixture(scope="module")
-def flags(scenes, tmp_path_factory) -> tuple[str, ...]:
+def pictures(scenes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "pictures"
+    write_pictures(folder, scenes_builder.read(scenes, "validation", "small"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(pictures) -> tuple[str, ...]:
     """Six steps, evaluated at every third."""
-    pictures = tmp_path_factory.mktemp("evaluation") / "pictures"
-    write_pictures(pictures, scenes_builder.read(scenes, "validation", "small"))
     evaluation = {"every_steps": 3, "dataset": "folder", "dir": pictures, "mode": "text-conditioned", "batch_size": 8}
     return ("--config.steps=6", *(f"--config.evaluation.{name}={value}" for name, value in evaluation.items()))
 
@@ -77,3 +91,68 @@ def test_split_parameters_become_copies_on_other_meshes() -> None:
         assert leaf.is_fully_replicated
         assert len(leaf.addressable_shards) == 8
         np.testing.assert_array_equal(leaf, rows)
+
+
+@pytest.fixture
+def copied(pictures, tmp_path) -> Path:
+    return Path(shutil.copytree(pictures, tmp_path / "pictures"))
+
+
+def evaluation_of(folder: Path, model: Flair) -> RetrievalEvaluation:
+    return RetrievalEvaluation.from_settings(EvaluationSettings(1, "folder", str(folder), "global", 1, 8), model)
+
+
+def test_pictures_and_captions_are_looked_at_before_the_first_step(copied, small_model) -> None:
+    (copied / "0003.png").unlink()
+    (copied / "0005.png").write_bytes(b"")
+    with pytest.raises(DatasetError) as caught:
+        evaluation_of(copied, small_model[0])
+    assert str(caught.value).splitlines() == [
+        "config.evaluation: 2 of 16 pictures cannot be read; mend them, or train with "
+        "--config.evaluation.every_steps=0:",
+        f"  {copied}/0003.png: no such picture",
+        f"  {copied}/0005.png: the file is empty",
+    ]
+    (copied / "captions.jsonl").write_text('{"image": "0001.png", "caption": " "}\n')
+    with pytest.raises(DatasetError, match=r"1 of 1 captions are empty; mend them, .* The first is of .*0001.png"):
+        evaluation_of(copied, small_model[0])
+
+
+def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> None:
+    """A picture vanishes while training goes on."""
+    model, params = small_model
+    evaluation = evaluation_of(copied, model)
+    (copied / "0003.png").unlink()
+    said, logged = [], []
+    run = Run(
+        settings=SimpleNamespace(evaluation=SimpleNamespace(every_steps=3)),
+        steps=9,
+        mesh=None,
+        train_step=None,
+        meter=None,
+        checkpoints=None,
+        evaluation=evaluation,
+        logger=SimpleNamespace(say=said.append, write=lambda *values: logged.append(values)),
+        preemption=Preemption(0),
+    )
+    run._evaluate(SimpleNamespace(params=params), 2)
+    assert not logged
+    run._evaluate(SimpleNamespace(params=params), 3)
+    assert logged == [(3, {"evaluation/failed": 1.0})]
+    assert said[0].startswith(
+        "the evaluation after step 3 has failed, and training goes on: 1 of 16 pictures cannot be read; mend them, or"
+    )
+    assert f"{copied}/0003.png: no such picture" in said[0]
+    assert "--skip-broken" not in said[0]
+
+
+def test_sigterm_breaks_off_what_can_wait() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption(0) as preemption:
+        assert not preemption.reached(1)
+        with pytest.raises(Preempted), preemption.may_break():
+            signal.raise_signal(signal.SIGTERM)
+        assert preemption.reached(2)
+        with pytest.raises(Preempted), preemption.may_break():
+            raise AssertionError("SIGTERM came before")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -108,7 +108,7 @@ def test_preempted_and_killed_processes(config, pair, tmp_path) -> None:
     """
     workdir = tmp_path / "a run"
     with started("local.sh", settings(config, tmp_path, processes=2, devices=2)) as launcher:
-        wait_for_step(launcher, workdir, 1)
+        wait_for_step(launcher, workdir, 2)  # earlier there is nothing to save
         os.kill(process_of(workdir, 1), signal.SIGTERM)
         wait_for_step(launcher, workdir, 12)
         os.kill(process_of(workdir, 1), signal.SIGKILL)

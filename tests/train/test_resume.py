@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or damaged go on as if nothing had happened."""
 
 import json
+import resource
 import shutil
 import signal
 import time
@@ -11,9 +12,14 @@ import numpy as np
 import pytest
 from numeric import assert_close
 from runs import finish, losses, run, start
+from test_workers import wait_for_end
 
 import flair_jax
-from flair_jax.train import main
+from flair_jax.cli import main
+from flair_jax.errors import CheckpointError
+from flair_jax.settings import TrainSettings
+from flair_jax.train import train
+from flair_jax.train_flags import parse_config
 
 
 def wait_until(condition, process) -> None:
@@ -29,9 +35,9 @@ def logged(workdir: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("step", [2, 5, 10])
+@pytest.mark.parametrize("step", [2, 10])
 def test_sigkill_and_again_gives_the_same_losses(config, undisturbed, tmp_path, step: int) -> None:
-    """Bit for bit; before the first checkpoint, between two, and after the third."""
+    """Bit for bit; before the first checkpoint, and after the third."""
     process = start(config, tmp_path / "run")
     wait_until(lambda: logged(tmp_path / "run") >= step, process)
     process.send_signal(signal.SIGKILL)
@@ -39,6 +45,51 @@ def test_sigkill_and_again_gives_the_same_losses(config, undisturbed, tmp_path, 
     status, _, err = run(config, tmp_path / "run")
     assert status == 0, err
     assert losses(tmp_path / "run") == undisturbed[1]
+
+
+def workers_of(pid: int) -> list[int]:
+    processes = ((int(path.parent.name), path.read_text()) for path in Path("/proc").glob("[0-9]*/stat"))
+    return [each for each, status in processes if int(status.rsplit(")", 1)[1].split()[1]) == pid]
+
+
+def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config, undisturbed, tmp_path) -> None:
+    """Another run is refused and disturbs nothing; after SIGKILL the workers end, and the same command goes on."""
+    workdir = tmp_path / "run"
+    process = start(config, workdir, "--config.data.workers=2")
+    wait_until(lambda: logged(workdir) >= 5, process)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(CheckpointError, match=rf"run: another run is at work in this folder; .*process {process.pid}"):
+        train(TrainSettings.from_config(parse_config([f"--config={config}"])), workdir)
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: logged(workdir) >= 6, process)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    wait_for_end(*workers)
+    status, _, err = run(config, workdir)
+    assert status == 0, err
+    assert losses(workdir) == undisturbed[1]
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
+@pytest.mark.parametrize(
+    ("number", "status", "sentence"),
+    [
+        (signal.SIGINT, 130, "interrupted; the same command goes on from the last checkpoint"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM before the first step; nothing was lost. The same command goes on."),
+    ],
+)
+def test_signals_while_the_first_step_is_compiled(config, tmp_path, number: int, status: int, sentence: str) -> None:
+    process = start(config, tmp_path / "run", "--config.compilation_cache=", "--stopped-status=143")
+    wait_until((tmp_path / "run" / "metrics.jsonl").exists, process)
+    time.sleep(0.5)
+    process.send_signal(number)
+    ended, _, err = finish(process, timeout=20)
+    assert ended == status, err
+    assert err.splitlines()[-1] == f"flair-jax: {sentence}"
+    assert "Traceback" not in err
+    assert logged(tmp_path / "run") == 0
 
 
 def test_sigkill_during_a_save(config, undisturbed, tmp_path) -> None:
@@ -79,6 +130,19 @@ def stopped_run(undisturbed, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def test_a_disk_that_takes_no_more_is_one_sentence(config, stopped_run) -> None:
+    """No file may be larger than 100 kB, so that the next save fails in the background, as on a full disk."""
+    process = start(config, stopped_run)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    status, _, err = finish(process)
+    assert status == 2
+    message = err.splitlines()[-1]
+    assert message.startswith(f"flair-jax: error: {stopped_run}/checkpoints: the checkpoint of step 12")
+    assert "the file may not grow so large; see `ulimit -f`. Earlier ones are whole" in message
+    assert "Traceback" not in err
+    assert {path.name for path in (stopped_run / "checkpoints").iterdir() if path.name.isdecimal()} == {"9"}
+
+
 def test_a_damaged_newest_checkpoint_is_named_and_skipped(config, undisturbed, tmp_path) -> None:
     shutil.copytree(undisturbed[0], tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "12"
@@ -101,7 +165,7 @@ def test_goes_on_with_another_number_of_devices(config, undisturbed, stopped_run
 
 def in_process(config: Path, workdir: Path, *flags: str) -> int:
     """The command's exit status, where nothing is compiled."""
-    return main([f"--config={config}", f"--workdir={workdir}", "--config.compilation_cache=", *flags])
+    return main(["train", f"--config={config}", f"--workdir={workdir}", "--config.compilation_cache=", *flags])
 
 
 def test_another_run_is_not_mixed_in(config, stopped_run, capsys) -> None:

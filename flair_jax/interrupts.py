@@ -1,0 +1,186 @@
+"""Ctrl-C and SIGTERM in a program that spends minutes in compiled code, where Python cannot answer signals.
+
+Whatever the program does, Ctrl-C ends it with one sentence and status 130: what is open is closed, and if that cannot
+begin within three seconds, or does not end within thirty, the process ends without it. A second Ctrl-C ends it at once.
+What is on disk is whole at any moment, so that nothing is lost by it. Loads the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+STATUS = 130  # as shells have it: 128 + SIGINT
+
+_TO_BEGIN, _TO_CLOSE = 3.0, 30.0  # seconds
+
+
+class _State:
+    """Of the process."""
+
+    ours = False  # `run` has it; elsewhere signals are the caller's affair
+    interrupted = False  # Python code has heard of Ctrl-C
+    sentence = "interrupted"
+    at_sigterm: tuple[int, str] | None = None
+    sigterm = False  # it came, and was not passed on yet
+    handlers: tuple[Any, int | None] = None, None  # what SIGTERM was to call, in Python, and its address in C
+
+
+def run(program: Callable[[], int]) -> int:
+    """Runs all that a process is for, and answers Ctrl-C as above.
+
+    Args:
+      program: returns the exit status; that of `run_command`, as a rule.
+
+    Returns:
+      The exit status. After Ctrl-C the process ends here: Python's own end waits for threads, and crashes with those
+      that are in compiled code.
+    """
+    try:
+        sys.unraisablehook = _filtered(sys.unraisablehook)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
+            _install()
+        status = program()
+        if _State.interrupted:
+            _end(STATUS, "" if status == STATUS else _State.sentence)
+        if _State.ours:  # all is done, and what follows is Python's own end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return status
+    except BaseException as error:  # after Ctrl-C of any kind, such as an import's that was broken off
+        if _State.interrupted or isinstance(error, KeyboardInterrupt):
+            _end(STATUS, _State.sentence)
+        raise
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C was pressed in a process that `run` has: then whatever fails, fails because of it."""
+    return _State.interrupted
+
+
+def sentence() -> str:
+    """What to print when Ctrl-C ends a command."""
+    return _State.sentence
+
+
+def say(words: str) -> None:
+    """Sets what is printed when Ctrl-C ends the process, if `run` has it."""
+    if _State.ours:
+        _State.sentence = words
+
+
+def end_at_sigterm(status: int, sentence: str) -> None:
+    """Lets SIGTERM end the process at once, also while it compiles, until `pass_sigterm_on`. Nothing without `run`.
+
+    What SIGTERM was to call steps aside, be it in Python or in C, as JAX's preemption service is.
+    """
+    if not _State.ours:
+        return
+    in_c = _c_signal(signal.SIGTERM, None)
+    _State.handlers = signal.signal(signal.SIGTERM, _note_sigterm), in_c
+    _State.at_sigterm = status, sentence
+
+
+def pass_sigterm_on() -> None:
+    """Ends what `end_at_sigterm` began."""
+    if _State.at_sigterm is None:
+        return
+    _State.at_sigterm = None
+    in_python, in_c = _State.handlers
+    if callable(in_python):
+        signal.signal(signal.SIGTERM, in_python)
+    else:
+        _c_signal(signal.SIGTERM, in_c)
+    if _State.sigterm:
+        _State.sigterm = False
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _c_signal(number: int, handler: int | None) -> int | None:
+    """C's `signal`: sets what a signal calls, None being its default, and returns what it called before.
+
+    Python's knows of its own handlers only.
+    """
+    function: Any = ctypes.CDLL(None).signal
+    function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    return function(number, handler)
+
+
+def _note_sigterm(_number: int, _frame: FrameType | None) -> None:
+    _State.sigterm = True
+
+
+def _note_interrupt(_number: int, _frame: FrameType | None) -> None:
+    _State.interrupted = True
+    raise KeyboardInterrupt
+
+
+def _install() -> None:
+    """Takes Ctrl-C over. A thread hears of signals even while the main thread is in compiled code."""
+    signal.signal(signal.SIGINT, _note_interrupt)
+    wakeups, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    _State.ours = True
+    threading.Thread(target=_watch, args=(wakeups,), name="interrupts", daemon=True).start()
+
+
+# Reads and writes of a checkpoint that were under way when another failed; that failure is reported.
+_ORPHANS = ("Event loop is closed", "Encountered error while reading array index")
+
+
+def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What becomes of errors that Python cannot raise, as they come from destructors and callbacks of C's."""
+
+    def filtered(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would go on
+            _end(STATUS, _State.sentence)
+        if not any(word in str(unraisable.exc_value) for word in _ORPHANS):
+            hook(unraisable)
+
+    return filtered
+
+
+def _watch(wakeups: int) -> None:
+    """Ends the process where the main thread does not."""
+    deadline: float | None = None
+    closing = False
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([wakeups], [], [], left)[0]:
+            if closing or not _State.interrupted:
+                _end(STATUS, _State.sentence)
+            closing, deadline = True, time.monotonic() + _TO_CLOSE
+            continue
+        for number in os.read(wakeups, 64):
+            if number == signal.SIGTERM and _State.at_sigterm is not None:
+                _end(*_State.at_sigterm)
+            if number == signal.SIGINT:
+                if deadline is not None:  # the second
+                    _end(STATUS, _State.sentence)
+                deadline = time.monotonic() + _TO_BEGIN
+
+
+def _end(status: int, sentence: str) -> NoReturn:
+    """Ends the process with a sentence, if any, and none of Python's own end."""
+    flushing = threading.Thread(target=_flush, daemon=True)  # the main thread may be in the middle of printing
+    flushing.start()
+    flushing.join(1)
+    if sentence:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\nflair-jax: {sentence}\n".encode())
+    os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
