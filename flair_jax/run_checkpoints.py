@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from flair_jax import digests
 from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
-from flair_jax.errors import CheckpointError, FlairError
+from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
 from flair_jax.hosts import Hosts
 from flair_jax.models.config import FlairConfig, read_json_object
@@ -170,9 +170,10 @@ class RunCheckpoints:
             advice = f", or add --accept-changes to go on after step {step:,} with the new ones"
             if any(change.of_model_size for change in refused):
                 advice = ", because the state of one model cannot go on as that of another"
-            raise CheckpointError(
-                f"{self._folder}: holds another run ({'; '.join(map(str, refused))}); use the same settings or another "
-                f"--workdir{advice}"
+            words = "; ".join(map(str, refused))
+            raise AnotherRunError(
+                f"{self._folder}: holds another run ({words}); use the same settings or another --workdir{advice}",
+                changes=words,
             )
 
     def _recorded(self, step: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from small_run import SmallRun, settings
 
 import flair_jax
 from flair_jax import checkpoint, run_identity
-from flair_jax.errors import CheckpointError, StorageError
+from flair_jax.errors import AnotherRunError, CheckpointError, StorageError
 from flair_jax.run_checkpoints import _ITEMS, RunCheckpoints
 from flair_jax.settings import TrainSettings
 
@@ -213,8 +213,10 @@ def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     """One sentence with all that makes it another, and nothing else happens."""
     before = {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)}
     assert {*IDENTITY_CHANGES, "samples"} == set(run_identity.IDENTITY)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AnotherRunError) as caught:
         changed(saved, **IDENTITY_CHANGES).restore()
+    assert caught.value.changes in str(caught.value)
+    assert caught.value.changes.count("; ") == len(IDENTITY_CHANGES) - 1
     for name, value in IDENTITY_CHANGES.items():
         shown = json.loads(json.dumps(value))
         assert re.search(rf"config\.{re.escape(name)} was [^;]+, is {re.escape(repr(shown))}", str(caught.value)), name
