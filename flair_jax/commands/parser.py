@@ -80,6 +80,13 @@ def new_file(text: str) -> Path:
     return path(text)
 
 
+def new_folder(text: str) -> Path:
+    """The path of a folder to fill, of which is said before the work that it cannot be one."""
+    if path(text).exists() and not path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
+    return path(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
