@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flair_jax import checkpoint
+from flair_jax import checkpoint, digests
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.config import FlairConfig, config_to_release_json
@@ -27,7 +27,7 @@ from .param_map import torch_from_params
 from .weights import check_finite
 
 CARD = "README.md"
-FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP)
+FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
 
 
 def preprocessing(config: FlairConfig) -> dict[str, Any]:
@@ -126,6 +126,7 @@ def _write(source: Path, folder: Path, card: str | None, *, name: str, address: 
     write_tensors(folder / WEIGHTS, tensors, quick_gelu=model.config.quick_gelu)
     _write_json(folder / CONFIG, {**description, "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
+    digests.write(folder, (CONFIG, WEIGHTS))  # the card is its publisher's to change
     size = sum(tensor.size for tensor in tensors.values())
     (folder / CARD).write_text(card or _card(model.config, size, origin, name, address), encoding="utf-8")
     return len(tensors)

@@ -21,7 +21,7 @@ import huggingface_hub
 import huggingface_hub.errors
 from huggingface_hub import constants
 
-from flair_jax import __version__
+from flair_jax import __version__, digests
 
 from .files import CONFIG, WEIGHTS
 from .formats import INDEX_SUFFIX
@@ -111,6 +111,7 @@ def download_checkpoint(name: str) -> Path:
             f"{name}: no checkpoint in this repository (it needs {CONFIG} and {WEIGHTS}, as `flair-jax export` writes "
             "them); a weight file is named with its path, such as hf://xiaorui638/flair/flair-cc3m-recap.pt"
         ) from None
+    download_if_there(f"{PREFIX}{repository}@{folder.name}/{digests.FILE}")
     return folder
 
 

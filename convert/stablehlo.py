@@ -119,10 +119,14 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None) -> 
     platform = jax_export.default_export_platform()
     if sharding is None and platform not in description["platforms"]:
         raise CheckpointError(f"{path}: was exported for {', '.join(description['platforms'])}, and this is {platform}")
+    expected = description.get("params", {}).get("sha256")  # earlier exports have none
     try:
+        found = expected and digest_of_file(path / PARAMS)
         tensors = safetensors.numpy.load_file(path / PARAMS)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path / PARAMS}: cannot be read ({error}); export the model again") from None
+    if found != expected:
+        raise CheckpointError(f"{path / PARAMS}: is damaged, or of another export; export the model again")
     device = jax.devices()[0] if sharding is None else sharding
     return ExportedFlair(description, {name: jax.device_put(each, device) for name, each in tensors.items()}, functions)
 
@@ -138,6 +142,12 @@ def require_flatbuffers(purpose: str) -> None:
 def digest(content: bytes) -> str:
     """The hash of a function's file, by which damage is found before JAX trusts its bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """The same of a file that need not fit in memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_description(path: Path) -> dict[str, Any]:

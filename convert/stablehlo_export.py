@@ -22,7 +22,7 @@ from flair_jax.models.flair import Flair
 
 from .files import save_safetensors
 from .folder import preprocessing
-from .stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, require_flatbuffers
+from .stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
 from .weights import check_finite
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -87,6 +87,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
         for name, content in files.items():
             (partial / f"{name}.bin").write_bytes(content)
         save_safetensors(partial / PARAMS, params)
+        description["params"] = {"sha256": digest_of_file(partial / PARAMS)}
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return description
 

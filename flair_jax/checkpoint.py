@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with `config.json` and the parameters, written whole or not at all.
+"""Checkpoints: a folder with `config.json`, the parameters and their digests, written whole or not at all.
 
 Read besides: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,22 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flair_jax import digests
 from flair_jax.convert.activation import flair_config
 from flair_jax.convert.files import CONFIG, WEIGHTS
 from flair_jax.convert.param_map import ConversionError, params_from_torch
 from flair_jax.convert.weights import read_weights
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import expand, replace_when_complete
-from flair_jax.models.config import FlairConfig, config_from_json, config_to_json
+from flair_jax.hosts import ALONE, Hosts
+from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
 
 # In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
 PARAMS, DESCRIPTION = "params", "description"
+
+# The folder of a training run's checkpoints, in its workdir.
+RUN_FOLDER = "checkpoints"
 
 
 def save(path: str | Path, model: Flair, params: Params, source: dict[str, str]) -> None:
@@ -49,24 +56,31 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
         partial.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, params)
-        description = {**config_to_json(model.config), "source": source}
-        (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / CONFIG).write_text(json.dumps(describe(model.config, source), indent=2) + "\n", encoding="utf-8")
+        digests.write(partial, (CONFIG, PARAMS))
+
+
+def describe(config: FlairConfig, source: dict[str, str]) -> dict[str, Any]:
+    """The description of a checkpoint that has digests, by which it is known that they are missing if they are."""
+    return {**config_to_json(config), "source": source, "digests": digests.FILE}
 
 
 def check_target(path: Path) -> None:
     """Raises CheckpointError if `path` holds something that `save` would destroy."""
-    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {CONFIG, PARAMS}):
+    ours = {CONFIG, PARAMS, digests.FILE}
+    if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
 
 
 def locate(name: str | Path) -> Path:
     """Where a checkpoint is on this machine; one on the hub is fetched into the hub's cache first.
 
-    As long as the process lives, a name means the commit that it meant at first.
+    As long as the process lives, a hub name means the commit that it meant at first.
 
     Args:
-      name: a path, `~` being the home folder; `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put there;
-        or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
+      name: a path, `~` being the home folder, where WORKDIR or WORKDIR/checkpoints of a training run means its newest
+        checkpoint, and a warning says which that is; `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put
+        there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
 
     Raises:
       ConversionError: if the name is malformed, or what it names cannot be had.
@@ -74,7 +88,25 @@ def locate(name: str | Path) -> Path:
     scheme, colon, rest = str(name).partition(":/")
     if scheme == "hf" and colon:  # `Path` makes one stroke of two
         return _fetch(f"hf://{rest.lstrip('/')}")
-    return expand(name)
+    return _newest_of_run(expand(name))
+
+
+def _newest_of_run(path: Path) -> Path:
+    """The newest checkpoint in the folder of a training run; any other path as it is."""
+    if not path.is_dir() or description_file(path).is_file():
+        return path
+    for folder in (path / RUN_FOLDER, path):
+        steps = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
+        if any(description_file(each).is_file() for each in steps):
+            newest = max(steps, key=lambda each: int(each.name))
+            logging.warning("%s: taking the newest checkpoint, %s", path, newest)
+            return newest
+    return path
+
+
+def reported_name(name: str | Path, located: Path) -> str:
+    """What to call a checkpoint in a report: its hub name, or else where it is, which for a run says which step."""
+    return str(name) if str(name).startswith("hf:/") else str(located)
 
 
 @functools.cache
@@ -88,9 +120,10 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
     """Reads a checkpoint: one that `flair-jax convert` or `flair-jax export` made, or of a training run.
 
     Args:
-      path: a folder (WORKDIR/checkpoints/STEP for one of a training run), a `.pt` or `.safetensors` file whose sizes
-        are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put there,
-        `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files need PyTorch.
+      path: a folder (WORKDIR/checkpoints/STEP for one of a training run, WORKDIR for its newest), a `.pt` or
+        `.safetensors` file whose sizes are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for
+        what `flair-jax export` put there, `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files
+        need PyTorch.
       sharding: where to put every parameter; the first device if not given.
       **settings: compute settings of `FlairConfig`: `dtype`, `remat`, `unroll`.
 
@@ -113,17 +146,20 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
     return model, restore_params(path, target)
 
 
-def restore_params(path: str | Path, target: Params) -> Params:
+def restore_params(path: str | Path, target: Params, hosts: Hosts = ALONE) -> Params:
     """The parameters of a checkpoint, put where `target` says.
 
     Args:
       path: the checkpoint, as in `load`.
       target: tree of `jax.ShapeDtypeStruct` with shardings.
+      hosts: that share the work of looking for damage; all must call this, with the same folder.
 
     Raises:
       CheckpointError: if they are damaged, or of other shapes.
     """
     path = locate(path).absolute()
+    if not path.is_file():
+        _check(path, [WEIGHTS if (path / WEIGHTS).is_file() else PARAMS], hosts)
     if path.is_file() or (path / WEIGHTS).is_file():
         return jax.tree.map(functools.partial(_put, path), target, _params_from_torch(path))
     try:
@@ -182,10 +218,56 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no checkpoint here (no {CONFIG}); make one with `flair-jax convert FILE {path}`"
         )
+    _check(path, [file.relative_to(path).parts[0]])
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        description = read_json_object(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); convert the checkpoint again") from None
+    source = description.get("source", {})
+    if not isinstance(source, dict) or not all(isinstance(value, str) for value in source.values()):
+        raise CheckpointError(f"{file}: `source` must be an object of strings; convert the checkpoint again")
+    return description
+
+
+def find_damage(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> str | None:
+    """How a checkpoint differs from what was written, in a few words; None if it does not.
+
+    None as well, with a warning, if the checkpoint is of the time before there were digests.
+
+    Args:
+      path: the checkpoint's folder.
+      entries: the files and folders right in it that matter.
+      hosts: that share the work; all must call this, with the same folder.
+
+    Raises:
+      CheckpointError: if something cannot be read; whether it is damaged is then not known.
+    """
+    if any(hosts.gather(has_digests(path))):
+        return digests.find_damage(path, entries, hosts)
+    if not (path / WEIGHTS).is_file():  # an exported folder is not known to have had them
+        _warn_unchecked(path)
+    return None
+
+
+def has_digests(path: Path) -> bool:
+    """Whether a checkpoint was written with digests, even if they are missing now."""
+    try:
+        return (path / digests.FILE).exists() or "digests" in read_json_object(description_file(path))
+    except (OSError, ValueError):
+        return False
+
+
+@functools.cache
+def _warn_unchecked(path: Path) -> None:
+    logging.warning("%s: was written without digests, so damage to it would not be noticed", path)
+
+
+def _check(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> None:
+    reason = find_damage(path, entries, hosts)
+    if reason:
+        raise CheckpointError(
+            f"{path}: the checkpoint is damaged ({reason}); take another, or copy, convert or export it again"
+        )
 
 
 def _describe_weights(path: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python -m flair_jax.train --config=configs/demo.py --workdir=runs/demo
 
 Single fields are changed on the command line (`--config.batch_size=64`). The same command again goes on where the run
-was. On several hosts, start it on each with --distributed.
+was; with settings that would make it another run, only if --accept-changes is given. On several hosts, start it on each
+with --distributed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.optim import make_optimizer, make_schedule
 from flair_jax.preemption import Preemption
 from flair_jax.run_checkpoints import RunCheckpoints
+from flair_jax.run_identity import describe
 from flair_jax.settings import TrainSettings
 from flair_jax.sharding import check_batch, make_mesh
 from flair_jax.train_evaluation import RetrievalEvaluation
@@ -57,7 +59,12 @@ class Outcome(NamedTuple):
 
 
 def train(
-    settings: TrainSettings, workdir: Path, sources: Sequence[Source] = (), *, stopped_status: int = 0
+    settings: TrainSettings,
+    workdir: Path,
+    sources: Sequence[Source] = (),
+    *,
+    accept_changes: bool = False,
+    stopped_status: int = 0,
 ) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
@@ -65,14 +72,15 @@ def train(
       settings: of the run.
       workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
       sources: training samples, instead of the data sets that the settings name.
+      accept_changes: go on with a run even if its settings were others that make it another run.
       stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
         one of `interrupts.run`.
 
     Raises:
       ConfigError: if the settings cannot be.
       DatasetError: if the data is not there, that of the evaluation included.
-      CheckpointError: if the folder holds another run or one that is at work, `init` is no checkpoint, or one cannot be
-        written.
+      CheckpointError: if the folder holds another run, one that is at work or no checkpoint that is whole, `init` is no
+        checkpoint, or one cannot be written.
       StorageError: if the metrics cannot be written.
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
@@ -87,7 +95,7 @@ def train(
             RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
         )
         with _alone(workdir), _compilation_cache(settings.compilation_cache), jax.set_mesh(mesh):
-            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption)
+            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption, accept_changes)
 
 
 def _train(
@@ -99,12 +107,17 @@ def _train(
     model: Flair,
     evaluation: RetrievalEvaluation | None,
     preemption: Preemption,
+    accept_changes: bool,
 ) -> Outcome:
     steps = settings.total_steps(samples)
     schedule = make_schedule(settings.optimizer, steps)
     optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    with RunCheckpoints(workdir, settings.checkpoint, model.config, _identity(settings, samples)) as checkpoints:
-        state, first = _start(model, optimizer, mesh, settings, checkpoints)
+    with RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints:
+        state, first = _start(model, optimizer, mesh, settings, checkpoints, accept_changes)
+        if first == steps:
+            if jax.process_index() == 0:
+                print(f"finished: all {steps:,} steps are done", flush=True)
+            return Outcome(checkpoints.path(steps), finished=True)
         train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
         with (
             MetricLogger(
@@ -136,41 +149,35 @@ def _alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _identity(settings: TrainSettings, samples: int) -> dict[str, Any]:
-    """What makes a run this run: with another value, going on would not be the same as never having stopped."""
-    return {
-        "model": config_to_json(settings.model_config()),
-        "data": f"{settings.data.name}, {settings.data.split}",
-        "data.weights": list(settings.data.weights),
-        "samples": samples,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
-        "captions_per_image": settings.captions_per_image,
-        "lock": list(settings.lock),
-    }
-
-
 def _start(
-    model: Flair, optimizer: Any, mesh: Mesh, settings: TrainSettings, checkpoints: RunCheckpoints
+    model: Flair,
+    optimizer: Any,
+    mesh: Mesh,
+    settings: TrainSettings,
+    checkpoints: RunCheckpoints,
+    accept_changes: bool,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the steps that it has behind it."""
-    resumed = checkpoints.restore(abstract_state(model, optimizer, mesh))
+    target = abstract_state(model, optimizer, mesh)
+    resumed = checkpoints.restore(target, accept_changes)
     if resumed is not None:
         return resumed
-    params = None
-    if settings.init:
-        params = _initial_params(checkpoint.locate(settings.init), model, abstract_state(model, optimizer, mesh).params)
+    params = _initial_params(settings.init, model, target.params) if settings.init else None
     return init_state(model, optimizer, mesh, settings.seed, params), 0
 
 
-def _initial_params(path: Path, model: Flair, target: Any) -> Any:
+def _initial_params(name: str, model: Flair, target: Any) -> Any:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
-    found, wanted = (config_to_json(config) for config in (checkpoint.read_model_config(path), model.config))
+    hosts = Hosts.all()
+    path = hosts.together(lambda: checkpoint.locate(name))
+    hosts.agree(path.name, f"config.init={name}: the newest checkpoints")
+    config = hosts.together(lambda: checkpoint.read_model_config(path))
+    found, wanted = config_to_json(config), config_to_json(model.config)
     names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
     wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
-    return checkpoint.restore_params(path, target)
+    return checkpoint.restore_params(path, target, hosts)
 
 
 @contextmanager
@@ -255,6 +262,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.distributed:
         join_cluster(options.cluster, sigterm_saves=True)
     with _no_tracebacks_logged():
-        outcome = train(settings, options.workdir, stopped_status=options.stopped_status)
+        outcome = train(
+            settings,
+            options.workdir,
+            accept_changes=options.accept_changes,
+            stopped_status=options.stopped_status,
+        )
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status

@@ -35,6 +35,7 @@ class TrainOptions:
       cluster: of `CLUSTER_OPTIONS`, None where not given.
       stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
         a finished one.
+      accept_changes: whether a run goes on even if other settings make it another one.
     """
 
     config: Any
@@ -42,6 +43,7 @@ class TrainOptions:
     distributed: bool
     cluster: dict[str, Any]
     stopped_status: int = 0
+    accept_changes: bool = False
 
 
 def parse(arguments: Sequence[str]) -> TrainOptions:
@@ -57,8 +59,14 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     check_cluster(values.distributed, cluster)
     if not values.workdir:
         raise ConfigError("--workdir is empty; name a folder")
-    status = getattr(values, "stopped-status")
-    return TrainOptions(values.config, expand(values.workdir), values.distributed, cluster, stopped_status=status)
+    return TrainOptions(
+        values.config,
+        expand(values.workdir),
+        values.distributed,
+        cluster,
+        stopped_status=getattr(values, "stopped-status"),
+        accept_changes=getattr(values, "accept-changes"),
+    )
 
 
 def parse_config(arguments: Sequence[str]) -> Any:
@@ -161,6 +169,9 @@ def _define(words: list[str]) -> flags.FlagValues:
         define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
         define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
+    flags.DEFINE_boolean(
+        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+    )
     return values
 
 

@@ -302,14 +302,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], message: str, tmp_path,
 
 
 def test_a_damaged_checkpoint_is_one_sentence(small_checkpoint, photographs, tmp_path) -> None:
-    """In a process of its own, because the storage library reports from threads."""
+    """In a process of its own, as its user sees it."""
     shutil.copytree(small_checkpoint, tmp_path / "damaged")
     files = [path for path in (tmp_path / "damaged" / "params").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     outcome = run("evaluate", "--checkpoint", tmp_path / "damaged", "--dataset", "coco", "--data-dir", photographs)
     assert outcome.returncode == 2
-    assert "damaged: the parameters cannot be read; convert the checkpoint again" in outcome.stderr
+    assert "damaged: the checkpoint is damaged (params/" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("\n") == 1, outcome.stderr
 

@@ -55,14 +55,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.faiss:
         import_faiss()  # before the work, not after it
     found = find_pictures(options.folder)
-    model, params = load(options.checkpoint, dtype=options.dtype)
+    checkpoint = locate(options.checkpoint)
+    model, params = load(checkpoint, dtype=options.dtype)
     outcome = update(
         options.output,
         found,
         model,
         params,
         root=os.path.abspath(options.folder),
-        checkpoint=os.path.abspath(locate(options.checkpoint)),
+        checkpoint=os.path.abspath(checkpoint),
         settings=Settings(options.batch_size, options.local_dtype),
     )
     if options.faiss:

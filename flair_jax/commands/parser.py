@@ -40,8 +40,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="folder made by `convert`, `export` or a training run, a weight file of the PyTorch release, or one of "
-        "these on the hub: hf://OWNER/REPOSITORY[@REVISION][/FILE]",
+        help="folder made by `convert` or `export`, WORKDIR/checkpoints/STEP of a training run, or WORKDIR for its "
+        "newest, a weight file of the PyTorch release, or one of these on the hub: "
+        "hf://OWNER/REPOSITORY[@REVISION][/FILE]",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flair_jax.checkpoint import load, locate, read_description
+from flair_jax.checkpoint import load, locate, read_description, reported_name
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS, choose
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -146,10 +146,11 @@ def _say_nothing(*_: object, **__: object) -> None:
 
 def _load(checkpoint: str | Path, dtype: str, settings: Any, hosts: Hosts) -> _Loaded:
     files = hosts.together(lambda: locate(checkpoint))
+    hosts.agree(files.name, "the newest checkpoints in --checkpoint")
     everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
     model, params = hosts.together(lambda: load(files, dtype=dtype, sharding=everywhere))
     source = hosts.together(lambda: read_description(files).get("source", {}))
-    environment = report.environment(checkpoint, source, dtype, settings)
+    environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 
 

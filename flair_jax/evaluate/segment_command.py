@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import load, locate, read_description, read_model_config
+from flair_jax.checkpoint import load, locate, read_description, read_model_config, reported_name
 from flair_jax.data.prompts import read_templates
 from flair_jax.data.segmentation_data import SegmentationData
 from flair_jax.data.segmentation_sets import SegmentationSet, find_set
@@ -62,7 +62,7 @@ def run(
     settings = _complete(settings, data, read_model_config(files).vision, dataset)
     model, params = load(files, dtype=dtype)
     source = read_description(files).get("source", {})
-    environment = report.environment(checkpoint, source, dtype, settings)
+    environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
     environment["settings"]["templates"] = list(data.templates)
     work = report.identity(files, environment, str(data_dir), data.digest(), save and str(save.absolute()))
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"

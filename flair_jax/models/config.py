@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from flair_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
+
+
+# No model comes near these; a description with more is damaged or hostile, and nothing of its size may be made.
+_MOST = {"image_size": 1 << 14, "layers": 1 << 12, "context_length": 1 << 20, "vocab_size": 1 << 24, "unroll": 1 << 12}
+_MOST_OF_WIDTHS, _MOST_OF_FLOATS = 1 << 17, 1000
+_MOST_BYTES = 1 << 20  # of a JSON file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,11 @@ class FlairConfig:
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if the sizes do not fit together or a setting is unknown."""
+        """Raises ConfigError if a number cannot be, the sizes do not fit together, or a setting is unknown."""
+        for prefix, part in (("", self), ("vision.", self.vision), ("text.", self.text)):
+            for field in dataclasses.fields(part):
+                if field.type in ("int", "float"):
+                    _check_number(f"{prefix}{field.name}", getattr(part, field.name), field)
         divisions = (
             ("vision.image_size", self.vision.image_size, "vision.patch_size", self.vision.patch_size),
             ("vision.width", self.vision.width, "vision.head_width", self.vision.head_width),
@@ -87,15 +98,27 @@ class FlairConfig:
             ("embed_dim", self.embed_dim, "pooling_heads", self.pooling_heads),
         )
         for name, size, divisor_name, divisor in divisions:
-            if size < 1 or divisor < 1 or size % divisor:
+            if size % divisor:
                 raise ConfigError(f"{name}={size} is not a positive multiple of {divisor_name}={divisor}")
-        for name, count in (("layers", self.vision.layers), ("layers", self.text.layers), ("unroll", self.unroll)):
-            if count < 1:
-                raise ConfigError(f"{name}={count} must be at least 1")
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if int(tower.width * tower.mlp_ratio) < 1:
+                raise ConfigError(f"{name}.mlp_ratio={tower.mlp_ratio} leaves no hidden unit of width {tower.width}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if self.remat not in REMAT_POLICIES:
             raise ConfigError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT_POLICIES)}")
+
+
+def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
+    """Raises ConfigError if a number is of another type, or outside of what any model has."""
+    kinds = (int,) if field.type == "int" else (int, float)
+    low = 1 if field.type == "int" else -_MOST_OF_FLOATS if name.startswith("init_") else 0
+    high = _MOST_OF_FLOATS if field.type == "float" else _MOST.get(field.name, _MOST_OF_WIDTHS)
+    # Written so that NaN fails.
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        raise ConfigError(
+            f"{name}={reprlib.repr(value)} must be a {'whole ' if kinds == (int,) else ''}number from {low} to {high}"
+        )
 
 
 # Fields of the JSON form, which is the one the PyTorch release uses: JSON name -> dataclass name. Compute settings are
@@ -143,10 +166,10 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     Raises:
       ConfigError: if a field is missing, unknown or of the wrong type.
     """
+    if isinstance(data, Mapping) and "model_cfg" in data:
+        data, where = data["model_cfg"], f"{where}, `model_cfg`"
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected a JSON object, found {type(data).__name__}")
-    if "model_cfg" in data:
-        return config_from_json(data["model_cfg"], where=f"{where}, `model_cfg`")
     for name in ("embed_dim", *_TOWERS):
         if name not in data:
             raise ConfigError(f"{where}: `{name}` is missing")
@@ -166,7 +189,8 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
             }
             towers[name] = tower(**numbers)
     if unknown:
-        raise ConfigError(f"{where}: unknown field(s) {', '.join(unknown)}; this model has no such setting")
+        names = ", ".join(name if name.replace(".", "").isidentifier() else reprlib.repr(name) for name in unknown[:9])
+        raise ConfigError(f"{where}: unknown field(s) {names}; this model has no such setting")
     top = {
         name: _number(data[name], f"{where}: `{name}`", whole=name in ("embed_dim", "pooling_heads"))
         for name in _TOP_FIELDS
@@ -174,14 +198,49 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     }
     quick_gelu = data.get("quick_gelu", False)
     if not isinstance(quick_gelu, bool):
-        raise ConfigError(f"{where}: `quick_gelu` must be true or false, found {quick_gelu!r}")
-    return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], quick_gelu=quick_gelu, **top)
+        raise ConfigError(f"{where}: `quick_gelu` must be true or false, found {reprlib.repr(quick_gelu)}")
+    try:
+        return FlairConfig(vision=towers["vision_cfg"], text=towers["text_cfg"], quick_gelu=quick_gelu, **top)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _number(value: Any, where: str, whole: bool) -> Any:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise ConfigError(f"{where} must be a {'whole ' if whole else ''}number, found {value!r}")
-    return value if whole else float(value)
+        raise ConfigError(f"{where} must be a {'whole ' if whole else ''}number, found {reprlib.repr(value)}")
+    try:
+        return value if whole else float(value)
+    except OverflowError:
+        return math.inf  # which no field takes
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file whose content is an object, as text in UTF-8.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is something else; the words say what.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {reprlib.repr(data)}")
+    return data
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def read_config(name_or_path: str | Path) -> FlairConfig:
@@ -196,7 +255,7 @@ def read_config(name_or_path: str | Path) -> FlairConfig:
     if not path.is_file():
         raise ConfigError(f"{name_or_path}: neither a JSON file nor a preset; the presets are {', '.join(PRESETS)}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json_object(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
     return config_from_json(data, where=str(path))

@@ -116,6 +116,16 @@ def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "SHA256SUMS"])
+def test_a_flipped_bit_is_found(small_checkpoint, tmp_path, file: str) -> None:
+    export_folder(small_checkpoint, tmp_path / "a")
+    content = bytearray((tmp_path / "a" / file).read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "a" / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="a: the checkpoint is damaged .*copy, convert or export it again"):
+        flair_jax.load(tmp_path / "a")
+
+
 def test_what_is_no_export_is_never_replaced(small_checkpoint, tmp_path, capsys) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("years of work")
@@ -158,8 +168,9 @@ def test_bad_targets_are_one_sentence(small_checkpoint, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_is_named(small_checkpoint, tmp_path) -> None:
+def test_damage_is_named_without_digests(small_checkpoint, tmp_path) -> None:
     export_folder(small_checkpoint, tmp_path / "a")
+    (tmp_path / "a" / "SHA256SUMS").unlink()
     weights = tmp_path / "a" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
@@ -242,6 +253,7 @@ def test_a_path_may_begin_with_the_home_folder(small_checkpoint, monkeypatch) ->
 
 def test_a_wrong_description_is_named(small_checkpoint, tmp_path) -> None:
     export_folder(small_checkpoint, tmp_path / "a")
+    (tmp_path / "a" / "SHA256SUMS").unlink()
     (tmp_path / "a" / "config.json").write_text('{"embed_dim": 16, "vision_cfg": {}, "text_cfg": {"depth": 3}}')
     with pytest.raises(ConfigError, match=r"config.json: unknown field\(s\) text_cfg.depth"):
         flair_jax.load(tmp_path / "a")

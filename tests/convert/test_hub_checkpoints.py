@@ -54,6 +54,7 @@ def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path, monke
     settings = json.loads(output.read_text())["settings"]
     assert settings["checkpoint"] == "hf://me/mine"
     assert settings["source"] == {"file": "small.safetensors"}
+    assert (checkpoint.locate("hf://me/mine") / "SHA256SUMS").is_file()
 
 
 def test_a_branch_and_a_card_that_is_there(hub, small_checkpoint, tmp_path) -> None:

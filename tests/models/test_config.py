@@ -63,3 +63,55 @@ def test_read_config(tmp_path) -> None:
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match="broken.json: cannot be read as JSON"):
         read_config(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"embed_dim": 1e400, "vision_cfg": {}, "text_cfg": {}}', "embed_dim` must be a whole number, found inf"),
+        ('{"embed_dim": 512.0, "vision_cfg": {}, "text_cfg": {}}', "embed_dim` must be a whole number"),
+        ('{"embed_dim": -512, "vision_cfg": {}, "text_cfg": {}}', "embed_dim=-512 must be a whole number from 1 to"),
+        (
+            '{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {"vocab_size": 1000000000000}}',
+            "text.vocab_size=1000000000",
+        ),
+        (
+            '{"embed_dim": 512, "vision_cfg": {"mlp_ratio": -1}, "text_cfg": {}}',
+            "vision.mlp_ratio=-1.0 must be a number",
+        ),
+        ('{"embed_dim": 512, "vision_cfg": {"mlp_ratio": NaN}, "text_cfg": {}}', "NaN is not JSON"),
+        ('{"embed_dim": 512, "vision_cfg": {"mlp_ratio": 1e999}, "text_cfg": {}}', "vision.mlp_ratio=inf must be"),
+        ('{"embed_dim": 512, "vision_cfg": {"mlp_ratio": 1e-9}, "text_cfg": {}}', "leaves no hidden unit of width 768"),
+        ('{"embed_dim": 512, "vision_cfg": {"head_width": 0}, "text_cfg": {}}', "vision.head_width=0 must be a whole"),
+        (
+            '{"embed_dim": 512, "vision_cfg": {"layers": true}, "text_cfg": {}}',
+            "layers` must be a whole number, found T",
+        ),
+        ('{"embed_dim": 512, "vision_cfg": [1], "text_cfg": {}}', "vision_cfg` must be an object"),
+        ('{"embed_dim": 512, "vision_cfg": {"width": {"a": 1}}, "text_cfg": {}}', "found {'a': 1}"),
+        (
+            '{"embed_dim": 512, "embed_dim": 256, "vision_cfg": {}, "text_cfg": {}}',
+            "cannot be read as JSON .a name stand",
+        ),
+        ('[["embed_dim", 512], ["vision_cfg", {}], ["text_cfg", {}]]', "expected an object"),
+        (
+            '{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "\\u001b[2J\\ud800": 1}',
+            r"field.s. '\\x1b\[2J\\ud800'",
+        ),
+        (
+            '{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "init_logit_scale": 1' + "0" * 400 + "}",
+            "init_logit_sca",
+        ),
+        ('{"embed_dim": 1' + "0" * 5000 + "}", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON .it is nested too deeply"),
+        (" " * (1 << 20) + "{}", "cannot be read as JSON .it has more than 1,048,576 bytes"),
+    ],
+)
+def test_tampered_files(tmp_path, text: str, message: str) -> None:
+    """One sentence, with the file's name, and nothing of the size that they claim is made."""
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(tmp_path / "config.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: ")
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)

@@ -15,6 +15,7 @@ from runs import finish, losses, run, start
 from test_workers import wait_for_end
 
 import flair_jax
+from flair_jax.cli import main
 from flair_jax.errors import CheckpointError
 from flair_jax.settings import TrainSettings
 from flair_jax.train import train
@@ -142,25 +143,14 @@ def test_a_disk_that_takes_no_more_is_one_sentence(config, stopped_run) -> None:
     assert {path.name for path in (stopped_run / "checkpoints").iterdir() if path.name.isdecimal()} == {"9"}
 
 
-def damage(checkpoint: Path, how: str) -> None:
-    files = sorted(path for path in (checkpoint / "params").rglob("*") if path.is_file() and path.parent.name == "d")
-    largest = max(files, key=lambda path: path.stat().st_size)
-    if how == "missing":
-        largest.unlink()
-    elif how == "truncated":
-        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    else:
-        (checkpoint / "progress" / "metadata").write_text("{")
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated", "not JSON"])
-def test_a_damaged_newest_checkpoint_is_named_and_skipped(config, undisturbed, tmp_path, how: str) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(config, undisturbed, tmp_path) -> None:
     shutil.copytree(undisturbed[0], tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "12"
-    damage(newest, how)
+    largest = max((newest / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     status, out, err = run(config, tmp_path / "run")
     assert status == 0, err
-    assert f"checkpoint {newest} is damaged and skipped" in err
+    assert f"checkpoint {newest} is damaged and skipped (params/" in err
     assert "going on after step 9" in out + err
     assert losses(tmp_path / "run") == undisturbed[1]
     assert (tmp_path / "run" / "damaged").is_dir()
@@ -173,11 +163,33 @@ def test_goes_on_with_another_number_of_devices(config, undisturbed, stopped_run
         assert_close(loss, undisturbed[1][step], rtol=1e-5)  # sums in another order
 
 
-def test_another_run_is_not_mixed_in(config, stopped_run) -> None:
-    status, _, err = run(config, stopped_run, "--config.seed=1")
-    assert status == 2
-    assert "holds another run (seed was 0, is 1)" in err
-    assert "Traceback" not in err
+def in_process(config: Path, workdir: Path, *flags: str) -> int:
+    """The command's exit status, where nothing is compiled."""
+    return main(["train", f"--config={config}", f"--workdir={workdir}", "--config.compilation_cache=", *flags])
+
+
+def test_another_run_is_not_mixed_in(config, stopped_run, capsys) -> None:
+    """However often it is started; then the flag that the sentence names takes the changes."""
+    before = (stopped_run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        assert in_process(config, stopped_run, "--config.optimizer.clip_norm=1.0", "--config.steps=9") == 2
+        (line,) = [each for each in capsys.readouterr().err.splitlines() if "holds another run" in each]
+        assert "config.optimizer.clip_norm was 0.0, is 1.0" in line
+        assert "config.steps was 12, is 9" in line
+        assert "--accept-changes to go on after step 9" in line
+    assert in_process(config, stopped_run, "--config.steps=9", "--accept-changes") == 0
+    assert (stopped_run / "metrics.jsonl").read_bytes() == before
+    assert not (stopped_run / "damaged").exists()
+
+
+def test_a_finished_run_says_so(config, undisturbed, tmp_path, capsys) -> None:
+    newest = undisturbed[0] / "checkpoints" / "12"
+    before = (undisturbed[0] / "metrics.jsonl").read_bytes()
+    assert in_process(config, undisturbed[0]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["finished: all 12 steps are done", str(newest)]
+    assert in_process(config, undisturbed[0], "--config.steps=5") == 2
+    assert f"{newest}: the run has 12 steps behind it, and 5 are asked for" in capsys.readouterr().err
+    assert (undisturbed[0] / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_checkpoint_of_a_run_loads(undisturbed) -> None:

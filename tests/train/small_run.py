@@ -1,0 +1,74 @@
+"""The checkpoints of a run whose model is so small that they are saved and restored in the process, in an instant."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flair_jax.configs.default import get_config
+
+from flair_jax.models.flair import Flair
+from flair_jax.optim import make_optimizer, make_schedule
+from flair_jax.run_checkpoints import RunCheckpoints
+from flair_jax.run_identity import describe
+from flair_jax.settings import TrainSettings
+from flair_jax.sharding import make_mesh
+from flair_jax.train_state import TrainState, abstract_state
+
+MODEL = {
+    "embed_dim": 8,
+    "pooling_heads": 2,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 8, "layers": 2, "head_width": 4},
+    "text_cfg": {"width": 8, "layers": 2, "heads": 2, "context_length": 16, "vocab_size": 64},
+}
+SAMPLES = 40
+
+
+def settings(folder: Path, **changes: Any) -> TrainSettings:
+    """The run's, with the model's description in `folder`; a name of two levels has a dot."""
+    model = folder / "model.json"
+    if not model.exists():
+        model.write_text(json.dumps(MODEL))
+    config = get_config()
+    config.update(model=str(model), dtype="float32", batch_size=8, captions_per_image=2, steps=12)
+    config.loss.group_size = 4
+    config.optimizer.warmup_steps = 2
+    config.data.name = "scenes/small"
+    config.checkpoint.every_steps = 3
+    config.update_from_flattened_dict(changes)
+    return TrainSettings.from_config(config)
+
+
+class SmallRun:
+    """A run with these settings in `workdir`, whose parts are made once."""
+
+    def __init__(self, workdir: Path, settings: TrainSettings, samples: int = SAMPLES) -> None:
+        self.workdir, self.settings, self.samples = workdir, settings, samples
+        self.mesh = make_mesh(settings.mesh, jax.devices()[:1])
+        self.model = Flair(settings.model_config())
+        schedule = make_schedule(settings.optimizer, settings.total_steps(samples))
+        self.optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
+
+    def checkpoints(self) -> RunCheckpoints:
+        return RunCheckpoints(
+            self.workdir, self.settings.checkpoint, self.model.config, describe(self.settings, self.samples)
+        )
+
+    @functools.cached_property
+    def target(self) -> TrainState:
+        return abstract_state(self.model, self.optimizer, self.mesh)
+
+    def state(self, step: int) -> TrainState:
+        """One in which every number is the step."""
+        return jax.tree.map(lambda leaf: jax.device_put(np.full(leaf.shape, step, leaf.dtype)), self.target)
+
+    def save(self, *steps: int) -> None:
+        with jax.set_mesh(self.mesh), self.checkpoints() as checkpoints:
+            for step in steps:
+                checkpoints.save(self.state(step), step)
+
+    def restore(self, accept_changes: bool = False) -> tuple[TrainState, int] | None:
+        with jax.set_mesh(self.mesh), self.checkpoints() as checkpoints:
+            return checkpoints.restore(self.target, accept_changes)
