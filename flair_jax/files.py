@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +56,18 @@ def no_file(path: Path) -> str:
     if path.is_symlink() and str(path.readlink()).startswith("/proc/"):
         return "is what a program prints to or reads"
     return "is a device, a pipe or a socket" if path.exists() and not path.is_file() else ""
+
+
+def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Makes sure, before the work, that what is written does not replace what it is made from.
+
+    Raises:
+      ConfigError: if `target` is one of the files.
+    """
+    for each in inputs:
+        with contextlib.suppress(OSError):  # one of them is not there
+            if os.path.samefile(target, each):
+                raise ConfigError(f"{target}: is read by this command, which would replace it; write to another file")
 
 
 @contextlib.contextmanager
