@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import select
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -47,6 +49,8 @@ def run(program: Callable[[], int]) -> int:
     """
     try:
         sys.unraisablehook = _filtered(sys.unraisablehook)
+        logging.getLogger("asyncio").addFilter(_is_no_orphan)
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # orphans, too
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
             _install()
         status = program()
@@ -147,6 +151,11 @@ def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
             hook(unraisable)
 
     return filtered
+
+
+def _is_no_orphan(record: logging.LogRecord) -> bool:
+    """Orphans again, of which an event loop logs a traceback each, once they are collected."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _watch(wakeups: int) -> None:

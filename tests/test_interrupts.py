@@ -127,6 +127,32 @@ def test_sigterm_is_given_back_to_what_it_was_to_call(handler: str, status: int)
     assert end(PASSED_ON.format(handler=handler), signal.SIGTERM)[:3] == (status, "", "")
 
 
+ORPHANS = """
+import asyncio
+from flair_jax.errors import CheckpointError
+
+async def write():
+    raise ValueError("the folder is gone")
+
+async def save():
+    writes = [asyncio.ensure_future(write()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return writes, write()
+
+def program():
+    error = CheckpointError("it cannot be written")
+    error.left = asyncio.run(save())
+    ready()
+    raise error
+"""
+
+
+def test_writes_that_were_under_way_when_another_failed_say_nothing() -> None:
+    status, _, err, _ = end(ORPHANS, 0)
+    assert (status, err) == (2, "flair-jax: error: it cannot be written")
+
+
 def test_an_error_says_with_what_to_exit(capsys) -> None:
     def command() -> int:
         raise WorkerError("a worker has died")
