@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,18 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: it is not known which folder ~ is; set HOME, or write it out") from None
+
+
+def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Makes sure, before the work, that what is written does not replace what it is made from.
+
+    Raises:
+      ConfigError: if `target` is one of the files.
+    """
+    for each in inputs:
+        with contextlib.suppress(OSError):  # one of them is not there
+            if os.path.samefile(target, each):
+                raise ConfigError(f"{target}: is read by this command, which would replace it; write to another file")
 
 
 @contextlib.contextmanager

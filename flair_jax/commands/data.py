@@ -110,16 +110,18 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     import json
 
     from flair_jax.data import survey
-    from flair_jax.data.shards import is_tars
+    from flair_jax.data.shards import filesystem, is_local, is_tars
     from flair_jax.data.sources import Source, TfdsSource
     from flair_jax.data.tars import TarSource
-    from flair_jax.files import replace_when_complete
+    from flair_jax.files import keep_inputs, replace_when_complete
 
     source: Source = (
         TarSource(options.data, index_dir=options.index_dir, processes=options.processes)
         if is_tars(options.data)
         else TfdsSource(options.data, options.data_dir, options.split)
     )
+    if options.json and isinstance(source, TarSource):
+        keep_inputs(options.json, [filesystem(shard)[1] for shard in source.shards if is_local(shard)])
     found = survey.survey(source, decode=decode, processes=options.processes)
     _print_names(found.damage, len(found.damage), "--json FILE names all")
     _print_count("samples", found.samples)

@@ -20,7 +20,7 @@ from flair_jax.data.captions import CAPTION_LISTS, fault_of, split_sentences
 from flair_jax.data.damage import Damage, LeftOut
 from flair_jax.data.table_rows import raw_rows
 from flair_jax.errors import DatasetError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import keep_inputs, replace_when_complete
 
 ADDRESS = "Image Path"
 _BLOCK = 10_000
@@ -104,6 +104,7 @@ def write_url_table(table: Path, target: Path) -> tuple[int, int, LeftOut]:
     """
     if target.suffix != ".parquet":
         raise DatasetError(f"{target}: must end in .parquet")
+    keep_inputs(target, [table])
     lists = pa.list_(pa.string())
     schema = pa.schema([("url", pa.string()), *((name, lists) for name in CAPTION_LISTS)])
     left_out, hashes = LeftOut(), [np.array([], np.uint64)]

@@ -36,21 +36,22 @@ def sentences_of(document: Mapping[str, Any]) -> list[str]:
     Raises:
       DatasetError: if there are none, in a few words.
     """
-    names = [name for name in CAPTION_LISTS if document.get(name)] or ["caption"]
-    sentences: list[str] = []
-    for name in names:
-        value = document.get(name) or ()
-        if isinstance(value, str):
-            sentences.extend(split_sentences(value))
-        elif isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
-            sentences.extend(text for each in value if (text := each.strip()))
-        else:
-            raise DatasetError(f"{name} is neither a text nor a list of texts")
+    sentences = [text for name in CAPTION_LISTS for text in _sentences_in(document, name)]
+    sentences = sentences or _sentences_in(document, "caption")
     if not sentences:
         raise DatasetError("no caption")
     if fault := fault_of("\n".join(sentences)):
         raise DatasetError(f"a caption has {fault}")
     return sentences
+
+
+def _sentences_in(document: Mapping[str, Any], name: str) -> list[str]:
+    value = document.get(name) or ()
+    if isinstance(value, str):
+        return split_sentences(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        return [text for each in value if (text := each.strip())]
+    raise DatasetError(f"{name} is neither a text nor a list of texts")
 
 
 def fault_of(text: str) -> str:

@@ -25,6 +25,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _KINDS = (*_DELIMITERS, ".jsonl", ".parquet")
 # Characters of a line or a field; nothing longer is a row of captions.
 _LONGEST = 2**24
+_TOO_LONG = f"a line of more than {_LONGEST:,} characters"
 _MOST_SHOWN = 300  # of a header, which may be any file's first line
 
 # Where a row is, and its cells by column, or why it has none.
@@ -86,6 +87,18 @@ def _check_columns(path: Path, found: Sequence[str], key: str, columns: Sequence
         raise DatasetError(f"{path}: the column {twice[0]} is there twice; rename one")
 
 
+def _read_line(stream: TextIO) -> str:
+    """The next line, or the start of one that is too long, whose rest is passed over; see `_is_too_long`."""
+    line = rest = stream.readline(_LONGEST)
+    while _is_too_long(rest):
+        rest = stream.readline(_LONGEST)
+    return line
+
+
+def _is_too_long(line: str) -> bool:
+    return len(line) == _LONGEST and line[-1] not in "\r\n"
+
+
 class _Lines:
     """Lines of a file, of which those after the first of a broken row can be read again."""
 
@@ -99,15 +112,22 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else self._stream.readline(_LONGEST)
+        line = self._again.popleft() if self._again else _read_line(self._stream)
         if not line:
             raise StopIteration
         self._row.append(line)
+        if _is_too_long(line):
+            raise csv.Error(_TOO_LONG)
         return line
 
     def next_row(self) -> None:
         self.first += len(self._row)
         self._row.clear()
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the row has one line so far."""
+        return len(self._row) == 1
 
     def give_back(self) -> None:
         self._again.extendleft(reversed(self._row[1:]))
@@ -126,12 +146,13 @@ def _csv_rows(path: Path, stream: TextIO, delimiter: str, key: str, columns: Seq
         where = f"row {number} (line {lines.first})"
         try:
             row = next(reader, None)
-        except csv.Error:
+        except csv.Error as error:
+            reason = _TOO_LONG if str(error) == _TOO_LONG and lines.is_one else "quotes that do not balance"
             if not header:
-                raise DatasetError(f"{path}: the quotes of its first line do not balance") from None
+                raise DatasetError(f"{path}: its first line cannot be read: {reason}") from None
             lines.give_back()
             number += 1
-            yield where, "quotes that do not balance"
+            yield where, reason
             continue
         if row is None:
             break
@@ -151,7 +172,10 @@ def _csv_rows(path: Path, stream: TextIO, delimiter: str, key: str, columns: Seq
 
 
 def _json_rows(stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
-    for number, line in enumerate(iter(lambda: stream.readline(_LONGEST), ""), start=1):
+    for number, line in enumerate(iter(lambda: _read_line(stream), ""), start=1):
+        if _is_too_long(line):
+            yield f"line {number}", _TOO_LONG
+            continue
         if not line.strip():
             continue
         try:
@@ -191,7 +215,10 @@ def _as_bytes(kind: pa.DataType) -> pa.DataType | None:
     if any(check(kind) for check in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         inner = _as_bytes(kind.value_type)
         return None if inner is None else pa.list_(inner)
-    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_null)
+    texts = (
+        *(types.is_string, types.is_large_string, types.is_string_view, types.is_null),
+        *(types.is_binary, types.is_large_binary, types.is_binary_view),
+    )
     return pa.large_binary() if any(check(kind) for check in texts) else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import heapq
 import html
 import itertools
 import re
@@ -112,26 +113,33 @@ class _Vocabulary:
         return (whole,) if whole is not None else self._merge_parts(parts)
 
     def _merge_parts(self, parts: list[str]) -> tuple[int, ...]:
-        while len(parts) > 1:
-            best = min(itertools.pairwise(parts), key=lambda pair: self._rank.get(pair, len(self._rank)))
-            if best not in self._rank:
-                break
-            parts = _join(parts, best)
-        return tuple(self._ids[part] for part in parts)
+        """Merges pairs, those of the lowest rank first and from the left: in n log n, since words need not end.
 
-
-def _join(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """`parts` with every occurrence of `pair`, from the left, made one."""
-    joined: list[str] = []
-    index = 0
-    while index < len(parts):
-        if tuple(parts[index : index + 2]) == pair:
-            joined.append("".join(pair))
-            index += 2
-        else:
-            joined.append(parts[index])
-            index += 1
-    return joined
+        What a merge makes is part of later merges only, so none of lower rank can come after it.
+        """
+        parts = list(parts)
+        after = list(range(1, len(parts) + 1))  # where the next part begins
+        before = list(range(-1, len(parts) - 1))
+        waiting = [
+            (self._rank[pair], left) for left, pair in enumerate(itertools.pairwise(parts)) if pair in self._rank
+        ]
+        heapq.heapify(waiting)
+        while waiting:
+            rank, left = heapq.heappop(waiting)
+            right = after[left]
+            if right == len(parts) or self._rank.get((parts[left], parts[right])) != rank:
+                continue  # one of the two is part of something else by now
+            parts[left] += parts[right]
+            parts[right] = ""
+            after[left] = after[right]
+            if after[left] < len(parts):
+                before[after[left]] = left
+            for start in (before[left], left):
+                if start >= 0 and after[start] < len(parts):
+                    new = self._rank.get((parts[start], parts[after[start]]))
+                    if new is not None:
+                        heapq.heappush(waiting, (new, start))
+        return tuple(self._ids[part] for part in parts if part)
 
 
 def _letter_by_byte() -> dict[int, str]:

@@ -164,18 +164,22 @@ def parallel(
     processes: int = 0,
     description: str,
     unit: str,
+    size: Callable[[_Item], int] = lambda item: 1,
     progress: bool = True,
 ) -> Iterator[_Result]:
     """`function` of each item, in order, in processes of their own, with a progress bar.
+
+    `size` is how many units an item stands for.
 
     Raises:
       WorkerError: if one of them dies.
     """
     count = min(processes or os.cpu_count() or 1, len(items))
-    with tqdm(total=len(items), desc=description, unit=unit, disable=not progress) as bar:
-        for result in map(function, items) if count <= 1 else _in_processes(function, items, count):
+    with tqdm(total=sum(map(size, items)), desc=description, unit=unit, disable=not progress) as bar:
+        results = map(function, items) if count <= 1 else _in_processes(function, items, count)
+        for item, result in zip(items, results, strict=True):
             yield result
-            bar.update()
+            bar.update(size(item))
 
 
 def _in_processes(function: Callable[[_Item], _Result], items: Sequence[_Item], count: int) -> Iterator[_Result]:

@@ -10,7 +10,7 @@ from flair_jax.cli import main
 from flair_jax.data.caption_tables import ADDRESS, read_table, sentences_in, write_url_table
 from flair_jax.data.captions import CAPTION_LISTS
 from flair_jax.data.damage import Damage
-from flair_jax.errors import DatasetError
+from flair_jax.errors import ConfigError, DatasetError
 
 ROWS = [
     {
@@ -234,7 +234,7 @@ def test_only_so_many_names_are_printed(tmp_path, capsys) -> None:
         ("t.csv", HEADER, r"no row can be used \(it has none\)"),
         ("t.csv", HEADER + b"u\nv,,\n", r"no row can be used \(too few fields: 1; no caption: 1\)"),
         ("t.csv", b"", "is empty"),
-        ("t.csv", b'"Image Path,raw_caption\nx,y\n', "the quotes of its first line do not balance"),
+        ("t.csv", b'"Image Path,raw_caption\nx,y\n', "its first line cannot be read: quotes that do not balance"),
         ("t.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"no column Image Path; there are \\udc89PNG"),
         ("t.csv", HEADER.decode().encode("utf-16")[:-1], "cannot be read"),
         ("t.csv.gz", gzip.compress(HEADER * 99)[:-20], "cannot be read"),
@@ -260,3 +260,26 @@ def test_what_is_no_table(tmp_path) -> None:
             list(read_table(tmp_path / f"{name}.csv"))
     with pytest.raises(DatasetError, match=r"must end in \.parquet"):
         write_url_table(tmp_path / "a.csv", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_a_line_that_is_too_long_is_one_row(tmp_path, kind: str) -> None:
+    long = b"x " * 2**23 + b"y"
+    path = tmp_path / f"t{kind}"
+    if kind == ".csv":
+        path.write_bytes(b"Image Path,raw_caption\na," + long + b'\nb,"' + long + b'"\nc,kept\n')
+    else:
+        path.write_bytes(b'{"Image Path": "a", "raw_caption": "%s"}\n' % long * 2)
+        with path.open("ab") as stream:
+            stream.write(b'{"Image Path": "c", "raw_caption": "kept"}\n')
+    *lost, row = read_table(path)
+    assert row == ("c", {"raw_caption": ["kept"]})
+    assert [harm.reason for harm in lost] == ["a line of more than 16,777,216 characters"] * 2
+
+
+def test_the_url_table_does_not_replace_its_own(tmp_path) -> None:
+    table = write_table(tmp_path / "t.parquet")
+    before = table.read_bytes()
+    with pytest.raises(ConfigError, match=r"t\.parquet: is read by this command"):
+        write_url_table(table, tmp_path / "." / "t.parquet")
+    assert table.read_bytes() == before

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from flair_jax.data.captions import rejoin, split_sentences
+from flair_jax.data.captions import rejoin, sentences_of, split_sentences
 
 
 @pytest.mark.golden
@@ -13,3 +13,8 @@ def test_sentences_equal_the_original(golden) -> None:
 
 def test_rejoin() -> None:
     assert rejoin("A dog.\nIt runs . ") == "A dog. It runs"
+
+
+@pytest.mark.parametrize("blank", ["  ", [], [" ", ""], ".", None])
+def test_lists_that_say_nothing_leave_the_caption(blank) -> None:
+    assert sentences_of({"raw_caption": blank, "caption": "A dog. It runs"}) == ["A dog", "It runs"]

@@ -126,3 +126,17 @@ def test_index(tmp_path, capsys) -> None:
     assert "  no json: 1\n" in out
     assert main(["data", "index", str(tmp_path / "x.tar")]) == 2
     assert "cannot be opened" in capsys.readouterr().err
+
+
+def test_figures_do_not_replace_the_tar(tmp_path, capsys) -> None:
+    shard = write_tar(tmp_path / "0.tar", sample(0))
+    before = shard.read_bytes()
+    assert main(["data", "stats", str(shard), "--json", str(shard)]) == 2
+    assert "0.tar: is read by this command" in capsys.readouterr().err
+    assert shard.read_bytes() == before
+
+
+def test_the_bar_counts_samples(tmp_path, capsys) -> None:
+    shard = write_tar(tmp_path / "0.tar", [*sample(0), *sample(1), *sample(2)])
+    assert main(["data", "stats", str(shard)]) == 0
+    assert "3/3 [" in capsys.readouterr().err

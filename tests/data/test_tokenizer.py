@@ -1,7 +1,9 @@
+import itertools
 import json
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -91,3 +93,31 @@ def test_tokens_are_counted_uncut() -> None:
     texts = ["", "a", "a dog, a cat", "word " * 200]
     assert count_tokens(texts).tolist() == [0, 1, 5, 200]
     assert (tokenize(texts[3]) != 0).sum() == 77
+
+
+def merged_step_by_step(parts: list[str]) -> tuple[int, ...]:
+    """As CLIP's paper describes it: all of the first pair, from the left, then all of the next."""
+    vocabulary = _vocabulary()
+    while pairs := [pair for pair in itertools.pairwise(parts) if pair in vocabulary._rank]:
+        best, merged = min(pairs, key=vocabulary._rank.__getitem__), []
+        while parts:
+            width = 2 if tuple(parts[:2]) == best else 1
+            merged.append("".join(parts[:width]))
+            parts = parts[width:]
+        parts = merged
+    return tuple(vocabulary._ids[part] for part in parts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("aehinorst", min_size=1, max_size=14) | st.text(min_size=1, max_size=5))
+def test_merges_are_those_of_the_definition(word: str) -> None:
+    parts = [_letter_by_byte()[byte] for byte in word.encode()]
+    parts[-1] += "</w>"
+    assert _vocabulary()._merge_parts(parts) == merged_step_by_step(parts)
+
+
+def test_a_word_without_end_takes_no_more_than_its_length() -> None:
+    word = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), 50_000))
+    start = time.process_time()
+    assert np.count_nonzero(tokenize(word)) == 77
+    assert time.process_time() - start < 10  # 0.1 s on a core of an AMD EPYC; more than a minute in pairs of loops
