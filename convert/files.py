@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from flair_jax.extras import how_to_install
-from flair_jax.files import replace_when_complete
+from flair_jax.files import no_file, replace_when_complete
 
 from .param_map import ConversionError
 
@@ -57,8 +57,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], *, quick_
     path = Path(path).absolute()
     if path.suffix not in SUFFIXES:
         raise ConversionError(f"{path}: the file's ending must be one of {', '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise ConversionError(f"{path}: is a folder; name a file")
+    if reason := no_file(path):
+        raise ConversionError(f"{path}: {reason}; name a file")
     torch: Any = require_torch(f"writing {path.name}") if path.suffix == ".pt" else None
     with replace_when_complete(path) as partial:
         if torch is None:

@@ -59,7 +59,7 @@ def kind_of(path: Path) -> str:
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
         return SAFETENSORS
     if start.lstrip().startswith((b"{", b"[")):
-        raise ConversionError(f"{path}: is a JSON file, not weights")
+        raise ConversionError(f"{path}: is a JSON file, not weights; name the folder that it is in, or the weight file")
     if start[257:262] == b"ustar" and not _is_old_torch(path):
         raise ConversionError(f"{path}: {_PACKED.format('tar')}")
     return SAFETENSORS if path.suffix == ".safetensors" else TORCH

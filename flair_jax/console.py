@@ -36,6 +36,7 @@ def run_command(run: Callable[[], int | None]) -> int:
     """
     try:
         with _usable_streams(), _process_kept(), environment(quiet_without_tpu()):
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
             status = run() or 0
             sys.stdout.flush()
             return status

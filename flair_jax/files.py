@@ -46,6 +46,18 @@ def expand(path: str | Path) -> Path:
         raise ConfigError(f"{path}: it is not known which folder ~ is; set HOME, or write it out") from None
 
 
+def no_file(path: Path) -> str:
+    """Why nothing can be written as a file of that name, or "": it would take the place of a folder or a device.
+
+    `/dev/stdout` leads to what a program prints to, be that a file or not, and would itself be replaced.
+    """
+    if path.is_dir():
+        return "is a folder"
+    if path.is_symlink() and str(path.readlink()).startswith("/proc/"):
+        return "is what a program prints to or reads"
+    return "is a device, a pipe or a socket" if path.exists() and not path.is_file() else ""
+
+
 def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
     """Makes sure, before the work, that what is written does not replace what it is made from.
 
@@ -64,8 +76,13 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
 
     A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it,
     and nothing that another process is at. Of several processes the last one's file stays.
+
+    Raises:
+      ConfigError: if `path` is a device or the like, which a file would replace for all that use it.
     """
     path = Path(path).absolute()
+    if not path.is_dir() and (reason := no_file(path)):
+        raise ConfigError(f"{path}: {reason}; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):

@@ -255,7 +255,6 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     interrupts.say("interrupted; the same command goes on from the last checkpoint")
     options = parse(arguments)
     settings = TrainSettings.from_config(options.config)

@@ -344,3 +344,25 @@ def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> No
     assert outcome.returncode == 2
     assert "hf://owner/models/a.safetensors: cannot be downloaded" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("data check x.tar --processes -3", "'-3' is not a whole number of at least 1"),
+        (
+            "data check folder",
+            "no prepared data set folder there; correct the name or the folder; tars are named as in",
+        ),
+        ("data check a.tar::folder", "a.tar::folder: is no name of a data set"),
+        ("data attach t.csv x.tar --output FILE", "is a file; name a folder"),
+        ("attend x.png a --checkpoint c --output FILE", "is a file; name a folder"),
+        ("demo --output FILE", "is a file; name a folder"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_sentence_before_any_work(tmp_path, capsys, arguments: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    assert main(arguments.replace("FILE", str(tmp_path / "file")).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err.splitlines()[-1]

@@ -1,11 +1,14 @@
 """Files that appear whole or not at all."""
 
+import os
+import stat
 import subprocess
 import sys
 
 import pytest
 
-from flair_jax.files import replace_when_complete
+from flair_jax.errors import ConfigError
+from flair_jax.files import no_file, replace_when_complete
 
 
 def test_several_at_once_do_not_clear_each_other(tmp_path) -> None:
@@ -21,6 +24,19 @@ def test_a_file_does_not_replace_a_folder(tmp_path) -> None:
     with pytest.raises(IsADirectoryError), replace_when_complete(tmp_path / "a") as partial:
         partial.write_text("1")
     assert (tmp_path / "a" / "b").exists()
+
+
+def test_a_file_does_not_replace_a_device(tmp_path) -> None:
+    """Such as /dev/full or /dev/stdout, for all programs of the machine, when root writes to it."""
+    pipe, printed = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    printed.symlink_to("/proc/self/fd/1")
+    for path in (pipe, printed):
+        with pytest.raises(ConfigError, match=f"{path}: is .*; name a file"), replace_when_complete(path) as partial:
+            partial.write_text("1")
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert printed.is_symlink()
+    assert no_file(tmp_path / "new") == ""
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path) -> None:

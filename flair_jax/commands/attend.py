@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, path
+from flair_jax.commands.parser import add_checkpoint, add_command, new_folder, path
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         help="attention: weights of the pooling, mean of the heads (default); patches: how similar each patch is",
     )
     parser.add_argument("--per-head", action="store_true", help="also draw the attention of each head")
-    parser.add_argument("--output", required=True, metavar="DIR", type=path, help="folder to write to")
+    parser.add_argument("--output", required=True, metavar="DIR", type=new_folder, help="folder to write to")
 
 
 def _run(options: argparse.Namespace) -> None:

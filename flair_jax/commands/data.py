@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flair_jax.commands.parser import add_command, new_file, path
+from flair_jax.commands.parser import add_command, new_file, new_folder, path, positive
 from flair_jax.data.damage import is_harmless
 from flair_jax.errors import DatasetError, printable
 
@@ -107,7 +108,6 @@ def _check(options: argparse.Namespace) -> int:
 def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
-    import json
 
     from flair_jax.data import survey
     from flair_jax.data.shards import filesystem, is_local, is_tars
@@ -204,7 +204,7 @@ def _add_urls(commands: Any) -> None:
         "example:\n"
         "  flair-jax data urls cc3m_recaption.csv cc3m.parquet\n"
         "  img2dataset --url_list cc3m.parquet --input_format parquet --url_col url --output_format webdataset \\\n"
-        f"      --save_additional_columns '{list(CAPTION_LISTS)}' \\\n"
+        f"      --save_additional_columns '{json.dumps(list(CAPTION_LISTS))}' \\\n"
         "      --output_folder cc3m --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True",
     )
     parser.add_argument("table", type=path, help=_TABLE)
@@ -235,7 +235,7 @@ def _add_attach(commands: Any) -> None:
     )
     parser.add_argument("table", type=path, help=_TABLE)
     parser.add_argument("tars", help=_TARS)
-    parser.add_argument("--output", metavar="DIR", type=path, required=True, help="folder of the new tars")
+    parser.add_argument("--output", metavar="DIR", type=new_folder, required=True, help="folder of the new tars")
 
 
 def _attach(options: argparse.Namespace) -> None:
@@ -279,5 +279,5 @@ def _print_reasons(title: str, reasons: Mapping[str, int]) -> None:
 
 def _add_processes(parser: Any) -> None:
     parser.add_argument(
-        "--processes", metavar="N", type=int, default=0, help="how many read at once (default: one a core)"
+        "--processes", metavar="N", type=positive, default=0, help="how many read at once (default: one a core)"
     )

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flair_jax.commands.parser import add_command, path
+from flair_jax.commands.parser import add_command, new_folder
 from flair_jax.console import environment
 
 
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "was stopped goes on where it was.",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=path, default=Path("demo"), help="folder to fill (default demo)"
+        "--output", metavar="DIR", type=new_folder, default=Path("demo"), help="folder to fill (default demo)"
     )
     parser.add_argument(
         "--control",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flair_jax.errors import ConfigError
-from flair_jax.files import expand
+from flair_jax.files import expand, no_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +75,15 @@ def path(text: str) -> Path:
 
 def new_file(text: str) -> Path:
     """The path of a file to write, of which is said before the work that it cannot be one."""
-    if path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    if reason := no_file(path(text)):
+        raise argparse.ArgumentTypeError(f"{text} {reason}; name a file")
+    return path(text)
+
+
+def new_folder(text: str) -> Path:
+    """The path of a folder to fill, of which is said before the work that it cannot be one."""
+    if path(text).exists() and not path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
     return path(text)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from flair_jax.commands.parser import add_command, path, positive
+from flair_jax.commands.parser import add_command, new_file, path, positive
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         default=200,
         help="candidates that are scored with text-conditioned pooling (default %(default)s; at least --top)",
     )
-    parser.add_argument("--html", metavar="FILE", type=path, help="also write a page of thumbnails; needs Jinja2")
+    parser.add_argument("--html", metavar="FILE", type=new_file, help="also write a page of thumbnails; needs Jinja2")
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the index's checkpoint, if it was moved since (default: there)"
     )

@@ -100,7 +100,8 @@ def fingerprint_of(shard: str) -> str:
         if is_local(shard):
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                raise DatasetError(f"{shard}: is no file")
+                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is no file"
+                raise DatasetError(f"{shard}: {what}")
             return f"{status.st_size} {status.st_mtime_ns}"
         return str(files.ukey(path))
     except OSError as error:

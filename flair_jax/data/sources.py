@@ -66,6 +66,10 @@ def open_tfds(name: str, data_dir: str | Path, split: str, *, hint: str) -> tupl
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise DatasetError(f"{data_dir}: no prepared data set {name} there; {hint}") from None
+    except ValueError as error:
+        if "builder name" not in str(error):
+            raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
+        raise DatasetError(f"{name}: is no name of a data set, as NAME/CONFIG:VERSION is; {hint}") from None
     except Exception as error:  # a damaged folder leads TFDS to any kind
         raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
     features = builder.info.features
@@ -99,7 +103,8 @@ class TfdsSource:
           DatasetError: if it is not there, or not as above.
         """
         folder = data_dir if "://" in str(data_dir) else expand(data_dir)
-        features, self._data = open_tfds(name, folder, split, hint="set config.data.dir and config.data.name")
+        hint = "correct the name or the folder; tars are named as in FOLDER/*.tar"
+        features, self._data = open_tfds(name, folder, split, hint=hint)
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:
             raise DatasetError(f"{name}: needs the features image and captions (or caption), has {', '.join(features)}")

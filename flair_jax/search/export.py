@@ -19,7 +19,7 @@ from flair_jax.errors import DatasetError, FlairError, is_utf8
 from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.embedding import embed_texts
 from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.files import replace_when_complete
+from flair_jax.files import no_file, replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.search.build import Outcome, Settings, update
 from flair_jax.search.fingerprint import fingerprint
@@ -139,8 +139,8 @@ def writer_of(output: Path) -> Writer:
     """
     if output.suffix not in _WRITERS:
         raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
-    if output.is_dir():
-        raise FlairError(f"--output {output}: is a folder; name a file")
+    if reason := no_file(output):
+        raise FlairError(f"--output {output}: {reason}; name a file")
     if not is_utf8(str(output.absolute())):
         raise FlairError(f"--output {output}: its name must be UTF-8, with the folders above it; choose another")
     return _WRITERS[output.suffix]

@@ -13,7 +13,7 @@ from PIL import Image
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import FlairError, ImageError, printable
 from flair_jax.extras import how_to_install
-from flair_jax.files import replace_when_complete
+from flair_jax.files import no_file, replace_when_complete
 from flair_jax.search.searcher import Hit
 
 _THUMBNAIL = 240
@@ -64,10 +64,10 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
       indexed: pictures in the index.
 
     Raises:
-      FlairError: if Jinja2 is not installed, or `output` is a folder.
+      FlairError: if Jinja2 is not installed, or `output` cannot be a file.
     """
-    if output.is_dir():
-        raise FlairError(f"--html {output}: is a folder; name a file")
+    if reason := no_file(output):
+        raise FlairError(f"--html {output}: {reason}; name a file")
     environment = import_jinja().Environment(autoescape=True)
     environment.filters["printable"] = printable
     template = environment.from_string(_PAGE)

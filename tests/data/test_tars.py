@@ -157,8 +157,8 @@ def test_missing_tar(tmp_path) -> None:
         source_of("nowhere://a.tar")
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "folder.tar").mkdir()
-    for name in ("pipe", "folder"):
-        with pytest.raises(DatasetError, match=f"{name}.tar: is no file"):
+    for name, reason in (("pipe", "is no file"), ("folder", r"is a folder; name its tars, as in FOLDER/\*\.tar")):
+        with pytest.raises(DatasetError, match=f"{name}.tar: {reason}"):
             source_of(tmp_path / f"{name}.tar")
 
 
