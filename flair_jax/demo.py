@@ -7,17 +7,19 @@ import json
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import flair_jax
 from flair_jax.configs.demo import get_config
 from flair_jax.data import scenes_builder
+from flair_jax.errors import AnotherRunError, CheckpointError
 from flair_jax.evaluate.scenes import ScenesEvaluation, ScenesResult
 from flair_jax.files import replace_when_complete
 from flair_jax.metric_logger import read_metrics
 from flair_jax.report import Control, examples, print_tables, write_report
 from flair_jax.settings import TrainSettings
-from flair_jax.train import train
+from flair_jax.train import Outcome, train
 
 # What `flair-jax demo --control` measured: the same model, data and steps, with the multi-positive loss alone.
 RECORDED_CONTROL = Path(__file__).parent / "data" / "demo_control.json"
@@ -45,11 +47,11 @@ def run(output: Path, *, control: bool = False) -> None:
     write_pictures(output / "held-out", held_out)
 
     print(f"2. training: {output / 'run'}", flush=True)
-    checkpoint, finished = train(TrainSettings.from_config(config), output / "run")
+    checkpoint, finished = _train(config, output / "run")
     if control and finished:
         print(f"   and the control, with the multi-positive loss alone: {output / 'control'}", flush=True)
         config.loss.terms = ("mps",)
-        control_checkpoint, finished = train(TrainSettings.from_config(config), output / "control")
+        control_checkpoint, finished = _train(config, output / "control")
     if not finished:  # SIGTERM came, and training has said so
         return
 
@@ -81,6 +83,15 @@ def run(output: Path, *, control: bool = False) -> None:
         f"the model: {checkpoint}; try\n"
         f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}"
     )
+
+
+def _train(config: ConfigDict, workdir: Path) -> Outcome:
+    try:
+        return train(TrainSettings.from_config(config), workdir)
+    except AnotherRunError as error:  # whose advice is for those who choose settings
+        raise CheckpointError(
+            f"{workdir}: holds a run of another recipe ({error.changes}); remove it, or choose another --output"
+        ) from None
 
 
 def write_pictures(folder: Path, scenes: list[scenes_builder.LabelledScene]) -> None:

@@ -59,7 +59,7 @@ def _find_damage(folder: Path, entries: Collection[str], hosts: Hosts) -> str | 
         ):
             if names:
                 return _sentence(names, problem)
-        actual = _digests(folder, _share(folder, found, hosts))
+        actual = _digests(folder, _share(folder, expected, hosts))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read ({error}); try again") from error
     changed = [name for name, digest in actual.items() if digest != expected[name]]
@@ -78,12 +78,15 @@ def _parse(content: bytes) -> dict[str, str] | None:
 
 
 def _files(folder: Path, entries: Collection[str]) -> set[str]:
-    """Names of all files in `entries`, relative to `folder`; what is not there has none."""
+    """Names of all files in `entries`, relative to `folder`; what is not there has none.
+
+    Hidden ones are none of ours: NFS puts `.nfs0001` where an open file was removed, macOS `.DS_Store` everywhere.
+    """
     names = {entry for entry in entries if (folder / entry).is_file()}
     for entry in set(entries) - names:
         for parent, _, files in os.walk(folder / entry, onerror=_raise_unless_missing):
             names |= {(Path(parent) / file).relative_to(folder).as_posix() for file in files}
-    return names
+    return {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -58,6 +58,19 @@ class CheckpointError(FlairError):
     """A checkpoint that is missing, damaged or does not fit the model."""
 
 
+class AnotherRunError(CheckpointError):
+    """A folder that holds a run with other settings.
+
+    Attributes:
+      changes: what they were and are, in words.
+    """
+
+    def __init__(self, message: str, changes: str = "") -> None:
+        """An error with its message and the changes."""
+        super().__init__(message)
+        self.changes = changes
+
+
 class ImageError(FlairError):
     """A picture that cannot be read; the message names the file.
 

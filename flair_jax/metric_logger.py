@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import struct
@@ -110,9 +111,27 @@ class MetricLogger:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines that were logged, oldest first; a last one that was cut off is left out."""
-    lines = (workdir / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines that were logged, oldest first.
+
+    A last one that was cut off is left out; so are others that are damaged, as by a power cut, and a warning says so.
+    """
+    *lines, _ = (workdir / METRICS).read_bytes().split(b"\n")
+    parsed = [_parse(line) for line in lines]
+    damaged = [number for number, values in enumerate(parsed, 1) if values is None]
+    if damaged:
+        logging.warning(
+            "%s: %d line(s) are damaged and left out; the first is line %d", workdir / METRICS, len(damaged), damaged[0]
+        )
+    return [values for values in parsed if values is not None]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """What `MetricLogger.write` wrote, or None if it cannot have written this."""
+    try:
+        values = json.loads(line)
+        return values if isinstance(values["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -17,7 +17,8 @@ import orbax.checkpoint as ocp
 
 from flair_jax import digests
 from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
-from flair_jax.errors import CheckpointError, FlairError
+from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
+from flair_jax.files import writing
 from flair_jax.hosts import Hosts
 from flair_jax.models.config import FlairConfig, read_json_object
 from flair_jax.optimizer_state import restore_what_fits
@@ -48,13 +49,14 @@ class RunCheckpoints:
         self._folder = workdir.absolute() / RUN_FOLDER
         self._aside = workdir.absolute() / "damaged"
         self._saving = 0
+        with writing(str(self._folder)):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=settings.keep,
                 keep_period=settings.keep_every_steps or None,
                 cleanup_tmp_directories=True,
-                create=True,
                 # Orbax's notes on a checkpoint are not needed to open the run's folder, and may be damaged.
                 lightweight_initialize=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
@@ -105,7 +107,7 @@ class RunCheckpoints:
 
     def _write_digests(self) -> None:
         """Called in the background, on one process, when all files are complete and not yet under the step's name."""
-        (unfinished,) = self._folder.glob(f"{self._saving}.*")
+        (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         digests.write(unfinished, _ITEMS)
 
     def restore(self, target: TrainState, accept_changes: bool = False) -> tuple[TrainState, int] | None:
@@ -168,18 +170,26 @@ class RunCheckpoints:
             advice = f", or add --accept-changes to go on after step {step:,} with the new ones"
             if any(change.of_model_size for change in refused):
                 advice = ", because the state of one model cannot go on as that of another"
-            raise CheckpointError(
-                f"{self._folder}: holds another run ({'; '.join(map(str, refused))}); use the same settings or another "
-                f"--workdir{advice}"
+            words = "; ".join(map(str, refused))
+            raise AnotherRunError(
+                f"{self._folder}: holds another run ({words}); use the same settings or another --workdir{advice}",
+                changes=words,
             )
 
     def _recorded(self, step: int) -> dict[str, Any]:
         """The run that a checkpoint is of, as far as it says."""
         try:
             progress = read_json_object(self.path(step) / _PROGRESS / "metadata")
-            return dict(progress["run"]) if "run" in progress else from_earlier(progress["identity"])
+            saved_as = progress["next_batch"]
+            recorded = dict(progress["run"]) if "run" in progress else from_earlier(progress["identity"])
         except (OSError, FlairError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._unreadable(step, error) from error
+        if saved_as != step:
+            raise CheckpointError(
+                f"{self.path(step)}: holds the state after step {saved_as:,}, under another name; rename it to "
+                f"{saved_as}, or move it elsewhere if {self.path(saved_as)} is there"
+            )
+        return recorded
 
     def _read(self, step: int, target: TrainState, accept_changes: bool) -> TrainState:
         of_optimizer = {"step": target.step, "opt_state": target.opt_state}

@@ -9,6 +9,7 @@ import pytest
 
 from flair_jax import demo
 from flair_jax.cli import main
+from flair_jax.errors import AnotherRunError, CheckpointError
 from flair_jax.evaluate import scenes
 from flair_jax.metric_logger import read_metrics
 
@@ -70,6 +71,18 @@ def test_the_demo_trains_and_reports_and_the_readme_works_on_it(short, tmp_path,
     )
     promised = re.search(r"this prints two logits and `([^`]*)`", readme)[1]
     assert outcome.stdout.split("]] ")[1].strip() == promised
+
+
+def test_a_run_of_another_recipe_is_one_sentence_with_the_demos_own_options(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AnotherRunError("add --accept-changes", changes="config.seed was 1, is 0")
+
+    monkeypatch.setattr(demo, "train", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        demo._train(recipe.get_config(), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: holds a run of another recipe (config.seed was 1, is 0); remove it, or choose another --output"
+    )
 
 
 def test_the_recorded_control_is_of_the_demos_recipe() -> None:

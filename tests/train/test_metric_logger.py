@@ -60,3 +60,23 @@ def test_a_folder_that_was_removed_is_one_sentence(tmp_path: Path) -> None:
         folder.mkdir()
         with pytest.raises(StorageError, match="metrics of step 1 cannot be written: the folder is gone"):
             logger.write(1, {"loss": 1.0})
+
+
+def test_lines_that_a_power_cut_damaged_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
+    damaged = [
+        b"\0" * 9,
+        b'{"step": 2, "x": "\xe9"}',
+        b'{"step": 2, ',
+        b'{"step": "2"}',
+        b'{"loss": 1}',
+        b"[1]",
+        b"3",
+        b"",
+    ]
+    for line in damaged:
+        (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n{"step": 4}\n{"st')
+        with MetricLogger(tmp_path, first_step=3, steps=9):
+            assert caplog.messages[0].endswith("1 line(s) are damaged and left out; the first is line 2"), line
+            assert read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
+        assert len(caplog.messages) == 1
+        caplog.clear()

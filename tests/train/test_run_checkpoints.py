@@ -15,7 +15,7 @@ from small_run import SmallRun, settings
 
 import flair_jax
 from flair_jax import checkpoint, run_identity
-from flair_jax.errors import CheckpointError
+from flair_jax.errors import AnotherRunError, CheckpointError, StorageError
 from flair_jax.run_checkpoints import _ITEMS, RunCheckpoints
 from flair_jax.settings import TrainSettings
 
@@ -141,6 +141,38 @@ def test_the_run_never_starts_again_by_itself(run) -> None:
     assert run.restore() is None
 
 
+def test_a_checkpoint_of_another_step_than_its_name_says_is_not_gone_on_with(run) -> None:
+    """Its state would get the batches of other steps."""
+    folder = run.workdir / "checkpoints"
+    (folder / "6").rename(folder / "8")
+    with pytest.raises(CheckpointError, match="checkpoints/8: holds the state after step 6, under .*; rename it to 6"):
+        run.restore()
+    assert not (run.workdir / "damaged").exists()
+
+
+def test_copies_beside_checkpoints_are_nobodys_affair(run, caplog) -> None:
+    folder = run.workdir / "checkpoints"
+    for name in ("6.bak", "9.bak", "9 (copy)"):
+        shutil.copytree(folder / "6", folder / name)
+    run.save(9)
+    assert run.restore()[1] == 9
+    assert not caplog.messages
+    assert {path.name for path in folder.iterdir()} == {"6", "9", "6.bak", "9.bak", "9 (copy)"}
+
+
+@pytest.mark.parametrize("name", ["params/.DS_Store", "optimizer/.nfs000000000000b7fc00000001", "progress/._metadata"])
+def test_what_systems_put_into_folders_is_no_damage(run, caplog, name: str) -> None:
+    (run.workdir / "checkpoints" / "6" / name).write_text("x")
+    assert same(run.restore(), (run.state(6), 6))
+    assert not caplog.messages
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_one_sentence(tmp_path, saved) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(StorageError, match="checkpoints: there is a file of that name; choose another folder"):
+        SmallRun(tmp_path, saved.settings).restore()
+
+
 def test_what_is_not_proven_to_be_damage_moves_nothing(run, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("out of memory")
@@ -181,8 +213,10 @@ def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     """One sentence with all that makes it another, and nothing else happens."""
     before = {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)}
     assert {*IDENTITY_CHANGES, "samples"} == set(run_identity.IDENTITY)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AnotherRunError) as caught:
         changed(saved, **IDENTITY_CHANGES).restore()
+    assert caught.value.changes in str(caught.value)
+    assert caught.value.changes.count("; ") == len(IDENTITY_CHANGES) - 1
     for name, value in IDENTITY_CHANGES.items():
         shown = json.loads(json.dumps(value))
         assert re.search(rf"config\.{re.escape(name)} was [^;]+, is {re.escape(repr(shown))}", str(caught.value)), name
