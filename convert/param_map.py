@@ -277,7 +277,7 @@ def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
         return np.shape(tensors[name])
 
     def layers(prefix: str) -> int:
-        found = (re.match(re.escape(prefix) + r"\.resblocks\.(\d+)\.", name) for name in tensors)
+        found = (re.match(re.escape(prefix) + r"\.resblocks\.([0-9]{1,9})\.", name) for name in tensors)
         return 1 + max((int(match[1]) for match in found if match), default=-1)
 
     vision_width, _, patch_size, _ = shape("visual.conv1.weight", 4)

@@ -56,7 +56,7 @@ def find(source: str) -> Source:
     """
     if source.startswith(hub.PREFIX):
         return _find_on_hub(source)
-    if re.match(r"https?:", source):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", source):
         raise ConversionError(
             f"{source}: addresses are not fetched; a file on the hub is named {hub.PREFIX}OWNER/REPOSITORY/FILE, and "
             "any other is downloaded first"

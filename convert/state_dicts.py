@@ -9,8 +9,9 @@ from .param_map import ConversionError
 
 # The tensor by which FLAIR and CLIP are known among an optimiser's state, a loss and other models.
 _ANCHOR = "visual.conv1.weight"
-# What torch.compile and data-parallel training put into names, anywhere; no name of the model has these parts.
-_WRAPPERS = {"_orig_mod", "module"}
+# What torch.compile, data-parallel training (DDP, FSDP) and recomputed activations put into names, anywhere; no name of
+# the model has these parts.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def plain_name(name: str) -> str:

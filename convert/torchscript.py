@@ -49,7 +49,7 @@ class _Module:
         self.state = state if isinstance(state, dict) else {}
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python: that in C makes room for as many values as a file claims to have
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(_member(archive, f"{root}/data.pkl")))
         self._archive, self._root = archive, root

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
+from flair_jax.errors import ConfigError
 from flair_jax.models.config import FlairConfig, config_from_json
 from flair_jax.models.flair import Flair
 
@@ -74,9 +75,17 @@ def convert(
     clip = is_clip(weights.tensors)
     try:
         tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
-        given = config
-        if given is None and found.description:
-            given = config_from_json(found.description, where=found.described_in)
+        given, not_followed = config, []
+        if found.description:
+            try:
+                beside = config_from_json(found.description, where=found.described_in)
+                given = config or beside
+            except ConfigError as error:
+                if config is None:
+                    raise
+                not_followed = [
+                    f"--config holds against what is beside the weights, which is no model of ours: {error}"
+                ]
         described = infer_config(tensors, given)
         _check_sizes(weights, described)
         told = _told(weights, found, config)
@@ -95,6 +104,7 @@ def convert(
         f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}"
         + (f", against {', '.join(contrary)}" if contrary else ""),
         *weights.remarks,
+        *not_followed,
     ]
     return Conversion(described, (*remarks, *_other_preparation(found, described)))
 
@@ -105,7 +115,7 @@ def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[s
     if config is not None and config.quick_gelu:
         told["--config"] = True
     if found.description:  # where open_clip does not write it, it means the exact GELU
-        told[found.described_in] = found.description.get("model_cfg", found.description).get("quick_gelu") is True
+        told[found.described_in] = bool(found.description.get("model_cfg", found.description).get("quick_gelu"))
     return told
 
 

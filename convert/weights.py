@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from .torchscript import read_torchscript
 OPENAI_SIZES = {"input_resolution": "image_size", "context_length": "context_length", "vocab_size": "vocab_size"}
 _PASSED_OVER = {*OPENAI_SIZES, "n_averaged"}
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
-_SAFETENSORS_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+_SAFETENSORS_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,16 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
     passed_over = sorted(_PASSED_OVER & set(entries))
     if passed_over:
         remarks.append(f"passed over, because they are no parameters: {', '.join(passed_over)}")
-    quick_gelu = {"true": True, "false": False}.get(str(facts.get(QUICK_GELU)).lower())
-    return Weights(tensors, files, sizes, quick_gelu, tuple(remarks))
+    return Weights(tensors, files, sizes, _quick_gelu(path, facts), tuple(remarks))
+
+
+def _quick_gelu(path: Path, facts: Mapping[str, Any]) -> bool | None:
+    """The activation that a file says beside its tensors; None if it says nothing."""
+    said = facts.get(QUICK_GELU)
+    known = {"true": True, "1": True, "false": False, "0": False, "none": None}
+    if str(said).lower() not in known:
+        raise ConversionError(f"{path}: says beside its tensors that {QUICK_GELU} is {said!r}, not true or false")
+    return known[str(said).lower()]
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -94,10 +103,26 @@ def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             raise ConversionError(f"{path}: not a readable safetensors file ({error})") from None
     if kind == TORCHSCRIPT:
         return read_torchscript(path), {}
+    _check_archive(path)
     loaded = _read_torch(path)
     if not isinstance(loaded, Mapping):
         raise ConversionError(f"{path}: neither a state dict nor a training checkpoint with one in it")
     return loaded, loaded
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ConversionError if bytes in an archive of PyTorch's have changed, for which PyTorch does not look."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # A checksum of 0 is none: PyTorch can be told to leave them out.
+            for member in (member for member in archive.infolist() if member.CRC):
+                with archive.open(member) as stream:
+                    while stream.read(1 << 22):
+                        pass
+    except Exception as error:  # of many kinds, by what the damage meets
+        raise ConversionError(f"{path}: damaged ({error}); download or copy it again") from None
 
 
 def _read_torch(path: Path) -> Any:

@@ -106,6 +106,27 @@ def test_open_clips_folder_says_it_and_the_heads(small_config, tmp_path, setting
     assert checkpoint.read_model_config(tmp_path / "a").vision.heads == small_config.vision.heads
 
 
+def test_a_description_that_is_not_followed_is_said(small_config, tmp_path) -> None:
+    write_open_clip(tmp_path / "hub", small_config, quick_gelu=1, custom_text=True)
+    with pytest.raises(ConfigError, match=r"unknown field\(s\) custom_text"):
+        transfer.convert(str(tmp_path / "hub"), tmp_path / "a")
+    quick, remarks = converted(tmp_path / "hub", tmp_path / "a", small_config)
+    assert quick, "what open_clip takes for true"
+    assert any("--config holds against" in remark and "custom_text" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(("said", "quick"), [("true", True), (1, True), (0, False), (None, None)])
+def test_what_a_file_says_beside_its_tensors(tmp_path, said: object, quick: bool | None) -> None:
+    torch.save({"state_dict": {"visual.conv1.weight": torch.ones(2, 2)}, "quick_gelu": said}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt").quick_gelu is quick
+
+
+def test_what_cannot_be_understood_beside_tensors_is_no_gelu(tmp_path) -> None:
+    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / "a.safetensors", metadata={"quick_gelu": "yes"})
+    with pytest.raises(ConversionError, match="says beside its tensors that quick_gelu is 'yes', not true or false"):
+        read_weights(tmp_path / "a.safetensors")
+
+
 def test_where_nothing_says_it_it_is_asked_for(small_config, tmp_path, capsys) -> None:
     safetensors.numpy.save_file(clip_tensors(small_config), tmp_path / "clip.safetensors")
     (tmp_path / "c.json").write_text(json.dumps(config_to_json(small_config)))

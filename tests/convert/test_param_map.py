@@ -76,6 +76,14 @@ def test_a_missing_layer_in_the_middle_is_named(tensors, golden_config) -> None:
         params_from_torch(tensors, golden_config)
 
 
+def test_a_layer_of_an_impossible_number_is_left_over(small_config) -> None:
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in torch_shapes(small_config).items()}
+    odd = f"transformer.resblocks.{'9' * 5000}.ln_1.weight"
+    assert infer_config({**tensors, odd: np.zeros(1)}, small_config) == small_config
+    with pytest.raises(ConversionError, match="left over: transformer.resblocks.9999"):
+        params_from_torch({**tensors, odd: np.zeros(1)}, small_config)
+
+
 @pytest.mark.golden
 def test_heads_must_be_told_for_unknown_sizes(tensors, golden_config) -> None:
     with pytest.raises(ConfigError, match="tensors do not show the numbers of attention heads; pass --config"):

@@ -76,9 +76,10 @@ def test_what_needs_no_conversion_says_so(tmp_path) -> None:
         find(str(tmp_path))
 
 
-def test_addresses_are_no_names() -> None:
+@pytest.mark.parametrize("address", ["https://huggingface.co/a/b/resolve/main/c.pt", "s3://a/b.pt", "file:///a/b.pt"])
+def test_addresses_are_no_names(address: str) -> None:
     with pytest.raises(ConversionError, match="addresses are not fetched; a file on the hub is named hf://"):
-        find("https://huggingface.co/a/b/resolve/main/c.pt")
+        find(address)
 
 
 def test_a_broken_description_is_named(tmp_path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,11 @@ def test_prefixes_of_wrappers(tmp_path, prefix: str) -> None:
 
 
 def test_prefixes_in_the_middle(tmp_path) -> None:
-    names = ("visual._orig_mod.conv1.weight", "module.visual._orig_mod.module.ln_pre.bias", "b")
+    names = (
+        "visual._orig_mod.conv1.weight",
+        "module.visual._fsdp_wrapped_module.module.ln_pre._checkpoint_wrapped_module.bias",
+        "b",
+    )
     torch.save(dict(zip(names, MODEL.values(), strict=True)), tmp_path / "a.pt")
     assert_same(tmp_path / "a.pt")
     assert plain_name("module_list.0.modules.weight") == "module_list.0.modules.weight"
@@ -138,6 +143,39 @@ def test_nothing_in_a_torchscript_archive_runs(tmp_path, program: bytes, message
     with pytest.raises(ConversionError, match=message):
         read_weights(tmp_path / "a.pt")
     assert not Path("/tmp/flair_jax_was_here").exists()
+
+
+def test_a_claim_of_many_values_takes_no_memory(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/constants.pkl", b"")
+        archive.writestr("a/data.pkl", b"\x80\x02}r" + (100_000_000).to_bytes(4, "little") + b".")
+    tracemalloc.start()
+    with pytest.raises(ConversionError, match="what it holds is no module"):
+        read_weights(tmp_path / "a.pt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000, "bytes; 1,600,000,000 if it is believed"
+
+
+def test_changed_bytes_in_a_file_of_pytorch_are_found(tmp_path) -> None:
+    torch.save({**MODEL, "a": torch.zeros(1000)}, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[content.index(bytes(2000)) + 1000] ^= 4
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(
+        ConversionError, match=r"a.pt: damaged \(Bad CRC-32 for file 'a/data/\d+'\); download or copy it"
+    ):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_files_of_pytorch_without_checksums_are_read(tmp_path) -> None:
+    with_them = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(MODEL, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(with_them)
+    assert_same(tmp_path / "a.pt")
 
 
 def test_a_packed_trap_is_not_unpacked(tmp_path) -> None:
