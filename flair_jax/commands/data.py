@@ -181,7 +181,7 @@ def _build(options: argparse.Namespace) -> None:
     if options.shorter_side < 0:
         raise DatasetError(f"--shorter-side {options.shorter_side} must not be negative")
     folder = options.data_dir if "://" in options.data_dir else str(expand(options.data_dir))
-    left_out = build(
+    left_out, beside = build(
         options.name,
         expand_shards(options.tars),
         folder,
@@ -190,6 +190,7 @@ def _build(options: argparse.Namespace) -> None:
     )
     samples = len(TfdsSource(f"recaptioned/{options.name}", folder, "train"))
     print(printable(f"{samples:,} samples in {folder}/recaptioned/{options.name}"))
+    _print_count("members beside samples, not read", beside)
     _print_left_out(left_out)
 
 

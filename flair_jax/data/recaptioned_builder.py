@@ -5,6 +5,7 @@ A new set is an entry of `SETS`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -22,8 +23,9 @@ from flair_jax.data.captions import sentences_of
 from flair_jax.data.damage import Damage
 from flair_jax.data.image import open_training_picture
 from flair_jax.data.shards import require_shards
+from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import read_shard
-from flair_jax.errors import DatasetError, FlairError, ImageError
+from flair_jax.errors import ConfigError, DatasetError, FlairError, ImageError
 from flair_jax.extras import how_to_install
 
 # The sets that FLAIR was trained on; their tars come from the user.
@@ -60,7 +62,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
     """Pictures and sentences about them, in the order of the tars that they come from.
 
     Features: `image`, encoded; `captions`, sentences, split when the set was built; `key`, tar and member; `url`. The
-    metadata counts, by reason, what was left out.
+    metadata counts, by reason, what was left out, and what stands beside the samples and is not read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -103,19 +105,24 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
         self.info.metadata["left_out_members"] = (
             damage | "names" >> beam.Map(str) | "first" >> combiners.Top.Smallest(_MOST_NAMED)
         )
-        return {"train": read | "samples" >> beam.Filter(lambda each: not isinstance(each, Damage))}
+        self.info.metadata["beside"] = (
+            read | "besides" >> beam.Filter(lambda each: isinstance(each, int)) | "sum" >> beam.CombineGlobally(sum)
+        )
+        return {"train": read | "samples" >> beam.Filter(lambda each: isinstance(each, tuple))}
 
     def _generate_examples(self) -> None:
         """Nothing: the samples of all splits are made in one pass, above."""
 
 
-def _read(shard: tuple[int, bytes], shorter_side: int, read_tars: str) -> Iterator[tuple[int, dict[str, Any]] | Damage]:
+def _read(
+    shard: tuple[int, bytes], shorter_side: int, read_tars: str
+) -> Iterator[tuple[int, dict[str, Any]] | Damage | int]:
+    """The samples of a tar, its damage, and how many members stand beside the samples."""
     tar, path = shard[0], os.fsdecode(shard[1])
-    for each in read_shard(path):
-        if isinstance(each, Damage):
-            yield each
-            continue
-        number, name, data, document = each
+    index = index_shard(path)
+    yield index.beside
+    yield from index.damage
+    for number, name, data, document in read_shard(path, index):
         try:
             image = _stored(data, shorter_side)
         except ImageError as error:
@@ -176,6 +183,21 @@ def _stored(data: bytes, shorter_side: int) -> bytes:
     return stream.getvalue()
 
 
+def _check_options(words: Sequence[str]) -> None:
+    """Raises ConfigError if Apache Beam does not know one of its options, which it would only log and discard."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(words))
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]}: neither an option of this command nor of Apache Beam; several tars are one pattern in "
+            "quotes, such as '{00000..00331}.tar'"
+        )
+
+
 def build(
     name: str,
     shards: Sequence[str],
@@ -183,7 +205,7 @@ def build(
     *,
     shorter_side: int = 0,
     pipeline_options: Sequence[str] = (),
-) -> dict[str, int]:
+) -> tuple[dict[str, int], int]:
     """Builds a set into `data_dir`/recaptioned/NAME, unless it is there.
 
     A build that was stopped starts again from the tars, and comes to the same data.
@@ -196,10 +218,11 @@ def build(
       pipeline_options: Apache Beam's, such as "--runner=DataflowRunner"; by default all cores of this machine.
 
     Returns:
-      How many members were left out, by reason.
+      How many members were left out, by reason; and how many stand beside the samples and are not read.
 
     Raises:
       FlairError: if Apache Beam is missing.
+      ConfigError: if Apache Beam does not know an option.
       DatasetError: if the name is unknown, a tar is missing, or none holds a usable sample.
     """
     try:
@@ -208,6 +231,7 @@ def build(
         raise FlairError(f"building needs Beam, in an environment of its own: {how_to_install('beam')}") from None
     if name not in SETS:
         raise DatasetError(f"no set {name}; there are {', '.join(SETS)}")
+    _check_options(pipeline_options)
     require_shards(shards)
     read_tars = f"{data_dir}/recaptioned/.{name}.read"
     config = RecaptionedConfig(
@@ -224,4 +248,4 @@ def build(
         if "number of generated examples is 0" not in str(error):
             raise
         raise DatasetError("the tars hold no usable sample; `flair-jax data check` names each reason") from None
-    return dict(builder.info.metadata["left_out"])
+    return dict(builder.info.metadata["left_out"]), int(builder.info.metadata.get("beside", 0))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.captions import sentences_of
-from flair_jax.data.damage import Damage
 from flair_jax.data.shards import expand_shards, filesystem, is_local, open_shard
 from flair_jax.data.sources import Record
-from flair_jax.data.tar_index import build_index, index_shard, load_spans, parse_json
+from flair_jax.data.tar_index import ShardIndex, build_index, load_spans, parse_json
 from flair_jax.data.tar_members import name_in
 from flair_jax.errors import DatasetError
 
@@ -125,13 +124,13 @@ class TarSource:
             raise DatasetError(f"{shard}: cannot be read ({error})") from error
 
 
-def read_shard(shard: str) -> Iterator[tuple[int, str, bytes, dict[str, Any]] | Damage]:
-    """All usable samples of a tar in order (number, name of the picture, its bytes, JSON), after the damage.
+def read_shard(shard: str, index: ShardIndex) -> Iterator[tuple[int, str, bytes, dict[str, Any]]]:
+    """All usable samples of a tar in order: number, name of the picture, its bytes, JSON.
 
-    See `index_shard`.
+    Args:
+      shard: path or URL.
+      index: of it, from `index_shard`.
     """
-    index = index_shard(shard)
-    yield from index.damage
     with open_shard(shard) as stream:
         for number, (span, name) in enumerate(zip(index.spans, index.names, strict=True)):
             stream.seek(int(span["picture_offset"]))

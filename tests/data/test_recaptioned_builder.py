@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,11 +63,27 @@ def test_tars_without_a_usable_sample(tmp_path, capsys) -> None:
     assert not list((tmp_path / "tfds").rglob("*.array_record*"))
 
 
+@pytest.mark.parametrize("stray", ["1.tar", "--shorter_side=48", "--runer=DirectRunner"])
+def test_words_that_beam_would_discard(tmp_path, capsys, stray: str) -> None:
+    """A second tar, as the shell makes of a pattern without quotes; wrong options."""
+    command = ["data", "build", "custom", str(write_tar(tmp_path / "0.tar", sample(1))), "--data-dir", str(tmp_path)]
+    assert main([*command, DIRECT, stray]) == 2
+    assert capsys.readouterr().err.startswith(f"flair-jax: error: {stray}: neither an option of this command nor of")
+    assert not (tmp_path / "recaptioned").exists()
+
+
 def test_damage_is_left_out_and_counted_in_the_metadata(tmp_path, capsys) -> None:
     shard = damaged(tmp_path)
-    assert main(["data", "build", "custom", shard, "--data-dir", str(tmp_path / "tfds"), DIRECT]) == 0
-    assert "3 samples in" in capsys.readouterr().out
+    write_tar(tmp_path / "more.tar", [*sample(70), ("000000070.cls", b"1")])
+    command = ["data", "build", "custom", str(tmp_path / "*.tar"), "--data-dir", str(tmp_path / "tfds")]
+    assert main([*command, DIRECT]) == 0
+    printed = capsys.readouterr().out
+    assert "4 samples in" in printed
+    beside = TarSource(str(tmp_path / "*.tar"), progress=False).beside
+    assert beside == 4
+    assert re.search(rf"members beside samples, not read +{beside}\n", printed)
     metadata = json.loads((tmp_path / "tfds" / "recaptioned" / "custom" / "1.0.0" / "metadata.json").read_text())
+    assert metadata["beside"] == beside
     assert metadata["left_out"] == {
         "picture is broken": 1,
         "picture is of another format": 1,
