@@ -98,11 +98,20 @@ class MetricLogger:
         with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
             if not os.path.samestat(self._path.parent.stat(), self._folder):  # it would go into a removed file
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._begin_anew_if_removed()
             self._lines.write(json.dumps({"step": step, **values}) + "\n")
             self._lines.flush()
             self._board.write(step, values)
         if self._wandb:
             self._wandb.log(values, step=step)
+
+    def _begin_anew_if_removed(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._lines.fileno())):
+                return
+        self.say(f"{self._path} has been removed or replaced; metrics from here on are added to what is there")
+        self._lines.close()
+        self._lines = self._path.open("a", encoding="utf-8")
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""

@@ -44,7 +44,8 @@ def test_scalars_are_on_the_disk_at_once(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence(tmp_path: Path, log: str) -> None:
     with MetricLogger(tmp_path, first_step=0, steps=9) as logger:
         if log == "lines":
-            logger._lines = open("/dev/full", "w")  # noqa: SIM115  # closed by the logger
+            (tmp_path / "metrics.jsonl").unlink()
+            (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         else:
             logger._board._file = open("/dev/full", "wb")  # noqa: SIM115
         with pytest.raises(StorageError, match=r"metrics.jsonl: the metrics of step 1 .*: the disk is full; make room"):
@@ -60,6 +61,20 @@ def test_a_folder_that_was_removed_is_one_sentence(tmp_path: Path) -> None:
         folder.mkdir()
         with pytest.raises(StorageError, match="metrics of step 1 cannot be written: the folder is gone"):
             logger.write(1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_metrics_removed_or_replaced_meanwhile_are_begun_anew_and_said(tmp_path: Path, capsys, replaced: bool) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricLogger(tmp_path, first_step=0, steps=9) as logger:
+        logger.write(1, {"loss": 1.0})
+        path.rename(tmp_path / "moved")
+        if replaced:
+            path.write_text('{"step": 0}\n')
+        for step in (2, 3):
+            logger.write(step, {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 2, 3][not replaced :]
+    assert capsys.readouterr().out.count(f"{path} has been removed or replaced") == 1
 
 
 def test_lines_that_a_power_cut_damaged_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
