@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
     Args:
       path: .csv, .tsv or .jsonl, each also as .gz; or .parquet.
       key: a column that there must be.
-      columns: of these there must be one at least; no other is read.
+      columns: of these there must be one at least; no other is read, which a warning names.
 
     Raises:
       DatasetError: if the file cannot be read, or has not these columns.
@@ -56,7 +57,7 @@ def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
             return
         with contextlib.closing(_open_text(path)) as stream:
             if kind == ".jsonl":
-                yield from _json_rows(stream, (key, *columns))
+                yield from _json_rows(path, stream, (key, *columns))
             else:
                 yield from _csv_rows(path, stream, _DELIMITERS[kind], key, columns)
     except FileNotFoundError:
@@ -85,6 +86,14 @@ def _check_columns(path: Path, found: Sequence[str], key: str, columns: Sequence
     twice = [name for name in (key, *columns) if found.count(name) > 1]
     if twice:
         raise DatasetError(f"{path}: the column {twice[0]} is there twice; rename one")
+    _name_unread(path, [name for name in found if name not in (key, *columns)])
+
+
+def _name_unread(path: Path, names: Sequence[str]) -> None:
+    """So that a column of captions whose name is misspelt is not missed in silence."""
+    if names:
+        shown = printable(", ".join(names)[:_MOST_SHOWN])
+        logging.warning("%s: %d column(s) are not read: %s", path, len(names), shown)
 
 
 def _read_line(stream: TextIO) -> str:
@@ -171,7 +180,8 @@ def _csv_rows(path: Path, stream: TextIO, delimiter: str, key: str, columns: Seq
         raise DatasetError(f"{path}: is empty")
 
 
-def _json_rows(stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
+def _json_rows(path: Path, stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
+    unread: dict[str, None] = {}
     for number, line in enumerate(iter(lambda: _read_line(stream), ""), start=1):
         if _is_too_long(line):
             yield f"line {number}", _TOO_LONG
@@ -184,9 +194,12 @@ def _json_rows(stream: TextIO, columns: Sequence[str]) -> Iterator[RawRow]:
             yield f"line {number}", "not JSON"
             continue
         if isinstance(record, dict):
+            if len(unread) < _MOST_SHOWN:
+                unread |= dict.fromkeys(name for name in record if name not in columns)
             yield f"line {number}", {name: record.get(name) for name in columns}
         else:
             yield f"line {number}", "JSON is not an object"
+    _name_unread(path, list(unread))
 
 
 def _parquet_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:

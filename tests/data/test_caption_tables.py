@@ -71,6 +71,18 @@ def test_every_kind_of_file_holds_the_same(tmp_path, kind: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_that_are_not_read_are_named(tmp_path, caplog, kind: str) -> None:
+    path = write_table(tmp_path / f"t.{kind}", [{**row, "longSV_caption": "one", "width": "3"} for row in ROWS])
+    assert len(list(read_table(path))) == len(ROWS)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: 2 column(s) are not read: longSV_caption, width"
+    ]
+    caplog.clear()
+    list(read_table(write_table(tmp_path / f"all.{kind}")))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_other_encodings_of_unicode(tmp_path, kind: str, encoding: str) -> None:
