@@ -80,7 +80,7 @@ class Run:
             reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(
                 f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,} or of one before cannot be "
-                f"written: {reason}. Earlier ones are whole, and the same command goes on from the newest"
+                f"written: {reason}. What was saved before is whole, and the same command goes on from there"
             ) from error
 
     def _evaluate(self, state: TrainState, done: int) -> None:

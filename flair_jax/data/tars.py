@@ -88,10 +88,6 @@ class TarSource:
         (headers,) = self._read(shard, [(header, offset - header)])
         return name_in(headers)
 
-    def shard_ranges(self) -> Iterator[tuple[str, int, int]]:
-        """Each tar, with the number of its first sample and of the one after its last."""
-        yield from zip(self.shards, self._starts[:-1], self._starts[1:], strict=True)
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}
 

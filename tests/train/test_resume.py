@@ -138,7 +138,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence(config, stopped_run) -> None:
     assert status == 2
     message = err.splitlines()[-1]
     assert message.startswith(f"flair-jax: error: {stopped_run}/checkpoints: the checkpoint of step 12")
-    assert "the file may not grow so large; see `ulimit -f`. Earlier ones are whole" in message
+    assert "the file may not grow so large; see `ulimit -f`. What was saved before is whole" in message
     assert "Traceback" not in err
     assert {path.name for path in (stopped_run / "checkpoints").iterdir() if path.name.isdecimal()} == {"9"}
 
