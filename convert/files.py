@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 from flair_jax.files import no_file, replace_when_complete
 
 from .param_map import ConversionError

@@ -16,7 +16,7 @@ from flair_jax.demo_guard import Guard
 from flair_jax.demo_page import MAX_BYTES, MEAN, STYLE, Page
 from flair_jax.draw import new_figure
 from flair_jax.errors import FlairError
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.errors import FlairError
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 
 # Smaller pictures are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
 _SIDE = 448

@@ -18,9 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 from flair_jax.files import replace_when_complete, writing
-from flair_jax.versions import versions
+from flair_jax.packages import versions
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 

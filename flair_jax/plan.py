@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from flair_jax.console import environment, quiet_without_tpu
 from flair_jax.errors import ConfigError
 from flair_jax.evaluate.retrieval import score_all_step
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 from flair_jax.hlo import read_program
 from flair_jax.hlo_traffic import memory_bytes
 from flair_jax.models.flair import Flair

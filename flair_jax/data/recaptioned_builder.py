@@ -26,7 +26,7 @@ from flair_jax.data.shards import require_shards
 from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import read_shard
 from flair_jax.errors import ConfigError, DatasetError, FlairError, ImageError
-from flair_jax.extras import how_to_install
+from flair_jax.packages import how_to_install
 
 # The sets that FLAIR was trained on; their tars come from the user.
 SETS = {

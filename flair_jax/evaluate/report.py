@@ -13,7 +13,7 @@ from flair_jax.checkpoint import description_file, read_description
 from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
 from flair_jax.evaluate.run import Evaluation, Settings
 from flair_jax.files import replace_when_complete
-from flair_jax.versions import versions
+from flair_jax.packages import versions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -1,8 +1,15 @@
-"""What the package's extras are for, and how to get one that is missing."""
+"""The packages that are installed: their versions, for everything that records results, and how to get an extra.
+
+Imports no JAX.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import platform
+
+# Pixels depend on Pillow: its resampling differs by up to 2 levels between versions.
+_RECORDED = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
 def how_to_install(extra: str) -> str:
@@ -14,3 +21,8 @@ def how_to_install(extra: str) -> str:
     marker = f'extra == "{extra}"'
     needed = " ".join(f'"{each.partition(";")[0].strip()}"' for each in requirements if marker in each)
     return f"pip install {needed} (the extra `{extra}`)"
+
+
+def versions() -> dict[str, str]:
+    """Versions by package, and of Python."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED} | {"python": platform.python_version()}
