@@ -20,7 +20,7 @@ test: lint $(VENV)-beam/test.stamp $(VENV)-app/test.stamp
 	$(BIN)/python -m pytest -n auto
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
 	@$(MAKE) --no-print-directory browser
-	$(VENV)-app/bin/python -m pytest -m browser tests/test_demo_app.py
+	$(VENV)-app/bin/python -m pytest -m browser tests/show/test_app.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

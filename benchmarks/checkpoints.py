@@ -19,17 +19,17 @@ from unittest import mock
 
 import jax
 import numpy as np
-from flair_jax.configs.default import get_config
 
 import flair_jax
-from flair_jax import digests
+from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
-from flair_jax.optim import make_optimizer, make_schedule
-from flair_jax.run_checkpoints import RunCheckpoints
-from flair_jax.run_identity import describe
+from flair_jax.parallel.sharding import make_mesh
 from flair_jax.settings import TrainSettings
-from flair_jax.sharding import make_mesh
-from flair_jax.train_state import TrainState, abstract_state
+from flair_jax.train.checkpoints import RunCheckpoints
+from flair_jax.train.identity import describe
+from flair_jax.train.optim import make_optimizer, make_schedule
+from flair_jax.train.step import TrainState, abstract_state
+from flair_jax.weights import digests
 
 WITH, WITHOUT = "with", "without"
 

@@ -9,7 +9,7 @@ from gpu_attention import Attention, Row, Turns, attention_rows, blocking, in_tu
 from sides import initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
 
 from flair_jax.models.config import PRESETS
-from flair_jax.performance import step_flops
+from flair_jax.train.flops import step_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,8 @@ def score_jax(sizes: Sizes, _: str) -> list[Row]:
     """Our text-conditioned scores, from features in host memory to scores there."""
     import jax
 
-    from flair_jax.evaluate.retrieval import Retriever
     from flair_jax.models.flair import Flair
+    from flair_jax.scoring.scorer import Retriever
 
     config = PRESETS[sizes.model]
     model = Flair(dataclasses.replace(config, dtype="bfloat16"))

@@ -47,13 +47,13 @@ def jax_step(
     """Our training step on one device as a function that returns the loss."""
     import jax
     import jax.numpy as jnp
-    from flair_jax.configs.default import get_config
 
+    from flair_jax.configs.default import get_config
     from flair_jax.models.flair import Flair
-    from flair_jax.optim import make_optimizer
+    from flair_jax.parallel.sharding import global_batch, make_mesh
     from flair_jax.settings import TrainSettings
-    from flair_jax.sharding import global_batch, make_mesh
-    from flair_jax.train_state import Batch, init_state, make_train_step
+    from flair_jax.train.optim import make_optimizer
+    from flair_jax.train.step import Batch, init_state, make_train_step
 
     config = get_config()
     config.update(model=name, dtype=dtype, remat=remat, unroll=unroll, batch_size=images, captions_per_image=captions)
@@ -82,8 +82,9 @@ def torch_step(
 ) -> Callable[[], float]:
     """PyTorch's training step as a function that returns the loss; `autocast` computes in bfloat16."""
     import torch
-    from flair_jax.convert.torch_forward import TorchFlair
     from torch.nn import functional
+
+    from flair_jax.convert.torch_forward import TorchFlair
 
     config = PRESETS[name]
     weights = {key: tensor.requires_grad_() for key, tensor in torch_weights(config, device).items()}
@@ -133,8 +134,9 @@ def torch_scores(
 ) -> Callable[..., np.ndarray]:
     """A function (need_weights) that gives the cosines [I, N] as the PyTorch release computes them: image by image."""
     import torch
-    from flair_jax.convert.torch_forward import TorchFlair
     from torch.nn import functional
+
+    from flair_jax.convert.torch_forward import TorchFlair
 
     original = TorchFlair(torch_weights(config, device), config)
 
@@ -155,7 +157,8 @@ def torch_weights(config: FlairConfig, device: str) -> dict[str, Any]:
     """The parameters that our side starts from, as a PyTorch state dict."""
     import jax
     import torch
-    from flair_jax.convert.param_map import torch_from_params
+
+    from flair_jax.weights.param_map import torch_from_params
 
     params = torch_from_params(initial_params(config), config)
     jax.clear_caches()
@@ -167,7 +170,7 @@ def initial_params(config: FlairConfig) -> Any:
     import jax
 
     from flair_jax.models.flair import Flair
-    from flair_jax.train_state import _INIT
+    from flair_jax.train.step import _INIT
 
     return jax.device_get(jax.jit(Flair(config).init)(jax.random.fold_in(jax.random.key(0), _INIT)))
 

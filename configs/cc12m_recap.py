@@ -4,6 +4,7 @@ flair-jax train --config=configs/cc12m_recap.py --config.data.dir=DIR --workdir=
 """
 
 import ml_collections
+
 from flair_jax.configs.default import get_config as get_default
 
 

@@ -7,6 +7,7 @@ flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=r
 """
 
 import ml_collections
+
 from flair_jax.configs.default import get_config as get_default
 
 

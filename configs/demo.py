@@ -6,6 +6,7 @@
 """
 
 import ml_collections
+
 from flair_jax.configs.default import get_config as get_default
 
 

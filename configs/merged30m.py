@@ -6,6 +6,7 @@ The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_siz
 """
 
 import ml_collections
+
 from flair_jax.configs.default import get_config as get_default
 
 

@@ -4,6 +4,7 @@ flair-jax train --config=configs/pixelprose.py --config.data.dir=DIR --workdir=r
 """
 
 import ml_collections
+
 from flair_jax.configs.default import get_config as get_default
 
 

@@ -14,17 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from flair_jax import checkpoint, digests
+from flair_jax import checkpoint
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.config import FlairConfig, config_to_release_json
 from flair_jax.models.flair import Flair
 from flair_jax.models.normalize import MEAN, STD
-
-from . import hub
-from .files import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
-from .param_map import torch_from_params
-from .weights import check_finite
+from flair_jax.weights import digests, hub
+from flair_jax.weights.param_map import torch_from_params
+from flair_jax.weights.read import check_finite
+from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
 
 CARD = "README.md"
 FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)

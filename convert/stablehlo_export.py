@@ -15,15 +15,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from flair_jax import checkpoint
+from flair_jax.convert.folder import preprocessing
+from flair_jax.convert.stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
-
-from .files import save_safetensors
-from .folder import preprocessing
-from .stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
-from .weights import check_finite
+from flair_jax.weights.read import check_finite
+from flair_jax.weights.write import save_safetensors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -10,14 +10,12 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
+from flair_jax.convert.folder import load_tensors, preprocessing
 from flair_jax.errors import ConfigError
 from flair_jax.models.config import FlairConfig, config_from_json
 from flair_jax.models.flair import Flair
-
-from .activation import ACTIVATIONS, settle, told_by
-from .files import require_torch, write_tensors
-from .folder import load_tensors, preprocessing
-from .param_map import (
+from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
+from flair_jax.weights.param_map import (
     ConversionError,
     complete,
     infer_config,
@@ -25,8 +23,9 @@ from .param_map import (
     params_from_torch,
     towers_of_clip,
 )
-from .sources import Source, find
-from .weights import OPENAI_SIZES, Weights, read_weights
+from flair_jax.weights.read import OPENAI_SIZES, Weights, read_weights
+from flair_jax.weights.sources import Source, find
+from flair_jax.weights.write import require_torch, write_tensors
 
 # Largest difference of features, over the largest feature, that float32 rounding explains, with room for accelerators,
 # whose sums run in another order. CPUs differ by a few 1e-6.
@@ -174,7 +173,7 @@ def verify(source: str, target: str | Path, state_dict: str | None = None) -> di
       ConversionError: if torch is missing, or a difference exceeds `VERIFY_TOLERANCE`.
     """
     torch = require_torch("--verify")
-    from .torch_forward import TorchFlair
+    from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
     tensors = read_weights(find(source).file, state_dict).tensors

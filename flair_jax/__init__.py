@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from flair_jax.checkpoint import load as load
     from flair_jax.data.image import preprocess as preprocess
     from flair_jax.data.tokenizer import tokenize as tokenize
-    from flair_jax.draw import overlay as overlay
     from flair_jax.errors import FlairError as FlairError
-    from flair_jax.evaluate.metrics import retrieval_metrics as retrieval_metrics
     from flair_jax.models.config import PRESETS as PRESETS
     from flair_jax.models.config import FlairConfig as FlairConfig
     from flair_jax.models.flair import Flair as Flair
     from flair_jax.models.normalize import normalize as normalize
-    from flair_jax.visualize import attention_maps as attention_maps
-    from flair_jax.visualize import patch_similarity as patch_similarity
+    from flair_jax.scoring.metrics import retrieval_metrics as retrieval_metrics
+    from flair_jax.show.draw import overlay as overlay
+    from flair_jax.show.maps import attention_maps as attention_maps
+    from flair_jax.show.maps import patch_similarity as patch_similarity
 
 __version__ = "0.1.0"
 
@@ -28,13 +28,13 @@ _HOME = {
     "FlairConfig": "models.config",
     "FlairError": "errors",
     "PRESETS": "models.config",
-    "attention_maps": "visualize",
+    "attention_maps": "show.maps",
     "load": "checkpoint",
     "normalize": "models.normalize",
-    "overlay": "draw",
-    "patch_similarity": "visualize",
+    "overlay": "show.draw",
+    "patch_similarity": "show.maps",
     "preprocess": "data.image",
-    "retrieval_metrics": "evaluate.metrics",
+    "retrieval_metrics": "scoring.metrics",
     "tokenize": "data.tokenizer",
 }
 __all__ = sorted(_HOME)

@@ -17,16 +17,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flair_jax import digests
-from flair_jax.convert.activation import flair_config
-from flair_jax.convert.files import CONFIG, WEIGHTS
-from flair_jax.convert.param_map import ConversionError, params_from_torch
-from flair_jax.convert.weights import read_weights
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import expand, replace_when_complete
-from flair_jax.hosts import ALONE, Hosts
 from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
+from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.weights import digests
+from flair_jax.weights.activation import flair_config
+from flair_jax.weights.param_map import ConversionError, params_from_torch
+from flair_jax.weights.read import read_weights
+from flair_jax.weights.write import CONFIG, WEIGHTS
 
 # In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
 PARAMS, DESCRIPTION = "params", "description"
@@ -111,7 +111,7 @@ def reported_name(name: str | Path, located: Path) -> str:
 
 @functools.cache
 def _fetch(name: str) -> Path:
-    from flair_jax.convert import hub  # what is on disk does not need the hub's library
+    from flair_jax.weights import hub  # what is on disk does not need the hub's library
 
     return hub.download(name) if hub.split(name)[2] else hub.download_checkpoint(name)
 

@@ -49,7 +49,6 @@ def golden_config(golden: Path) -> FlairConfig:
 def golden_checkpoint(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden weights, through the real converter."""
     from flair_jax.convert.transfer import convert
-
     from flair_jax.models.config import read_config
 
     target = tmp_path_factory.mktemp("golden") / "checkpoint"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flair_jax.convert.param_map import torch_shapes
 
 from flair_jax.models.config import FlairConfig
+from flair_jax.weights.param_map import torch_shapes
 
 
 def clip_tensors(config: FlairConfig) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ from photographs import PHOTOGRAPHS
 import flair_jax
 from flair_jax import checkpoint
 from flair_jax.cli import main
-from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.scoring.scorer import Retriever
 
 CONSOLE = Path(sys.executable).with_name("flair-jax")
 
@@ -38,9 +38,8 @@ def only_result(document: dict) -> dict:
 @pytest.mark.golden
 def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
     """The main job: a training checkpoint in, numbers out. Real photographs, the console command, nothing mocked."""
-    from flair_jax.convert.param_map import torch_shapes
-
     from flair_jax.models.config import PRESETS
+    from flair_jax.weights.param_map import torch_shapes
 
     rng = np.random.default_rng(0)
     torch = pytest.importorskip("torch")
@@ -240,7 +239,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(small_checkpoint, photographs,
     script = (
         "import os, signal, sys\n"
         "from flair_jax.cli import main\n"
-        "from flair_jax.evaluate.retrieval import Retriever\n"
+        "from flair_jax.scoring.scorer import Retriever\n"
         "score, calls = Retriever.score_all, []\n"
         "def killing(self, *a, **k):\n"
         "    calls.append(1)\n"

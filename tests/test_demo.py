@@ -4,14 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flair_jax.configs.demo as recipe
 import pytest
 
-from flair_jax import demo
+import flair_jax.configs.demo as recipe
 from flair_jax.cli import main
+from flair_jax.demo import evaluation, run
 from flair_jax.errors import AnotherRunError, CheckpointError
-from flair_jax.evaluate import scenes
-from flair_jax.metric_logger import read_metrics
+from flair_jax.train.logger import read_metrics
 
 STEPS = 4
 
@@ -28,8 +27,8 @@ def short(monkeypatch) -> None:
         config.checkpoint.every_steps, config.log_every_steps = 2, 1
         return config
 
-    monkeypatch.setattr(demo, "get_config", get_config)
-    monkeypatch.setattr(scenes, "_ROWS", 16)  # of which there are few, so that less is padding
+    monkeypatch.setattr(run, "get_config", get_config)
+    monkeypatch.setattr(evaluation, "_ROWS", 16)  # of which there are few, so that less is padding
     monkeypatch.setitem(sys.modules, "torch", None)
 
 
@@ -77,16 +76,16 @@ def test_a_run_of_another_recipe_is_one_sentence_with_the_demos_own_options(tmp_
     def refuse(*_: object) -> None:
         raise AnotherRunError("add --accept-changes", changes="config.seed was 1, is 0")
 
-    monkeypatch.setattr(demo, "train", refuse)
+    monkeypatch.setattr(run, "train", refuse)
     with pytest.raises(CheckpointError) as caught:
-        demo._train(recipe.get_config(), tmp_path)
+        run._train(recipe.get_config(), tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: holds a run of another recipe (config.seed was 1, is 0); remove it, or choose another --output"
     )
 
 
 def test_the_recorded_control_is_of_the_demos_recipe() -> None:
-    recorded = json.loads(demo.RECORDED_CONTROL.read_text())["settings"]
-    config = demo.get_config()
+    recorded = json.loads(run.RECORDED_CONTROL.read_text())["settings"]
+    config = run.get_config()
     config.loss.terms, config.data.dir = ("mps",), recorded["data"]["dir"]
     assert recorded == json.loads(json.dumps(config.to_dict()))

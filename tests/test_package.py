@@ -27,8 +27,8 @@ def test_import_is_light() -> None:
 def test_all_it_does_pulls_neither_torch_nor_tensorflow() -> None:
     script = (
         "import sys, flair_jax; [getattr(flair_jax, name) for name in flair_jax.__all__]; "
-        "import flair_jax.demo, flair_jax.evaluate.command, flair_jax.metric_logger; "
-        "flair_jax.metric_logger._import_tensorboard(); print({'torch', 'tensorflow'} & set(sys.modules))"
+        "import flair_jax.demo.run, flair_jax.evaluate.tasks, flair_jax.train.logger; "
+        "flair_jax.train.logger._import_tensorboard(); print({'torch', 'tensorflow'} & set(sys.modules))"
     )
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"

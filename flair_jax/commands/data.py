@@ -109,7 +109,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
 
-    from flair_jax.data import survey
+    from flair_jax.data.build import survey
     from flair_jax.data.shards import filesystem, is_local, is_tars
     from flair_jax.data.sources import Source, TfdsSource
     from flair_jax.data.tars import TarSource
@@ -173,7 +173,7 @@ def _add_build(commands: Any) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from flair_jax.data.recaptioned_builder import build
+    from flair_jax.data.build.recaptioned import build
     from flair_jax.data.shards import expand_shards
     from flair_jax.data.sources import TfdsSource
     from flair_jax.files import expand
@@ -213,7 +213,7 @@ def _add_urls(commands: Any) -> None:
 
 
 def _urls(options: argparse.Namespace) -> None:
-    from flair_jax.data.caption_tables import write_url_table
+    from flair_jax.data.build.caption_tables import write_url_table
 
     rows, repeated, left_out = write_url_table(options.table, options.output)
     _print_names(map(str, left_out.first), left_out.reasons.total())
@@ -240,7 +240,7 @@ def _add_attach(commands: Any) -> None:
 
 
 def _attach(options: argparse.Namespace) -> None:
-    from flair_jax.data.attach import attach
+    from flair_jax.data.build.attach import attach
     from flair_jax.data.shards import expand_shards
 
     counts, left_out = attach(options.table, expand_shards(options.tars), options.output)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
-from flair_jax.hosts import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
+from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
 
 
 def add(commands: Any) -> None:
@@ -57,9 +57,9 @@ def add(commands: Any) -> None:
 
 def _details() -> str:
     """Examples, and the sets with their layouts."""
-    from flair_jax.data.classification_sets import CLASSIFICATION_SETS
-    from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
-    from flair_jax.data.segmentation_sets import SEGMENTATION_SETS
+    from flair_jax.data.sets.classification import CLASSIFICATION_SETS
+    from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+    from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 
     segmentation = "\n".join(
         f"  {entry.name:<16}{f'{entry.folder}/{entry.marker}':<58}{entry.source}"
@@ -88,7 +88,7 @@ def _details() -> str:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    from flair_jax.data.prompts import template_lists
+    from flair_jax.data.sets.prompts import template_lists
 
     parser.add_argument(
         "--templates",
@@ -149,8 +149,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _retrieval(options: argparse.Namespace) -> None:
-    from flair_jax.evaluate.command import run
-    from flair_jax.evaluate.run import Settings
+    from flair_jax.evaluate.retrieval import Settings
+    from flair_jax.evaluate.tasks import run
 
     cluster = {name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(bool(options.distributed), cluster)
@@ -167,10 +167,10 @@ def _retrieval(options: argparse.Namespace) -> None:
 
 
 def _classify(options: argparse.Namespace) -> None:
-    from flair_jax.data.prompts import read_templates
+    from flair_jax.data.sets.prompts import read_templates
     from flair_jax.evaluate.classification import MODES, ClassificationSettings
     from flair_jax.evaluate.classification_task import task
-    from flair_jax.evaluate.command import run
+    from flair_jax.evaluate.tasks import run
 
     mode = options.mode or "text-conditioned"
     if mode not in MODES:
@@ -194,8 +194,8 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    from flair_jax.evaluate.segment_command import run
     from flair_jax.evaluate.segmentation import Settings
+    from flair_jax.evaluate.segmentation_task import run
 
     settings = Settings(
         options.segment_by or "patches",

@@ -54,8 +54,8 @@ def _run(options: argparse.Namespace) -> None:
         names, platforms = (", ".join(description[key]) for key in ("functions", "platforms"))
         print(f"{target}: {names}; computing in {description['compute_dtype']} on {platforms}")
     else:
-        from flair_jax.convert.files import SUFFIXES
         from flair_jax.convert.transfer import export
+        from flair_jax.weights.write import SUFFIXES
 
         if ending not in SUFFIXES:
             raise FlairError(

@@ -55,8 +55,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from flair_jax.plan_report import Planner, as_json, show, show_changes, sweep
-    from flair_jax.train_flags import parse_config
+    from flair_jax.plan.report import Planner, as_json, show, show_changes, sweep
+    from flair_jax.train.flags import parse_config
 
     planner = Planner(parse_config(options.words), options.topology, options.slices, options.mesh)
     if options.sweep is not None:

@@ -33,6 +33,6 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from flair_jax.train import main as train
+    from flair_jax.train.__main__ import main
 
-    return train(options.words)
+    return main(options.words)

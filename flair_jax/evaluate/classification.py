@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from flair_jax.data.classification_sets import ClassificationData
 from flair_jax.data.image import open_rgb, preprocess
-from flair_jax.data.labelled import Example
-from flair_jax.data.prompts import sentences
+from flair_jax.data.sets.classification import ClassificationData
+from flair_jax.data.sets.labelled import Example
+from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
-from flair_jax.evaluate.metrics import Ranks, Ties, class_ranks, classification_metrics, measure
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
+from flair_jax.scoring.metrics import Ranks, Ties, class_ranks, classification_metrics, measure
+from flair_jax.scoring.scorer import Retriever
 
 MODES = ("text-conditioned", "global")
 # Texts embedded between two savings; at 512 floats a text they take 8 MB.

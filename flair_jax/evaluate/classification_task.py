@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.data.classification_sets import CLASSIFICATION_SETS
+from flair_jax.data.sets.classification import CLASSIFICATION_SETS
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
-from flair_jax.evaluate.command import Task
 from flair_jax.evaluate.report import aligned, count_of, notes, tie_rows
+from flair_jax.evaluate.tasks import Task
 
 # Top-1 in per cent that others measured with released weights, text-conditioned; not the authors', who publish none.
 # Checkpoint file name without ending -> set -> number. CIFAR-10: with nine templates.

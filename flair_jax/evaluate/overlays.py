@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from flair_jax.data.segmentation_data import IGNORED
+from flair_jax.data.sets.segmentation_data import IGNORED
 from flair_jax.files import replace_when_complete
 
 _SIDE = 384  # pixels of a panel's longer side

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flair_jax.checkpoint import description_file, read_description
-from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
-from flair_jax.evaluate.run import Evaluation, Settings
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.evaluate.retrieval import Evaluation, Settings
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import versions
 

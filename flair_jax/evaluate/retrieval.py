@@ -1,245 +1,219 @@
-"""Features and scores of many images and texts, in blocks, on all local devices."""
+"""One retrieval evaluation from pictures and captions to metrics: read, embed, score, rank."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
 
-from flair_jax.models.flair import Params
-from flair_jax.models.normalize import l2_normalize, normalize
-from flair_jax.models.pooling import PreparedImage, PreparedTexts
-from flair_jax.sharding import copy_to, data_mesh
+from flair_jax.data.image import preprocess
+from flair_jax.data.sets.retrieval import RetrievalData
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.models.flair import Flair
+from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
+from flair_jax.scoring.metrics import Ties
+from flair_jax.scoring.ranking import Block, rank
+from flair_jax.scoring.scorer import Retriever, top_k
 
-# Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
-# columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;
-# the number for accelerators takes about 100 MB a head and is not tuned.
-_TEXTS_PER_STEP = 640
-_PAIRS_PER_STEP = {"cpu": _TEXTS_PER_STEP}
-_PAIRS_PER_STEP_ACCELERATOR = 1 << 17
-
-# Images that one device scores at once with a single text: on a CPU their float32 tokens (0.4 MB each for ViT-B/16)
-# stay in the cache. Measured best of 1 to 64; the number for accelerators is not tuned.
-_IMAGES_PER_STEP = {"cpu": 8}
-_IMAGES_PER_STEP_ACCELERATOR = 256
-
-# Texts are cut to their own length, rounded up to this many tokens so that few shapes are compiled.
-_LENGTH_STEP = 16
+MODES = ("text-conditioned", "top-k", "global")
 
 
-@runtime_checkable
-class RetrievalModel(Protocol):
-    """What a model must offer to be scored here; `flair_jax.Flair` does. See there for shapes."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to evaluate.
 
-    def encode_image(self, params: Params, images: Any) -> tuple[Any, Any]: ...
-    def encode_text(self, params: Params, tokens: Any) -> Any: ...
-    def prepare_images(self, params: Params, local: Any) -> PreparedImage: ...
-    def prepare_texts(self, params: Params, text: Any) -> PreparedTexts: ...
-    def cosines(self, params: Params, image: PreparedImage, texts: PreparedTexts) -> Any: ...
-    def cosines_with_text(self, params: Params, local: Any, text: Any) -> Any: ...
-
-
-class Retriever:
-    """A model on a mesh of devices: images are split over them, texts are on all.
-
-    Scores are cosines: the model's scale and bias change no ranking. They do not depend on block sizes or the number of
-    devices, but for rounding. All arrays that go in and come out are NumPy's, and features are float32.
+    Attributes:
+      mode: "text-conditioned" (every pair), "top-k" (only the texts that score best globally for each image), "global".
+      top_k: texts per image that "top-k" scores with pooling; all others rank below them.
+      batch_size: images, and likewise texts, embedded at once over all devices.
+      skip_broken: leave out pictures that cannot be read, and their captions, instead of failing.
     """
 
-    def __init__(self, model: RetrievalModel, params: Params, devices: Sequence[jax.Device] | None = None) -> None:
-        """Puts the parameters on the devices.
-
-        Args:
-          model: such as `flair_jax.load` gives.
-          params: its parameters. If they are spread over the devices of several hosts, all must come here.
-          devices: all local ones if not given.
-        """
-        devices = jax.local_devices() if devices is None else devices
-        self._mesh = data_mesh(devices)
-        self._rows = NamedSharding(self._mesh, P("data"))
-        self._everywhere = NamedSharding(self._mesh, P())
-        self._params = copy_to(self._mesh, params)
-
-        def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:
-            image, local = model.encode_image(params, normalize(pixels))
-            return jnp.concatenate([image[:, None], local], axis=1) if with_local else image[:, None]
-
-        self._encode_images = jax.jit(tokens_of, static_argnames="with_local", out_shardings=self._rows)
-        self._encode_texts = jax.jit(model.encode_text, out_shardings=self._rows)
-        self._prepare_texts = jax.jit(model.prepare_texts, out_shardings=self._everywhere)
-        self._score_all = score_all_step(model, self._mesh)
-        self._score_top_k = jax.jit(
-            jax.shard_map(
-                partial(_score_top_k, model, pairs_per_step(self._mesh)),
-                mesh=self._mesh,
-                in_specs=(P(), P("data"), P("data"), P()),
-                out_specs=P("data"),
-            )
-        )
-        images_per_step = _IMAGES_PER_STEP.get(devices[0].platform, _IMAGES_PER_STEP_ACCELERATOR)
-        self._score_text = jax.jit(
-            jax.shard_map(
-                partial(_score_text, model, images_per_step),
-                mesh=self._mesh,
-                in_specs=(P(), P("data"), P()),
-                out_specs=P("data"),
-            )
-        )
-        self._score_global = jax.jit(_cosines, out_shardings=self._rows)
-
-    def encode_images(self, pixels: np.ndarray, *, with_local: bool, pad_to: int = 0) -> np.ndarray:
-        """Image tokens, not normalised: uint8 [B, S, S, 3] -> float32 [B, 1 + L, D], the global token first.
-
-        Args:
-          pixels: from `flair_jax.preprocess`.
-          with_local: whether the local tokens are wanted; if not, the result is [B, 1, D].
-          pad_to: run as if there were this many images, so that a last, smaller block needs no compilation.
-        """
-        return self._by_rows(partial(self._encode_images, with_local=with_local), pad_to, pixels)
-
-    def encode_texts(self, tokens: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
-        """Text features, not normalised: int32 [N, T] -> float32 [N, D]; `pad_to` as in `encode_images`.
-
-        The columns after the last end of text are cut off first: no feature depends on them.
-        """
-        longest = int(tokens.argmax(axis=1).max()) + 1
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, tokens.shape[1])
-        return self._by_rows(self._encode_texts, pad_to, tokens[:, :length])
-
-    def prepare_texts(self, text: np.ndarray) -> PreparedTexts:
-        """Text features [N, D] as `score_all` and `score_top_k` take them, on every device."""
-        with jax.set_mesh(self._mesh):  # a caller, such as training, may have set another
-            return self._prepare_texts(self._params, jax.device_put(text, self._everywhere))
-
-    def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
-        """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
-        count = texts.query.shape[-1]
-        return self._by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
-
-    def score_top_k(
-        self, candidates: np.ndarray, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0
-    ) -> np.ndarray:
-        """Text-conditioned cosines of each image with its own candidate texts.
-
-        Args:
-          candidates: int32 [B, K], indices of texts.
-          local: [B, L, D] local image tokens.
-          texts: from `prepare_texts`.
-          pad_to: as in `encode_images`.
-
-        Returns:
-          [B, K].
-        """
-        return self._by_rows(
-            lambda params, *rows: self._score_top_k(params, *rows, texts), pad_to, candidates.astype(np.int32), local
-        )
-
-    def score_text(self, local: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
-        """Text-conditioned cosines of many images with one text: [B, L, D], in any float dtype, and [D] -> [B].
-
-        The same scores as `score_all` gives, by less work where there is only one text.
-        """
-        return self._by_rows(lambda params, rows: self._score_text(params, rows, text), pad_to, local)
-
-    def score_global(self, image: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
-        """Cosines of global features: [B, D] and [N, D] -> [B, N]."""
-        return self._by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
-
-    def _by_rows(self, function: Any, pad_to: int, *arrays: np.ndarray) -> np.ndarray:
-        """function(params, *arrays), their rows padded to a multiple of the devices and split over them."""
-        count, devices = len(arrays[0]), self._mesh.size
-        rows = -(-max(count, pad_to) // devices) * devices
-        padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
-        with jax.set_mesh(self._mesh):
-            result = function(self._params, *(jax.device_put(array, self._rows) for array in padded))
-        return np.asarray(result)[:count]
+    mode: str = "text-conditioned"
+    top_k: int = 128
+    batch_size: int = 64
+    skip_broken: bool = False
 
 
-def score_all_step(model: RetrievalModel, mesh: Mesh) -> Any:
-    """The jitted function behind `Retriever.score_all`, on a mesh with the one axis "data".
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome.
 
-    It takes (params, local [B, L, D], prepared texts) and gives [B, N rounded up to whole blocks].
+    Attributes:
+      metrics: see `flair_jax.retrieval_metrics`.
+      ties: what equal scores decide of them.
+      images: pictures scored.
+      texts: captions scored.
+      cut_off: what the model does not read of the captions.
+      skipped: messages about pictures that could not be read.
+      seconds: wall time.
     """
-    score = partial(_score_all, model, pairs_per_step(mesh))
-    return jax.jit(jax.shard_map(score, mesh=mesh, in_specs=(P(), P("data"), P()), out_specs=P("data")))
+
+    metrics: dict[str, float]
+    ties: Ties
+    images: int
+    texts: int
+    cut_off: CutOff
+    skipped: list[str]
+    seconds: float
 
 
-def pairs_per_step(mesh: Mesh) -> int:
-    """How many pairs a device of the mesh scores at once."""
-    return _PAIRS_PER_STEP.get(mesh.devices.flat[0].platform, _PAIRS_PER_STEP_ACCELERATOR)
+def evaluate(
+    model: Flair,
+    retriever: Retriever,
+    data: RetrievalData,
+    settings: Settings,
+    store: BlockStore,
+    hosts: Hosts = ALONE,
+) -> Evaluation:
+    """Evaluates retrieval on one set, with progress bars on stderr.
 
+    With several hosts, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
+    pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
+    ones. The matrix of scores is never in one place.
 
-def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices [B, K] of the k highest scores of each row of [B, N], best first, the lower index first among equals.
+    Args:
+      model: gives picture size and context length.
+      retriever: the model on its devices.
+      data: pictures and captions.
+      settings: how.
+      store: finished blocks go there; those of an earlier, stopped run are taken from there. Emptied at the end.
+      hosts: that share the work.
 
-    k is cut to N.
+    Returns:
+      The outcome, the same on all hosts but for the seconds.
+
+    Raises:
+      DatasetError: listing the pictures that could not be read, on whatever host.
     """
-    return np.asarray(jax.lax.top_k(scores, min(k, scores.shape[1]))[1])
+    start = time.monotonic()
+    if hosts.count > 1:
+        hosts.agree(data.digest(), "the pictures or captions")
+    first = hosts.part(len(data.images)).start
+    blocks, own_broken = hosts.together(lambda: _embed_images(model, retriever, data.images, settings, store, hosts))
+    broken = {number: message for each in hosts.gather(list(own_broken.items())) for number, message in each}
+    check_broken(broken, len(data.images), skip=settings.skip_broken)
+    data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
+    first -= sum(number < first for number in broken)
+    # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
+    left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
+    text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, hosts)
+    scores = hosts.together(
+        lambda: _score(
+            *(retriever, blocks, text, distinct, settings, store),
+            lambda start: f"scores-{left_out}-{first + start:08d}",
+            hosts,
+        )
+    )
+    metrics, ties = rank(scores, first, data.image_of_text, hosts)
+    store.remove()
+    return Evaluation(
+        metrics,
+        ties,
+        len(data.images),
+        len(data.texts),
+        cut_off(data.texts, model.config.text.context_length),
+        list(broken.values()),
+        time.monotonic() - start,
+    )
 
 
-def _score_all(
-    model: RetrievalModel, pairs_per_step: int, params: Params, local: jax.Array, texts: PreparedTexts
-) -> jax.Array:
-    """One device's images [b, L, D] with all N texts -> [b, N rounded up to whole blocks]."""
-    count = texts.query.shape[-1]
-    blocks = -(-count // _TEXTS_PER_STEP)
-    size = -(-count // (16 * blocks)) * 16  # whole cache lines and vector registers
-    images = model.prepare_images(params, local)
-
-    def in_blocks(columns: jax.Array) -> jax.Array:
-        padded = jnp.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, blocks * size - count)])
-        return jnp.moveaxis(padded.reshape(*columns.shape[:-1], blocks, size), -2, 0)
-
-    def score_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
-        some = texts._replace(query=block[0], target=block[1])
-        return _map(lambda image: model.cosines(params, image, some), images, pairs_per_step // size)
-
-    scores = jax.lax.map(score_block, (in_blocks(texts.query), in_blocks(texts.target)))
-    return jnp.moveaxis(scores, 0, 1).reshape(len(local), -1)
+def _batch_size(settings: Settings, hosts: Hosts) -> int:
+    """Images, and texts, that one host embeds at once."""
+    return -(-settings.batch_size // hosts.count)
 
 
-def _score_top_k(
-    model: RetrievalModel,
-    pairs_per_step: int,
-    params: Params,
-    candidates: jax.Array,
-    local: jax.Array,
-    texts: PreparedTexts,
-) -> jax.Array:
-    """One device's images [b, L, D], each with its own candidates [b, K] -> [b, K]."""
-
-    def score_image(row: tuple[jax.Array, PreparedImage]) -> jax.Array:
-        chosen, image = row
-        own = texts._replace(query=texts.query[..., chosen], target=texts.target[..., chosen])
-        return model.cosines(params, image, own)
-
-    images = model.prepare_images(params, local)
-    return _map(score_image, (candidates, images), pairs_per_step // candidates.shape[1])
-
-
-def _score_text(
-    model: RetrievalModel, images_per_step: int, params: Params, local: jax.Array, text: jax.Array
-) -> jax.Array:
-    """One device's images [b, L, D] with one text [D] -> [b]."""
-
-    def score_image(tokens: jax.Array) -> jax.Array:
-        return model.cosines_with_text(params, tokens[None].astype(jnp.float32), text)[0]
-
-    return _map(score_image, local, images_per_step)
+def _embed_images(
+    model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore, hosts: Hosts
+) -> tuple[list[Block], dict[int, str]]:
+    """Blocks of this host's images without the broken pictures, and the latter's messages."""
+    part, size = hosts.part(len(paths)), _batch_size(settings, hosts)
+    pad_to = min(size, len(part))
+    return compute_in_blocks(
+        [str(paths[number]) for number in part],
+        partial(preprocess, size=model.config.vision.image_size),
+        lambda pixels: retriever.encode_images(np.stack(pixels), with_local=settings.mode != "global", pad_to=pad_to),
+        store,
+        size=size,
+        skip_broken=settings.skip_broken,
+        first=part.start,
+        progress=hosts.index == 0,
+    )
 
 
-def _map(function: Callable[[Any], jax.Array], rows: Any, at_once: int) -> jax.Array:
-    """Function over the leading axis of `rows`, `at_once` of them vectorised."""
-    if at_once <= 1:  # vectorising over an axis of 1 would cost a CPU half its speed
-        return jax.lax.map(function, rows)
-    return jax.lax.map(function, rows, batch_size=min(at_once, len(jax.tree.leaves(rows)[0])))
+def _embed_texts(
+    model: Flair,
+    retriever: Retriever,
+    texts: Sequence[str],
+    left_out: str,
+    settings: Settings,
+    store: BlockStore,
+    hosts: Hosts,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
+
+    Texts of the same tokens get one feature and so one score: they tie whatever their batch and host.
+    """
+    tokens, distinct = np.unique(tokenize(texts, model.config.text.context_length), axis=0, return_inverse=True)
+    part = hosts.part(len(tokens))
+
+    def embed() -> np.ndarray:
+        with tqdm(total=len(part), desc="texts", unit="text", disable=hosts.index > 0) as bar:
+            return embed_tokens(model, retriever, tokens[part.start : part.stop], _batch_size(settings, hosts), bar)
+
+    here = hosts.together(lambda: store.get_or_compute(f"distinct-texts-{left_out}-{part.start:08d}", embed))
+    return np.concatenate(hosts.gather_arrays(here)), distinct.reshape(-1)
 
 
-def _cosines(image: jax.Array, text: jax.Array) -> jax.Array:
-    return jnp.matmul(l2_normalize(image), l2_normalize(text).T, precision=jax.lax.Precision.HIGHEST)
+def _score(
+    retriever: Retriever,
+    blocks: Sequence[Block],
+    text: np.ndarray,
+    distinct: np.ndarray,
+    settings: Settings,
+    store: BlockStore,
+    name: Callable[[int], str],
+    hosts: Hosts,
+) -> list[Block]:
+    """Scores [b, N] of each block of this host's images; -inf for pairs that the mode does not score.
+
+    `text` has the features of the distinct texts, and `distinct` [N] says which of these each text is. `name` gives
+    what to call the scores of a block that begins at this of the host's images.
+    """
+    pad_to = max((block.images for block in blocks), default=0)
+    prepared = retriever.prepare_texts(text)
+
+    def score(tokens: np.ndarray) -> np.ndarray:
+        if settings.mode == "text-conditioned":
+            return retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to).take(distinct, axis=1)
+        scores = retriever.score_global(tokens[:, 0], text, pad_to=pad_to).take(distinct, axis=1)
+        if settings.mode == "global":
+            return scores
+        candidates = top_k(scores, settings.top_k)
+        chosen = distinct[candidates]
+        pooled = retriever.score_top_k(chosen, tokens[:, 1:], prepared, pad_to=pad_to)
+        reranked = np.empty((len(scores), len(text)), np.float32)
+        np.put_along_axis(reranked, chosen, pooled, axis=1)
+        scores = np.full_like(scores, -np.inf)
+        np.put_along_axis(scores, candidates, np.take_along_axis(reranked, chosen, axis=1), axis=1)
+        return scores
+
+    per_image = min(settings.top_k, len(distinct)) if settings.mode == "top-k" else len(distinct)
+    images = sum(block.images for block in blocks)
+    scored: list[Block] = []
+    with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=hosts.index > 0) as bar:
+        for block in blocks:
+            called = name(sum(block.images for block in scored))
+            if called not in store:
+                store.put(called, score(block.read()))
+            scored.append(Block(block.images, partial(store.get, called)))
+            bar.update(block.images * per_image)
+    return scored

@@ -17,16 +17,16 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from flair_jax.data.segmentation_data import SegmentationData
+from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import CutOff, check_broken, cut_off, embed_texts, read_ahead
 from flair_jax.evaluate.overlays import write_comparison
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.embedding import CutOff, check_broken, cut_off, embed_texts, read_ahead
+from flair_jax.scoring.scorer import Retriever
 
 SEGMENT_BY = ("patches", "pooled-patches")
 _BLOCK = 32  # pictures whose confusion matrices are stored as one

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from flair_jax.data.segmentation_data import IGNORED
+from flair_jax.data.sets.segmentation_data import IGNORED
 
 
 def confusion_matrix(

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
-from flair_jax.evaluate.embedding import errors_returned, read_ahead
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.files import locked
 from flair_jax.models.flair import Flair, Params
+from flair_jax.scoring.embedding import errors_returned, read_ahead
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.candidates import build_faiss
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import LOCAL_DTYPES, MANIFEST, Manifest, require_name

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flair_jax.errors import SearchIndexError
-from flair_jax.packages import how_to_install
 from flair_jax.files import replace_when_complete
+from flair_jax.packages import how_to_install
 from flair_jax.search.store import SearchIndex
 
 FAISS_FILE = "candidates.faiss"

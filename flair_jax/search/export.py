@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from flair_jax.errors import DatasetError, FlairError, is_utf8
-from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.embedding import embed_texts
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.files import no_file, replace_when_complete
 from flair_jax.models.flair import Flair, Params
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.embedding import embed_texts
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.build import Outcome, Settings, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest

@@ -12,8 +12,8 @@ from PIL import Image
 
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import FlairError, ImageError, printable
-from flair_jax.packages import how_to_install
 from flair_jax.files import no_file, replace_when_complete
+from flair_jax.packages import how_to_install
 from flair_jax.search.searcher import Hit
 
 _THUMBNAIL = 240

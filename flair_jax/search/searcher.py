@@ -9,8 +9,8 @@ import numpy as np
 
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import FlairError, SearchIndexError, require_text
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair, Params
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.candidates import ExactCandidates, FaissCandidates
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.store import SearchIndex

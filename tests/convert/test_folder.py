@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from flair_jax.convert.files import write_tensors
-from flair_jax.convert.folder import FILES, export_folder
-from flair_jax.convert.param_map import ConversionError, torch_from_params, torch_shapes
-from flair_jax.convert.torch_forward import TorchFlair
 
 import flair_jax
-from flair_jax import checkpoint, train
+from flair_jax import checkpoint
 from flair_jax.cli import main
+from flair_jax.convert.folder import FILES, export_folder
+from flair_jax.convert.torch_forward import TorchFlair
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.models.config import PRESETS, config_from_json, config_to_release_json
+from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
-from flair_jax.sharding import make_mesh, shardings
+from flair_jax.train import run
+from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
+from flair_jax.weights.write import write_tensors
 
 
 @pytest.mark.golden
@@ -212,8 +213,8 @@ def test_training_starts_from_an_exported_folder(small_model, small_checkpoint, 
         params,
         shardings(params, mesh),
     )
-    found = train._initial_params(tmp_path / "a", model, target)
-    jax.tree.map(np.testing.assert_array_equal, found, train._initial_params(small_checkpoint, model, target))
+    found = run._initial_params(tmp_path / "a", model, target)
+    jax.tree.map(np.testing.assert_array_equal, found, run._initial_params(small_checkpoint, model, target))
     jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail("elsewhere"), found, target)
     assert not found["text"]["token_embedding"].sharding.is_fully_replicated
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flair_jax.convert import stablehlo
-from flair_jax.convert.stablehlo_export import export
 
 import flair_jax
 from flair_jax.cli import main
+from flair_jax.convert import stablehlo
+from flair_jax.convert.stablehlo_export import export
 from flair_jax.errors import CheckpointError, FlairError
 
 # Docs and tests run the same lines.

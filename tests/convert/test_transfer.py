@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from flair_jax.convert import transfer
-from flair_jax.convert.files import write_tensors
-from flair_jax.convert.param_map import ConversionError, torch_from_params, torch_shapes
-from flair_jax.convert.weights import read_weights
 
 import flair_jax
+from flair_jax.convert import transfer
 from flair_jax.errors import CheckpointError
 from flair_jax.models.config import read_config
+from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
+from flair_jax.weights.read import read_weights
+from flair_jax.weights.write import write_tensors
 
 
 @pytest.mark.golden

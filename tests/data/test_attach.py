@@ -13,8 +13,8 @@ from made_tars import picture, sample, write_tar, write_tars
 from test_caption_tables import CAPTIONS, ROWS, SENTENCES, write_table
 
 from flair_jax.cli import main
-from flair_jax.data.attach import attach
-from flair_jax.data.caption_tables import ADDRESS
+from flair_jax.data.build.attach import attach
+from flair_jax.data.build.caption_tables import ADDRESS
 from flair_jax.data.shards import expand_shards
 from flair_jax.data.tars import TarSource
 from flair_jax.errors import DatasetError

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from flair_jax.cli import main
-from flair_jax.data.caption_tables import ADDRESS, read_table, sentences_in, write_url_table
+from flair_jax.data.build.caption_tables import ADDRESS, read_table, sentences_in, write_url_table
 from flair_jax.data.captions import CAPTION_LISTS
 from flair_jax.data.damage import Damage
 from flair_jax.errors import ConfigError, DatasetError

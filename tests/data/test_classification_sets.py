@@ -17,9 +17,9 @@ from labelled import (
     write_tfds,
 )
 
-from flair_jax.data.classification_sets import CLASSIFICATION_SETS
 from flair_jax.data.image import open_rgb
-from flair_jax.data.prompts import cifar_names, imagenet_names
+from flair_jax.data.sets.classification import CLASSIFICATION_SETS
+from flair_jax.data.sets.prompts import cifar_names, imagenet_names
 from flair_jax.errors import DatasetError
 
 

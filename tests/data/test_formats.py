@@ -15,11 +15,11 @@ from flair_jax.data import formats, image
 from flair_jax.data.formats import examine
 from flair_jax.data.image import open_picture, open_rgb, open_training_picture, preprocess, remark_on
 from flair_jax.data.names import PICTURE_ENDINGS
-from flair_jax.data.segmentation_data import _read_labels, labels
-from flair_jax.demo_page import read_upload
+from flair_jax.data.sets.segmentation_data import _read_labels, labels
 from flair_jax.errors import FlairError, ImageError, printable
 from flair_jax.search.page import write_page
 from flair_jax.search.searcher import Hit
+from flair_jax.show.page import read_upload
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flair_jax.data.prompts import (
+from flair_jax.data.sets.prompts import (
     cifar_names,
     imagenet_names,
     read_class_names,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair_jax.data.retrieval_sets import RETRIEVAL_SETS
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.errors import DatasetError
 
 

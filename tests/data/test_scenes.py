@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair_jax.data import scenes_builder
-from flair_jax.data.scenes import (
+from flair_jax.data.sets import scenes_builder
+from flair_jax.data.sets.scenes import (
     PLACES,
     SHAPES,
     SIDE,

@@ -15,10 +15,10 @@ from made_segmentation import (
 )
 from PIL import Image
 
-from flair_jax.data import scenes_builder
-from flair_jax.data.segmentation_data import IGNORED
-from flair_jax.data.segmentation_sets import SEGMENTATION_SETS, find_set
-from flair_jax.data.segmentation_texts import read_words
+from flair_jax.data.sets import scenes_builder
+from flair_jax.data.sets.segmentation import SEGMENTATION_SETS, find_set
+from flair_jax.data.sets.segmentation_data import IGNORED
+from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError, ImageError
 
 CONTEXT = {"folder": "SegmentationClassContext", "listed": "SegmentationContext"}

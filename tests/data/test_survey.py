@@ -6,8 +6,8 @@ from made_tars import picture, sample, write_tar
 from test_tars import broken_pictures
 
 from flair_jax.cli import main
+from flair_jax.data.build.survey import survey
 from flair_jax.data.sources import Record, TfdsSource
-from flair_jax.data.survey import survey
 from flair_jax.errors import DatasetError
 
 

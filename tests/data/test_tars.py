@@ -21,10 +21,10 @@ from PIL import Image
 
 from flair_jax.data import tar_index
 from flair_jax.data.pipeline import SampleSettings, batches
+from flair_jax.data.sets.training import open_set
 from flair_jax.data.shards import expand_shards
 from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import TarSource
-from flair_jax.data.training_sets import open_set
 from flair_jax.errors import DatasetError
 from flair_jax.settings import DataSettings
 

@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from flair_jax.errors import FlairError
-from flair_jax.hosts import CLUSTER_OPTIONS, Hosts, join_cluster
+from flair_jax.parallel.processes import CLUSTER_OPTIONS, Hosts, join_cluster
 
 parser = argparse.ArgumentParser()
 for name in ("checkpoint", "data", "output"):
@@ -22,9 +22,9 @@ for name, kind, _ in CLUSTER_OPTIONS:
 options = parser.parse_args()
 join_cluster({name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}, sigterm_saves=False)
 
-from flair_jax.evaluate.command import run
-from flair_jax.evaluate.retrieval import Retriever
-from flair_jax.evaluate.run import MODES, Settings
+from flair_jax.evaluate.retrieval import MODES, Settings
+from flair_jax.evaluate.tasks import run
+from flair_jax.scoring.scorer import Retriever
 
 hosts = Hosts.all()
 embedded, scored = [], []

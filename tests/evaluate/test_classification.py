@@ -9,19 +9,19 @@ from labelled import COLOURS, write_folders
 from numeric import assert_close
 
 from flair_jax import normalize, preprocess, tokenize
-from flair_jax.data.classification_sets import CLASSIFICATION_SETS
-from flair_jax.data.labelled import FileExamples
+from flair_jax.data.sets.classification import CLASSIFICATION_SETS
+from flair_jax.data.sets.labelled import FileExamples
 from flair_jax.errors import FlairError
 from flair_jax.evaluate import classification
-from flair_jax.evaluate.blocks import BlockStore
 from flair_jax.evaluate.classification import (
     ClassificationSettings,
     Classifier,
     class_features,
     classify,
 )
-from flair_jax.evaluate.metrics import class_ranks, classification_metrics
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.metrics import class_ranks, classification_metrics
+from flair_jax.scoring.scorer import Retriever
 
 TEMPLATES = ("{}", "a photo of a {}.", "the {} thing in a long sentence about it")
 

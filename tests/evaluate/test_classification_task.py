@@ -13,9 +13,9 @@ from labelled import COLOURS, png, random_cifar, write_binary, write_folders, wr
 
 from flair_jax import checkpoint
 from flair_jax.cli import main
-from flair_jax.data.prompts import cifar_names
+from flair_jax.data.sets.prompts import cifar_names
 from flair_jax.evaluate.classification_task import measured_by_others, table
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.scoring.scorer import Retriever
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_where_it_was(small_checkpoint, folders, tmp_path, 
     script = (
         "import os, signal, sys\n"
         "from flair_jax.cli import main\n"
-        "from flair_jax.evaluate.retrieval import Retriever\n"
+        "from flair_jax.scoring.scorer import Retriever\n"
         "score, calls = Retriever.score_all, []\n"
         "def killing(self, *a, **k):\n"
         "    calls.append(1)\n"

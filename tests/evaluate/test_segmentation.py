@@ -18,14 +18,14 @@ from PIL import Image
 import flair_jax
 from flair_jax import checkpoint
 from flair_jax.cli import main
-from flair_jax.data.segmentation_sets import SEGMENTATION_SETS
+from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 from flair_jax.errors import DatasetError
-from flair_jax.evaluate import segment_command, segmentation
-from flair_jax.evaluate.blocks import BlockStore
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.evaluate import segmentation, segmentation_task
 from flair_jax.evaluate.segmentation import PatchScorer, Settings, segment
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.models.flair import Flair
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.scorer import Retriever
 
 PICTURES = 5
 
@@ -67,7 +67,7 @@ def lively(small_model) -> tuple[Flair, dict]:
 @pytest.fixture
 def compiled(retriever, monkeypatch) -> None:
     """The command with what is compiled already."""
-    monkeypatch.setattr(segment_command, "Retriever", lambda *_: retriever)
+    monkeypatch.setattr(segmentation_task, "Retriever", lambda *_: retriever)
 
 
 def evaluate(checkpoint: Path, *arguments: object) -> int:
@@ -281,7 +281,7 @@ def test_a_killed_run_goes_on_where_it_was(compiled, small_checkpoint, voc, tmp_
         "import os, signal, sys\n"
         "from flair_jax.cli import main\n"
         "from flair_jax.evaluate import segmentation\n"
-        "from flair_jax.evaluate.blocks import BlockStore\n"
+        "from flair_jax.scoring.blocks import BlockStore\n"
         "segmentation._BLOCK = 2\n"
         "put, calls = BlockStore.put, []\n"
         "def killing(self, *a):\n"

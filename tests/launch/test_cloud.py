@@ -76,7 +76,13 @@ def test_tpu_from_nothing_to_the_end(programs, tmp_path) -> None:
     assert not (folder / "state").exists()
     with tarfile.open(folder / "code.tar.gz") as code:
         names = set(code.getnames())
-    assert {"pyproject.toml", "constraints.txt", "configs/demo.py", "flair_jax/train.py", "launch/tpu_pod.sh"} <= names
+    assert {
+        "pyproject.toml",
+        "constraints.txt",
+        "configs/demo.py",
+        "flair_jax/train/run.py",
+        "launch/tpu_pod.sh",
+    } <= names
     assert not any(name.startswith((".git/", ".venv")) for name in names)
 
 

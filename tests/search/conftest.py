@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_pictures import draw
 
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search import build
 from flair_jax.search.pictures import find_pictures
 

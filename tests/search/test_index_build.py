@@ -20,8 +20,8 @@ from numeric import assert_close
 
 from flair_jax import normalize, preprocess
 from flair_jax.errors import DatasetError, SearchIndexError
-from flair_jax.evaluate.retrieval import Retriever
 from flair_jax.models.flair import Flair
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search import SearchIndex, build
 from flair_jax.search.manifest import Manifest
 from flair_jax.search.pictures import Found, find_pictures
@@ -236,7 +236,7 @@ KILLS = {
     "    if len(self.shards) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
     "    write(self, index)\n"
     "Manifest.write = die\n",
-    "while it computes": "from flair_jax.evaluate.retrieval import Retriever\n"
+    "while it computes": "from flair_jax.scoring.scorer import Retriever\n"
     "encode, calls = Retriever.encode_images, []\n"
     "def die(*arguments, **how):\n"
     "    calls.append(1)\n"

@@ -8,7 +8,7 @@ from numeric import assert_close
 
 from flair_jax import normalize, preprocess, tokenize
 from flair_jax.errors import DatasetError, FlairError
-from flair_jax.evaluate.retrieval import Retriever
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.search import export
 from flair_jax.search.build import Settings
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from runs import losses, run, write_config
 
-from flair_jax.data import scenes_builder
+from flair_jax.data.sets import scenes_builder
 
 
 @pytest.fixture(scope="session")

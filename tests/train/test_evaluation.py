@@ -12,15 +12,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from runs import run, run_distributed
 
-from flair_jax.data import scenes_builder
-from flair_jax.demo import write_pictures
+from flair_jax.data.sets import scenes_builder
+from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError
 from flair_jax.models.flair import Flair
-from flair_jax.preemption import Preempted, Preemption
+from flair_jax.parallel.sharding import copy_to, data_mesh
 from flair_jax.settings import EvaluationSettings
-from flair_jax.sharding import copy_to, data_mesh
-from flair_jax.train_evaluation import RetrievalEvaluation
-from flair_jax.train_loop import Run
+from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.loop import Run
+from flair_jax.train.preemption import Preempted, Preemption
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flair_jax.convert.param_map import torch_from_params
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numeric import assert_close
 
 from flair_jax.errors import ConfigError
-from flair_jax.losses import Features, flair_loss, sample_captions
+from flair_jax.train.losses import Features, flair_loss, sample_captions
+from flair_jax.weights.param_map import torch_from_params
 
 TERMS = {"tcs_mps": ("tcs", "mps"), "tcs": ("tcs",)}
 

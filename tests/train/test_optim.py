@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flair_jax.convert.param_map import torch_from_params
 
 from flair_jax.errors import ConfigError
-from flair_jax.optim import clamp_logit_scale, decay_mask, lock_mask, make_optimizer, make_schedule
 from flair_jax.settings import OptimizerSettings
+from flair_jax.train.optim import clamp_logit_scale, decay_mask, lock_mask, make_optimizer, make_schedule
+from flair_jax.weights.param_map import torch_from_params
 
 SETTINGS = {
     "learning_rate": 1e-3,

@@ -18,8 +18,8 @@ import flair_jax
 from flair_jax.cli import main
 from flair_jax.errors import CheckpointError
 from flair_jax.settings import TrainSettings
-from flair_jax.train import train
-from flair_jax.train_flags import parse_config
+from flair_jax.train.flags import parse_config
+from flair_jax.train.run import train
 
 
 def wait_until(condition, process) -> None:

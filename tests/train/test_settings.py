@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flair_jax.configs.default import get_config
 from runs import run
 
 from flair_jax.cli import main
+from flair_jax.configs.default import get_config
 from flair_jax.errors import ConfigError
 from flair_jax.settings import TrainSettings
-from flair_jax.train_flags import parse, parse_config
+from flair_jax.train.flags import parse, parse_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
 RECIPES = {

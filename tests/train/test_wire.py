@@ -10,14 +10,14 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from flair_jax.configs.default import get_config
 
-from flair_jax.hlo import Collective, read_program
+from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
-from flair_jax.optim import make_optimizer
+from flair_jax.parallel.sharding import batch_sharding, make_mesh
+from flair_jax.plan.hlo import Collective, read_program
 from flair_jax.settings import TrainSettings
-from flair_jax.sharding import batch_sharding, make_mesh
-from flair_jax.train_state import Batch, abstract_state, make_train_step
+from flair_jax.train.optim import make_optimizer
+from flair_jax.train.step import Batch, abstract_state, make_train_step
 
 MODEL = """{"embed_dim": 40,
  "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 3, "head_width": 16},

@@ -1,0 +1,212 @@
+"""Sets for semantic segmentation as users have them on disk: one table row each. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flair_jax.data.sets.retrieval import choose
+from flair_jax.data.sets.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SIDE,
+    Scene,
+    SceneObject,
+    describe_background,
+    describe_object,
+)
+from flair_jax.data.sets.segmentation_data import IGNORED, THINGS, SegmentationData, labels, labels_of, open_files
+from flair_jax.errors import DatasetError
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationSet:
+    """One set.
+
+    Attributes:
+      name: what `--dataset` takes.
+      folder: where it usually lies under a folder of sets. `--data-dir` may be this folder or any above it.
+      marker: the file or folder that marks the set's folder.
+      open: set's folder, and what marks it -> the data.
+      source: where users get it.
+      whole: how many pictures the whole set has, as published; None if that is not known.
+    """
+
+    name: str
+    folder: str
+    marker: str
+    open: Callable[[Path, Path], SegmentationData]
+    source: str
+    whole: int | None = None
+
+    def load(self, data_dir: str | Path) -> SegmentationData:
+        """Lists the pictures; none is opened.
+
+        Raises:
+          DatasetError: if the folder is not as the set has it.
+        """
+        data_dir = Path(data_dir)
+        if not data_dir.is_dir():
+            raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
+        parts = Path(self.folder).parts
+        for folder in (data_dir.joinpath(*parts[start:]) for start in range(len(parts) + 1)):
+            found = sorted(folder.glob(self.marker))
+            if found:
+                data = self.open(folder, found[0])
+                if not data.names:
+                    raise DatasetError(f"{found[0]}: holds no pictures of {self.name}")
+                return data
+        raise DatasetError(f"{data_dir}: {self.name} needs {self.marker} there or in {self.folder} below it")
+
+
+def find_set(name: str) -> SegmentationSet:
+    """The set of that name.
+
+    Raises:
+      DatasetError: if there is none; it names the closest.
+    """
+    return choose(name, SEGMENTATION_SETS)
+
+
+def _open_scenes(folder: Path, marker: Path) -> SegmentationData:
+    """The drawn scenes: a class for each colour of objects and each background, in words as they were trained on."""
+    from flair_jax.data.sets import scenes_builder
+
+    if folder.resolve().name != "scenes":
+        raise DatasetError(f"{folder}: --data-dir must be the folder that holds `scenes`, and not this one")
+    scenes = scenes_builder.read(folder.resolve().parent, "test", marker.parent.parent.name)
+    classes = (*COLOURS, *(f"{name} background" for name in BACKGROUNDS))
+    objects = [describe_object(SceneObject("", "", colour, "", ""), {"colour"}) for colour in COLOURS]
+    texts = (*objects, *(describe_background(Scene(name, ())) for name in BACKGROUNDS))
+
+    def read(number: int) -> tuple[Image.Image, np.ndarray]:
+        labelled = scenes[number]
+        drawn = (f"{labelled.scene.background} background", *(item.colour for item in labelled.scene.objects))
+        numbers = np.array([classes.index(name) for name in drawn], np.uint8)
+        return Image.fromarray(labelled.pixels), numbers[labelled.mask.reshape(labelled.pixels.shape[:2])]
+
+    names = [f"{number:04}" for number in range(len(scenes))]
+    return SegmentationData(names, classes, tuple((text,) for text in texts), ("{}",), SIDE, read)
+
+
+# COCO-Stuff's raw values are its ids less 1; these do not occur. The others, in order, are the train ids from 0.
+_COCO_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+_COCO_RAW = [value for value in range(182) if value not in _COCO_GAPS]
+# cityscapesScripts, labels.py: ids of the classes that are judged, in the order of the train ids; 0 to 33 occur.
+_CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+_voc = partial(open_files, classes="voc", pictures="JPEGImages/{}.jpg", annotations="SegmentationClass/{}")
+_context = partial(
+    open_files, classes="context", pictures="JPEGImages/{}.jpg", annotations="SegmentationClassContext/{}"
+)
+_coco = partial(
+    open_files, classes="coco-stuff", pictures="images/val2017/{}.jpg", annotations="annotations/val2017/{}"
+)
+
+SEGMENTATION_SETS: dict[str, SegmentationSet] = {
+    entry.name: entry
+    for entry in (
+        SegmentationSet(
+            "voc20",
+            "VOCdevkit/VOC2012",
+            "ImageSets/Segmentation/val.txt",
+            partial(_voc, labels={".png": labels(1, 20, 0)}),
+            "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+            1_449,
+        ),
+        SegmentationSet(
+            "voc21",
+            "VOCdevkit/VOC2012",
+            "ImageSets/Segmentation/val.txt",
+            partial(_voc, labels={".png": labels(0, 21)}, background=True),
+            "as voc20, with background",
+            1_449,
+        ),
+        SegmentationSet(
+            "context59",
+            "VOCdevkit/VOC2010",
+            "ImageSets/SegmentationContext/val.txt",
+            partial(_context, labels={".png": labels(1, 59, 0)}),
+            "VOC 2010 and mmsegmentation's pascal_context.py",
+        ),
+        SegmentationSet(
+            "context60",
+            "VOCdevkit/VOC2010",
+            "ImageSets/SegmentationContext/val.txt",
+            partial(_context, labels={".png": labels(0, 60)}, background=True),
+            "as context59, with background",
+        ),
+        SegmentationSet(
+            "ade20k",
+            "ade/ADEChallengeData2016",
+            "images/validation",
+            partial(
+                open_files,
+                classes="ade20k",
+                pictures="images/validation/{}.jpg",
+                annotations="annotations/validation/{}",
+                labels={".png": labels(1, 150, 0)},
+            ),
+            "sceneparsing.csail.mit.edu",
+            2_000,
+        ),
+        SegmentationSet(
+            "cityscapes",
+            "cityscapes",
+            "leftImg8bit/val",
+            partial(
+                open_files,
+                classes="cityscapes",
+                pictures="leftImg8bit/val/{}_leftImg8bit.png",
+                annotations="gtFine/val/{}_gtFine",
+                labels={
+                    "_labelTrainIds.png": labels(0, 19),
+                    "_labelIds.png": labels_of({raw: i for i, raw in enumerate(_CITYSCAPES)}, *range(34)),
+                },
+                short_side=560,
+            ),
+            "cityscapes-dataset.com",
+            500,
+        ),
+        SegmentationSet(
+            "coco-stuff",
+            "coco_stuff164k",
+            "images/val2017",
+            partial(
+                _coco,
+                labels={
+                    "_labelTrainIds.png": labels(0, 171),
+                    ".png": labels_of({raw: i for i, raw in enumerate(_COCO_RAW)}),
+                },
+                short_side=448,
+            ),
+            "github.com/nightrome/cocostuff: stuffthingmaps",
+            5_000,
+        ),
+        SegmentationSet(
+            "coco-object",
+            "coco_stuff164k",
+            "images/val2017",
+            partial(
+                _coco,
+                labels={
+                    "_instanceTrainIds.png": labels(0, 81),
+                    "_labelTrainIds.png": labels_of({i: i + 1 if i < THINGS else 0 for i in (*range(171), IGNORED)}),
+                    ".png": labels_of({raw: i + 1 if i < THINGS else 0 for i, raw in enumerate([*_COCO_RAW, IGNORED])}),
+                },
+                background=True,
+                only_things=True,
+            ),
+            "as coco-stuff; its 80 objects and background",
+            5_000,
+        ),
+        SegmentationSet(
+            "scenes", "scenes", "*/*/dataset_info.json", _open_scenes, "flair-jax demo: the held-out scenes"
+        ),
+    )
+}

@@ -1,0 +1,243 @@
+"""What a model makes of `scenes`: retrieval, where it looks, and which words it understands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from flair_jax.data.sets.scenes import (
+    BACKGROUNDS,
+    RELATIONS,
+    VALUES,
+    Scene,
+    describe_background,
+    describe_object,
+    describe_relation,
+    fits,
+    relations,
+)
+from flair_jax.data.sets.scenes_builder import LabelledScene
+from flair_jax.data.tokenizer import tokenize
+from flair_jax.evaluate.localization import (
+    attention_by_object,
+    intersection_over_union,
+    pointing_chance,
+    points_at,
+)
+from flair_jax.models.flair import Flair, Params
+from flair_jax.scoring.metrics import retrieval_metrics
+from flair_jax.scoring.scorer import Retriever, top_k
+
+ATTRIBUTES = (*VALUES, "background", "relation")
+_TOP_K = 32  # texts for each picture in mode top-k
+_ROWS = 256  # pictures or texts at once
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesResult:
+    """On how many scenes, and the figures: all in per cent, by name; `chance` has the names of the others."""
+
+    scenes: int
+    retrieval: dict[str, dict[str, float]]
+    sub_captions: dict[str, float]
+    localization: dict[str, float]
+    words: dict[str, float]
+    chance: dict[str, float]
+
+
+class ScenesEvaluation:
+    """Held-out scenes, and the questions asked about them, the same for every model."""
+
+    def __init__(self, scenes: Sequence[LabelledScene], seed: int = 0) -> None:
+        """Draws the questions.
+
+        Args:
+          scenes: from `scenes_builder.read`.
+          seed: of the wrong words.
+        """
+        self.scenes = scenes
+        rng = np.random.default_rng(seed)
+        # The first caption of each object: (scene, number of the object from 0, caption).
+        self.about_objects = [
+            (number, item, labelled.captions[labelled.caption_object.index(item)])
+            for number, labelled in enumerate(scenes)
+            for item in range(len(labelled.scene.objects))
+        ]
+        self.swaps = {name: [_swap(labelled.scene, name, rng) for labelled in scenes] for name in ATTRIBUTES}
+
+    def run(self, model: Flair, params: Params, *, trained_pooling: bool = True) -> ScenesResult:
+        """Evaluates a model.
+
+        Args:
+          model: the model.
+          params: its parameters.
+          trained_pooling: False for a model whose pooling was never trained: words are then judged by global features.
+        """
+        scorer = _Scorer(model, params, [labelled.pixels for labelled in self.scenes])
+        return ScenesResult(
+            len(self.scenes),
+            self._retrieval(scorer),
+            self._sub_captions(scorer),
+            self._localization(scorer),
+            self._words(scorer, trained_pooling),
+            self._chance(model.config.vision.grid),
+        )
+
+    def _retrieval(self, scorer: _Scorer) -> dict[str, dict[str, float]]:
+        captions = [labelled.long_caption for labelled in self.scenes]
+        own = np.arange(len(captions))
+        return {mode: retrieval_metrics(scorer.scores(captions, mode), own) for mode in scorer.MODES}
+
+    def _sub_captions(self, scorer: _Scorer) -> dict[str, float]:
+        """Mean average precision of pictures ranked for one sub-caption; every picture that fits its words counts."""
+        captions = sorted({caption for _, _, caption in self.about_objects})
+        relevant = np.array([[fits(each.scene, caption) for caption in captions] for each in self.scenes])
+        return {
+            mode: 100 * _mean_average_precision(scorer.scores(captions, mode), relevant)
+            for mode in ("text-conditioned", "global")
+        }
+
+    def _localization(self, scorer: _Scorer) -> dict[str, float]:
+        """Attention for the full description of each object, which fits no other."""
+        maps = scorer.attention(
+            [
+                (number, describe_object(self.scenes[number].scene.objects[item]))
+                for number, item, _ in self.about_objects
+            ]
+        )
+        pointing, most, iou = [], [], []
+        for (number, item, _), attention in zip(self.about_objects, maps, strict=True):
+            labelled = self.scenes[number]
+            mask = labelled.mask == item + 1
+            by_object = attention_by_object(attention, labelled.mask, len(labelled.scene.objects))
+            pointing.append(points_at(attention, mask))
+            most.append(by_object.argmax() == item)
+            iou.append(intersection_over_union(attention, mask))
+        values = {"pointing game": pointing, "named object most attended": most, "mean IoU at 0.5": iou}
+        return {name: 100 * float(np.mean(value)) for name, value in values.items()}
+
+    def _words(self, scorer: _Scorer, text_conditioned: bool) -> dict[str, float]:
+        shares = {}
+        for name, swaps in self.swaps.items():
+            true, false = (
+                scorer.pair_scores(list(enumerate(captions)), text_conditioned) for captions in zip(*swaps, strict=True)
+            )
+            shares[name] = 100 * float(np.mean(true > false))
+        return shares
+
+    def _chance(self, grid: int) -> dict[str, float]:
+        masks = [self.scenes[number].mask == item + 1 for number, item, _ in self.about_objects]
+        captions = sorted({caption for _, _, caption in self.about_objects})
+        relevant = [[fits(each.scene, caption) for caption in captions] for each in self.scenes]
+        return {
+            "pointing game": 100 * float(np.mean([pointing_chance(grid, mask) for mask in masks])),
+            "named object most attended": 100
+            * float(np.mean([1 / len(self.scenes[number].scene.objects) for number, _, _ in self.about_objects])),
+            "R@1": 100 / len(self.scenes),
+            "R@5": 500 / len(self.scenes),
+            "sub-captions": 100 * float(np.mean(relevant)),
+            "words": 50.0,
+        }
+
+
+class _Scorer:
+    """A model and its features of the pictures."""
+
+    MODES = ("text-conditioned", "top-k", "global")
+
+    def __init__(self, model: Flair, params: Params, pictures: Sequence[np.ndarray]) -> None:
+        self._model, self._params = model, params
+        self._retriever = Retriever(model, params)
+        tokens = [
+            self._retriever.encode_images(np.stack(pictures[start : start + _ROWS]), with_local=True, pad_to=_ROWS)
+            for start in range(0, len(pictures), _ROWS)
+        ]
+        self._image = np.concatenate(tokens)
+
+        def attend(params: Params, local: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def one(local: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
+                pooled, weights = model.pool_with_weights(params, local[None], text[None])
+                return pooled[0, 0], weights[0, :, 0, :-1].mean(axis=0)
+
+            return jax.vmap(one)(local, text)
+
+        self._attend = jax.jit(attend)
+
+    def _texts(self, captions: Sequence[str]) -> np.ndarray:
+        tokens = tokenize(captions, self._model.config.text.context_length)
+        blocks = [tokens[start : start + _ROWS] for start in range(0, len(tokens), _ROWS)]
+        return np.concatenate([self._retriever.encode_texts(block, pad_to=_ROWS) for block in blocks])
+
+    def scores(self, captions: Sequence[str], mode: str) -> np.ndarray:
+        """[I, T]; higher is better."""
+        text = self._texts(captions)
+        if mode == "global":
+            return self._retriever.score_global(self._image[:, 0], text)
+        prepared = self._retriever.prepare_texts(text)
+        if mode == "text-conditioned":
+            return self._retriever.score_all(self._image[:, 1:], prepared)
+        candidates = top_k(self._retriever.score_global(self._image[:, 0], text), _TOP_K)
+        scores = np.full((len(self._image), len(captions)), -np.inf, np.float32)
+        np.put_along_axis(
+            scores, candidates, self._retriever.score_top_k(candidates, self._image[:, 1:], prepared), axis=1
+        )
+        return scores
+
+    def _attended(self, pairs: Sequence[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Text features [P, D], pooled features [P, D] and attention [P, L] of pictures with a caption each."""
+        text = self._texts([caption for _, caption in pairs])
+        numbers = np.array([number for number, _ in pairs])
+        results: list[Any] = []
+        for start in range(0, len(pairs), _ROWS):
+            rows = slice(start, start + _ROWS)
+            count = len(numbers[rows])
+            local, block = self._image[numbers[rows], 1:], text[rows]
+            local = np.pad(local, ((0, _ROWS - count), (0, 0), (0, 0)))
+            block = np.pad(block, ((0, _ROWS - count), (0, 0)))
+            results.append([np.asarray(each)[:count] for each in self._attend(self._params, local, block)])
+        pooled, weights = (np.concatenate(each) for each in zip(*results, strict=True))
+        return text, pooled, weights
+
+    def attention(self, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
+        """Attention over the patches, mean of the heads: [P, G, G]."""
+        grid = self._model.config.vision.grid
+        return self._attended(pairs)[2].reshape(len(pairs), grid, grid)
+
+    def pair_scores(self, pairs: Sequence[tuple[int, str]], text_conditioned: bool) -> np.ndarray:
+        """Cosines of pictures with a caption each: [P]."""
+        if text_conditioned:
+            text, image, _ = self._attended(pairs)
+        else:
+            text, image = self._texts([caption for _, caption in pairs]), self._image[[n for n, _ in pairs], 0]
+        return np.sum(text * image, axis=1) / np.linalg.norm(text, axis=1) / np.linalg.norm(image, axis=1)
+
+
+def _swap(scene: Scene, name: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A true caption, and the same with the word for one attribute changed so that it is false."""
+    if name == "background":
+        others = [word for word in BACKGROUNDS if word != scene.background]
+        false = dataclasses.replace(scene, background=str(rng.choice(others)))
+        return describe_background(scene), describe_background(false)
+    if name == "relation":
+        true = list(relations(scene))
+        i, relation, j = true[int(rng.integers(len(true)))]
+        one, other = scene.objects[i], scene.objects[j]
+        return describe_relation(one, relation, other), describe_relation(one, RELATIONS[relation], other)
+    item = scene.objects[int(rng.integers(len(scene.objects)))]
+    while True:
+        changed = dataclasses.replace(item, **{name: str(rng.choice(VALUES[name]))})
+        if changed not in scene.objects:
+            return describe_object(item), describe_object(changed)
+
+
+def _mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mean over columns of the average precision of their rows; ties count against the model."""
+    # Sorting by relevance first puts what does not count before what does among equal scores.
+    order = np.lexsort((relevant, -scores), axis=0)
+    hits = np.take_along_axis(relevant, order, axis=0)
+    precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]
+    return float(np.mean((precision * hits).sum(axis=0) / hits.sum(axis=0)))

@@ -1,0 +1,191 @@
+"""`flair-jax evaluate`: one set, or all that are found, to a table and a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from flair_jax.checkpoint import load, locate, read_description, reported_name
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
+from flair_jax.errors import DatasetError
+from flair_jax.evaluate import report
+from flair_jax.evaluate.retrieval import evaluate
+from flair_jax.models.flair import Flair
+from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.sharding import data_mesh
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.scorer import Retriever
+
+
+@runtime_checkable
+class Set(Protocol):
+    """What the sets of each task have."""
+
+    @property
+    def name(self) -> str:
+        """What `--dataset` takes."""
+        ...
+
+    def find(self, folder: Path) -> Any:
+        """None if the set is not in the folder."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Something to score a model by.
+
+    Attributes:
+      sets: what it can be done on, by name.
+      load: (set, folder) -> data, with a method `digest` that says whether it is the same.
+      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `run.evaluate`.
+      result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `report.result`.
+      table: (results, mode) -> text.
+    """
+
+    sets: Mapping[str, Set]
+    load: Callable[[Any, Path], Any]
+    evaluate: Callable[..., Any]
+    result: Callable[..., dict[str, Any]]
+    table: Callable[[Sequence[dict[str, Any]], str], str]
+
+
+def retrieval(hosts: Hosts = ALONE) -> Task:
+    """Retrieval, shared by hosts."""
+    return Task(
+        RETRIEVAL_SETS,
+        lambda entry, folder: entry.load(folder),
+        partial(evaluate, hosts=hosts),
+        report.result,
+        report.table,
+    )
+
+
+def run(
+    checkpoint: str | Path,
+    dataset: str,
+    data_dir: Path,
+    settings: Any,
+    *,
+    dtype: str,
+    output: Path | None,
+    task: Task | None = None,
+    hosts: Hosts = ALONE,
+) -> list[dict[str, Any]]:
+    """Evaluates a checkpoint, prints a table and writes `output`; of several hosts, the first does these two.
+
+    Args:
+      checkpoint: as `flair_jax.load` takes it.
+      dataset: a name in the task's sets, or "all" for every set found in `data_dir` and right below it.
+      data_dir: the set's folder.
+      settings: how; the task's.
+      dtype: compute dtype.
+      output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
+      task: what to evaluate; retrieval if not given.
+      hosts: that share the work; all must call this, and the task must share its work among them, as retrieval does.
+
+    Returns:
+      One result a set; see `report.result`.
+
+    Raises:
+      FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
+    """
+    work = task or retrieval(hosts)
+    sets = hosts.together(lambda: _find_sets(work.sets, dataset, data_dir))
+    hosts.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
+    if output and any(hosts.gather(output.is_dir())):
+        raise DatasetError(f"--output {output}: is a folder; name a JSON file")
+    loaded = _load(checkpoint, dtype, settings, hosts)
+    say = print if hosts.index == 0 else _say_nothing
+    results, failures = [], []
+    for entry, folder in sets:
+        say(f"{entry.name}: {folder}", flush=True)
+        try:
+            result = _evaluate_set(work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), hosts)
+        except DatasetError as error:
+            if len(sets) == 1:
+                raise
+            failures.append(f"{entry.name}: {error}")
+            continue
+        if result["skipped"]:
+            say(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
+        results.append(result)
+    if results:
+        say(work.table(results, settings.mode))
+    if output and results:
+        document = report.document(results, loaded.environment)
+        hosts.first_does(lambda: report.write_json(output, document))
+        shutil.rmtree(f"{output}.partial", ignore_errors=True)
+        say(f"written: {output}")
+    if failures:
+        raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
+    return results
+
+
+class _Loaded(NamedTuple):
+    """A checkpoint on its devices, and what results of it depend on."""
+
+    checkpoint: Path
+    source: dict[str, str]
+    model: Flair
+    retriever: Retriever
+    environment: dict[str, Any]
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """The other hosts' `print`."""
+
+
+def _load(checkpoint: str | Path, dtype: str, settings: Any, hosts: Hosts) -> _Loaded:
+    files = hosts.together(lambda: locate(checkpoint))
+    hosts.agree(files.name, "the newest checkpoints in --checkpoint")
+    everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
+    model, params = hosts.together(lambda: load(files, dtype=dtype, sharding=everywhere))
+    source = hosts.together(lambda: read_description(files).get("source", {}))
+    environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
+    return _Loaded(files, source, model, Retriever(model, params), environment)
+
+
+def _evaluate_set(
+    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, hosts: Hosts
+) -> dict[str, Any]:
+    """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
+    data = hosts.together(lambda: task.load(entry, folder))
+    work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
+    blocks = unfinished and unfinished / f"{entry.name}-{work}"
+    finished = blocks and blocks.with_suffix(".json")
+    known = hosts.gather(_read_json(finished) if finished else None)[0]
+    if known is not None:
+        return dict(known)
+    evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
+    result = task.result(entry.name, folder, evaluation, settings, loaded.source)
+    if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+        hosts.first_does(lambda: report.write_json(finished, result))
+    return result
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:
+    """Sets and their folders."""
+    if dataset != "all":
+        return [(choose(dataset, sets), data_dir)]
+    if not data_dir.is_dir():
+        raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
+    folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]
+    found = [(entry, folder) for entry in sets.values() for folder in folders if entry.find(folder)]
+    if not found:
+        raise DatasetError(
+            f"{data_dir}: no set found there or right below; `flair-jax evaluate --help` lists their layouts"
+        )
+    return found

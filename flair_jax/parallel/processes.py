@@ -1,0 +1,163 @@
+"""The processes that share one run: how they find each other, and what they tell each other. Loads JAX when used."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from flair_jax import errors
+from flair_jax.errors import ConfigError, DatasetError, FlairError
+
+_Result = TypeVar("_Result")
+
+# Options of a command that can run as several processes: name, type, meaning. With `--distributed` alone, JAX finds the
+# processes of a TPU pod, SLURM, Open MPI or Kubernetes.
+CLUSTER_OPTIONS: tuple[tuple[str, type[str] | type[int], str], ...] = (
+    ("coordinator", str, "HOST:PORT of process 0"),
+    ("process", int, "number of this process, from 0"),
+    ("processes", int, "how many processes there are"),
+)
+
+
+def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
+    """Checks the options of `CLUSTER_OPTIONS`, None where not given.
+
+    Raises:
+      ConfigError: if they do not go together, or cannot be.
+    """
+    given = [value is not None for value in options.values()]
+    if any(given) and not (distributed and all(given)):
+        raise ConfigError("--coordinator, --process and --processes go together, and with --distributed")
+    if not any(given):
+        return
+    host, _, port = options["coordinator"].rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"--coordinator={options['coordinator']}: expected HOST:PORT, as in 10.0.0.1:1234")
+    if not 0 <= options["process"] < options["processes"]:
+        raise ConfigError(
+            f"--process={options['process']}: with --processes={options['processes']}, processes have the numbers "
+            f"from 0 to {options['processes'] - 1}"
+            if options["processes"] > 0
+            else f"--processes={options['processes']}: at least one is needed"
+        )
+
+
+def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
+    """Connects this process with the others; nothing may have been computed before.
+
+    Args:
+      options: of `CLUSTER_OPTIONS`, None where not given.
+      sigterm_saves: whether the program asks at which step to stop after a SIGTERM; if not, SIGTERM ends it at once.
+
+    Raises:
+      ConfigError: if the others are not found.
+    """
+    import jax
+
+    before = jax.config.values["jax_enable_preemption_service"]
+    jax.config.update("jax_enable_preemption_service", sigterm_saves)
+    try:
+        jax.distributed.initialize(options["coordinator"], options["processes"], options["process"])
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"--distributed: the other processes are not found ({reason}); outside of TPU pods, SLURM and Kubernetes "
+            "add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT"
+        ) from None
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The processes that share a piece of work, each with its own devices.
+
+    All must call the methods that exchange something, in the same order.
+
+    Attributes:
+      index: number of this one.
+      count: how many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def all(cls) -> Hosts:
+        """All processes that JAX knows of."""
+        import jax
+
+        return cls(jax.process_index(), jax.process_count())
+
+    def part(self, total: int) -> range:
+        """This one's part of so many things: contiguous, in the order of the hosts, sizes differ by at most one."""
+        return range(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The plain JSON values of all, in their order."""
+        if self.count == 1:
+            return [value]
+        return [json.loads(each) for each in _gather_bytes(json.dumps(value).encode())]
+
+    def gather_arrays(self, array: np.ndarray) -> list[np.ndarray]:
+        """The arrays of all, in their order; dtype and all axes but the first are the same on all."""
+        if self.count == 1:
+            return [array]
+        parts = _gather_bytes(np.ascontiguousarray(array).tobytes())
+        return [np.frombuffer(each, array.dtype).reshape(-1, *array.shape[1:]) for each in parts]
+
+    def agree(self, value: Any, what: str) -> None:
+        """Raises DatasetError if a JSON value is not the same on all."""
+        if any(each != value for each in self.gather(value)):
+            raise DatasetError(f"{what} differ between the hosts; give all of them the same")
+
+    def together(self, work: Callable[[], _Result]) -> _Result:
+        """`work()`, which exchanges nothing. If it fails on one, it fails on all, so that none waits for another.
+
+        Raises:
+          FlairError: of the kind and with the words of the first that failed, where this one did not fail itself.
+        """
+        if self.count == 1:
+            return work()
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:  # whatever it is, the others must hear of it
+            failure = error
+        outcomes = self.gather(failure and [type(failure).__name__, str(failure)])
+        if failure is not None:
+            raise failure
+        for number, outcome in enumerate(outcomes):
+            if outcome:
+                raise getattr(errors, outcome[0], FlairError)(f"process {number}: {outcome[1]}")
+        return result
+
+    def first_does(self, work: Callable[[], None]) -> None:
+        """`work()` on the first alone; the others go on when it is done, and fail if it fails."""
+        self.together(work if self.index == 0 else lambda: None)
+
+
+_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a host that is gone is noticed much earlier, by its missing heartbeat
+_meetings = itertools.count()
+
+# One process that does all, which is the default everywhere.
+ALONE = Hosts()
+
+
+def _gather_bytes(data: bytes) -> list[bytes]:
+    """The bytes of all processes, over the network of the devices; JAX gathers arrays of one shape only."""
+    from jax.experimental import multihost_utils
+    from orbax.checkpoint import multihost
+
+    # One host may have worked hours longer than another, and CPUs give up a gathering that not all join in 30 seconds.
+    multihost.get_barrier_sync_fn()(key=f"flair_jax.parallel.processes.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
+    sizes = multihost_utils.process_allgather(np.uint32(len(data))).tolist()
+    padded = np.zeros(max(*sizes, 1), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]

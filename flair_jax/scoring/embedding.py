@@ -1,0 +1,175 @@
+"""What evaluations share: pictures read ahead and computed on in blocks that are kept, and texts embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+from tqdm import tqdm
+
+from flair_jax.data.tokenizer import count_tokens, tokenize
+from flair_jax.errors import DatasetError, ImageError
+from flair_jax.models.flair import Flair
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.ranking import Block
+from flair_jax.scoring.scorer import Retriever
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
+
+
+def compute_in_blocks(
+    items: Sequence[_Item],
+    read: Callable[[_Item], _Read],
+    compute: Callable[[list[_Read]], np.ndarray],
+    store: BlockStore,
+    *,
+    size: int,
+    skip_broken: bool,
+    first: int = 0,
+    progress: bool = True,
+) -> tuple[list[Block], dict[int, str]]:
+    """Reads pictures with threads and computes on blocks of them, with a progress bar on stderr.
+
+    Args:
+      items: what there is to read.
+      read: reads one; raises ImageError for a broken picture.
+      compute: of what was read of at most `size` items, in order -> an array with a row for each.
+      store: finished blocks go there; those of an earlier, stopped run are taken from there.
+      size: of a block.
+      skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.
+      first: number of the first item; this host's items are a part of all.
+      progress: whether to show the bar.
+
+    Returns:
+      The blocks in order, without rows for what is broken, and messages about that by its number.
+    """
+    chunks = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+    names = {chunk: f"images-{first + chunk.start:08d}" for chunk in chunks}
+    blocks = {chunk: Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
+    todo = [chunk for chunk in chunks if chunk not in blocks]
+    pictures = read_ahead(errors_returned(read), [items[number] for chunk in todo for number in chunk])
+    broken: dict[int, str] = {}
+    done = sum(map(len, blocks))
+    with tqdm(total=len(items), initial=done, desc="images", unit="image", disable=not progress) as bar:
+        for chunk in todo:
+            good = []
+            for number, picture in zip(chunk, pictures, strict=False):
+                if isinstance(picture, ImageError):
+                    broken[first + number] = str(picture)
+                else:
+                    good.append(picture)
+            # A run that is going to fail reads on, to name all that is broken, but computes no more.
+            if good and (skip_broken or not broken):
+                result = compute(good)
+                if len(good) == len(chunk):
+                    store.put(names[chunk], result)
+                    blocks[chunk] = Block(len(chunk), partial(store.get, names[chunk]))
+                else:  # not stored: a later run must look at these pictures again, and report them
+                    blocks[chunk] = Block(len(good), partial(np.asarray, result))
+            bar.update(len(chunk))
+    return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
+
+
+def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
+    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
+    if not items:
+        return iter(())
+    threads = os.cpu_count() or 1
+    results: Any = grain.MapDataset.source(items).map(read)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=per_thread * threads)
+    return iter(results.to_iter_dataset(options))
+
+
+def errors_returned(read: Callable[[_Item], _Read]) -> Callable[[_Item], _Read | ImageError]:
+    """`read`, but giving the error about a broken picture back instead of raising it."""
+
+    def attempt(item: _Item) -> _Read | ImageError:
+        try:
+            return read(item)
+        except ImageError as error:
+            return error
+
+    return attempt
+
+
+class BrokenPicturesError(DatasetError):
+    """Pictures that cannot be read.
+
+    Attributes:
+      broken: messages by the pictures' numbers.
+      images: how many pictures there are.
+    """
+
+    def __init__(self, broken: dict[int, str], images: int) -> None:
+        """An error that lists them, and advises what `flair-jax evaluate` can do."""
+        advice = (
+            "mend them, or pass --skip-broken to leave them out" if len(broken) < images else "is --data-dir right?"
+        )
+        super().__init__(list_broken(broken, images, advice))
+        self.broken, self.images = broken, images
+
+
+def check_broken(broken: dict[int, str], images: int, *, skip: bool) -> None:
+    """Raises BrokenPicturesError that lists what is broken, unless that is to be skipped; and if everything is.
+
+    Args:
+      broken: messages by the pictures' numbers.
+      images: how many pictures there are.
+      skip: go on with the others.
+    """
+    if broken and not (skip and len(broken) < images):
+        raise BrokenPicturesError(broken, images)
+
+
+def list_broken(broken: dict[int, str], images: int, advice: str, most: int = 20) -> str:
+    """A message that lists broken pictures by their messages, `most` of them."""
+    listed = "\n  ".join(list(broken.values())[:most])
+    more = f"\n  and {len(broken) - most} more" if len(broken) > most else ""
+    return f"{len(broken)} of {images} pictures cannot be read; {advice}:\n  {listed}{more}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CutOff:
+    """What of a set's texts is longer than the model reads; start and end do not count as tokens of a text.
+
+    Attributes:
+      context_length: tokens that the model reads, with start and end.
+      texts: how many texts are longer.
+      texts_share: the same as a share of all texts.
+      tokens_share: the share of all tokens that the model does not read.
+    """
+
+    context_length: int
+    texts: int
+    texts_share: float
+    tokens_share: float
+
+
+def cut_off(texts: Sequence[str], context_length: int) -> CutOff:
+    """What a context length cuts off texts, of which there must be one."""
+    tokens = count_tokens(texts)
+    lost = np.maximum(tokens - (context_length - 2), 0)
+    longer = int(np.count_nonzero(lost))
+    return CutOff(context_length, longer, longer / len(texts), int(lost.sum()) / max(int(tokens.sum()), 1))
+
+
+def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
+    """Features [N, D] of texts, as `embed_tokens` makes them."""
+    return embed_tokens(model, retriever, tokenize(texts, model.config.text.context_length), batch_size, bar)
+
+
+def embed_tokens(model: Flair, retriever: Retriever, tokens: np.ndarray, batch_size: int, bar: tqdm) -> np.ndarray:
+    """Features [N, D] of tokens [N, T]. Texts of like length share a batch, cut to its longest; `bar` counts texts."""
+    order = np.argsort(tokens.argmax(axis=1), kind="stable")
+    features = np.empty((len(tokens), model.config.embed_dim), np.float32)
+    for start in range(0, len(tokens), batch_size):
+        chosen = order[start : start + batch_size]
+        features[chosen] = retriever.encode_texts(tokens[chosen], pad_to=min(batch_size, len(tokens)))
+        bar.update(len(chosen))
+    return features

@@ -1,0 +1,58 @@
+"""Ranks from blocks of scores that lie on several hosts, by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flair_jax.parallel.processes import Hosts
+from flair_jax.scoring.metrics import Ranks, Ties, count_images, measure_retrieval, rank_texts_of_images
+
+
+class Block(NamedTuple):
+    """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
+
+    What is read is not kept: the tokens and scores of a large set are larger than memory.
+    """
+
+    images: int
+    read: Callable[[], np.ndarray]
+
+
+def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> tuple[dict[str, float], Ties]:
+    """What `retrieval_metrics` gives of the scores of all hosts' images, which are never in one place, and the ties.
+
+    Each block is looked at twice: for the texts' scores with their own pictures, and, once all hosts know all of these,
+    for the pictures that score as well or better. Exchanged are [T] scores, [3, T] counts and the pictures' ranks.
+
+    Args:
+      scores: float32 [b, T] of each block of this host's images.
+      first: number of the first of them.
+      image_of_text: integers [T].
+      hosts: all must call it.
+
+    Raises:
+      FlairError: if a score is NaN, on whatever host.
+    """
+    starts = [first + sum(block.images for block in scores[:number]) for number in range(len(scores))]
+
+    def rank_texts() -> tuple[np.ndarray, np.ndarray]:
+        own, ranks = np.full(len(image_of_text), -np.inf, np.float32), [np.zeros((0, len(Ranks._fields)), np.int64)]
+        for block, start in zip(scores, starts, strict=True):
+            own_of_block, ranks_of_block = rank_texts_of_images(block.read(), start, image_of_text)
+            own = np.maximum(own, own_of_block)
+            ranks.append(ranks_of_block)
+        return own, np.concatenate(ranks)
+
+    def count() -> np.ndarray:
+        counts = np.zeros((3, len(image_of_text)), np.int64)
+        for block, start in zip(scores, starts, strict=True):
+            counts += count_images(block.read(), start, image_of_text, own)
+        return counts
+
+    own_here, image_ranks = hosts.together(rank_texts)
+    own = np.max(hosts.gather_arrays(own_here[None]), axis=(0, 1))
+    counts = np.sum(hosts.gather_arrays(hosts.together(count)[None]), axis=(0, 1))
+    return measure_retrieval(counts, np.concatenate(hosts.gather_arrays(image_ranks)))

@@ -1,0 +1,134 @@
+"""The demonstration's web page, served by Gradio to this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flair_jax
+from flair_jax.console import environment
+from flair_jax.errors import FlairError
+from flair_jax.packages import how_to_install
+from flair_jax.show.draw import new_figure
+from flair_jax.show.guard import Guard
+from flair_jax.show.page import MAX_BYTES, MEAN, STYLE, Page
+
+_ADDRESS = "127.0.0.1"
+_WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
+# Uploads are forgotten after an hour; looked for every ten minutes. In seconds.
+_FORGET = (600, 3600)
+# Before that, the oldest make room for new ones: bytes and number of uploads that are kept.
+_MOST_KEPT = (200 << 20, 50)
+_MOST_WAITING = 64  # questions that wait for the answers to others
+
+
+def run(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+      checkpoint: the model's folder.
+      index: made by `flair-jax index`; without one there is no search tab.
+      port: the first free one from 7860 if not given.
+
+    Raises:
+      FlairError: if Gradio or matplotlib is missing, the port is taken, or something cannot be read.
+    """
+    _gradio()
+    new_figure(1, 1)
+    model, params = flair_jax.load(checkpoint)
+    searcher = None
+    if index is not None:
+        from flair_jax.search import Searcher, SearchIndex
+
+        searcher = Searcher(SearchIndex.open(index), model, params)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), serving(Page(model, params, searcher), port) as url:
+        print(f"{url}  (Ctrl-C stops it)", flush=True)
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def serving(page: Page, port: int | None = None) -> Iterator[str]:
+    """Serves a page on 127.0.0.1 and gives its address; stops at the end of the block and removes all uploads.
+
+    Raises:
+      FlairError: if Gradio is missing or the port is taken.
+    """
+    gradio = _gradio()
+    from starlette.middleware import Middleware
+
+    with (
+        tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
+        environment({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
+    ):
+        blocks = _layout(gradio, page)
+        try:
+            _, url, _ = blocks.launch(
+                server_name=_ADDRESS,
+                server_port=port,
+                share=False,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                run_history=False,
+                footer_links=[],
+                max_file_size=MAX_BYTES,
+                css=STYLE,
+                theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
+                app_kwargs={"middleware": [Middleware(Guard, Path(folder), MAX_BYTES, *_MOST_KEPT)]},
+            )
+        except OSError:
+            raise FlairError(f"port {port or '7860 to 7959'} is taken; choose another with --port") from None
+        try:
+            yield url
+        finally:
+            blocks.close(verbose=False)
+
+
+def _layout(gradio: Any, page: Page) -> Any:
+    with gradio.Blocks(title="FLAIR", fill_width=True, analytics_enabled=False, delete_cache=_FORGET) as blocks:
+        gradio.Markdown("# FLAIR\nWhere the model looks in a picture depends on the sentence.")
+        with gradio.Tab("Picture and sentences"), gradio.Row():
+            with gradio.Column(scale=1, min_width=260):
+                upload = gradio.File(label=f"Picture, up to {MAX_BYTES >> 20} MB", elem_id="upload", height=140)
+                text = gradio.Textbox(
+                    label="Sentences, one a line",
+                    lines=5,
+                    placeholder="a red circle\na dog asleep",
+                    elem_id="sentences",
+                )
+                head = gradio.Dropdown(page.heads, value=MEAN, label="Attention of", elem_id="head")
+                button = gradio.Button("Compare", variant="primary", elem_id="compare")
+            with gradio.Column(scale=3):
+                result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
+            gradio.on(
+                [button.click, head.change, text.submit, upload.change],
+                page.compare,
+                [upload, text, head],
+                result,
+                trigger_mode="always_last",  # or what is asked while an answer is on its way would be lost
+            )
+        if page.searcher is not None:
+            with gradio.Tab("Search"):
+                sentence = gradio.Textbox(label="Sentence", elem_id="query", max_lines=1)
+                search = gradio.Button("Search", variant="primary", elem_id="search")
+                found = gradio.HTML(elem_id="found")
+                gradio.on([search.click, sentence.submit], page.find, sentence, found)
+    return blocks.queue(max_size=_MOST_WAITING)
+
+
+def _gradio() -> Any:
+    try:
+        with environment(_WITHOUT_ANALYTICS, replace=True):
+            import gradio
+    except ImportError:
+        raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None
+    return gradio

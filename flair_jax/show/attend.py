@@ -1,0 +1,119 @@
+"""Maps of where FLAIR looks in a picture for sentences: drawn, and as arrays in a file."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+import flair_jax
+from flair_jax.data.image import open_rgb, preprocess
+from flair_jax.errors import printable
+from flair_jax.files import replace_when_complete
+from flair_jax.show.draw import contact_sheet, new_figure, overlay
+from flair_jax.show.maps import Explanation, explain_picture
+
+Kind = Literal["attention", "patches"]
+_HEADINGS = {
+    "attention": "attention of the text-conditioned pooling, mean of the heads; yellow is the highest",
+    "patches": "similarity of single patches with the sentence; yellow is the highest",
+}
+
+
+def run(
+    checkpoint: str | Path,
+    image: Path,
+    sentences: Sequence[str],
+    output: Path,
+    *,
+    kind: Kind = "attention",
+    per_head: bool,
+) -> None:
+    """Draws a map for each sentence into `output`, with a contact sheet and the arrays, and prints the scores.
+
+    Args:
+      checkpoint: the model's folder.
+      image: a picture of any size; its centre square is seen.
+      sentences: at least one.
+      output: folder to write to; files of the same names are replaced, others left.
+      kind: which maps are drawn; the arrays of both are written.
+      per_head: also draw each head's attention.
+
+    Raises:
+      FlairError: if something cannot be read, a sentence is empty, or matplotlib is missing.
+    """
+    new_figure(1, 1)  # a missing library is noticed before the work
+    model, params = flair_jax.load(checkpoint)
+    pixels = preprocess(image, model.config.vision.image_size)
+    found = explain_picture(model, params, pixels, sentences)
+    print(report(sentences, found))
+    output.mkdir(parents=True, exist_ok=True)
+    maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
+    for number, (sentence, shown) in enumerate(zip(sentences, maps, strict=True), start=1):
+        name = f"{kind}_{number}_{_short(sentence)}"
+        _save(output / f"{name}.png", overlay(pixels, shown))
+        if per_head:
+            for head, weights in enumerate(found.attention.heads[number - 1], start=1):
+                _save(output / f"{name}_head_{head}.png", overlay(pixels, weights))
+    titles = [
+        printable(sentence) + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
+        for sentence, empty in zip(sentences, found.attention.empty.mean(axis=1), strict=True)
+    ]
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box; the arrays have the sentence
+        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
+    with replace_when_complete(output / f"{kind}.png") as partial:
+        # A palette halves the file, and the eye sees no difference if small areas keep their colours, others dithered.
+        drawn = open_rgb(stream.getvalue())
+        palette = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        drawn.quantize(palette=palette).save(partial, optimize=True)
+    write_arrays(output / "maps.npz", pixels, sentences, found)
+    shown = printable(output)
+    print(f"\nwritten: {shown}/{kind}.png, a picture for each sentence, {shown}/maps.npz")
+
+
+def report(sentences: Sequence[str], found: Explanation) -> str:
+    """Scores in both modes, and how much of the attention matched nothing, as a table."""
+    rows = [("text-conditioned", "global", "nothing matched", "sentence")] + [
+        (f"{logit:.2f}", f"{global_logit:.2f}", f"{100 * empty:.1f} %", printable(sentence))
+        for sentence, logit, global_logit, empty in zip(
+            sentences, found.logits, found.global_logits, found.attention.empty.mean(axis=1), strict=True
+        )
+    ]
+    return "\n".join(f"{a:>16}  {b:>8}  {c:>15}  {d}" for a, b, c, d in rows)
+
+
+def write_arrays(path: Path, pixels: np.ndarray, sentences: Sequence[str], found: Explanation) -> None:
+    """Writes the arrays as they are, N sentences by H heads by G x G patches.
+
+    Keys: `sentences` [N], `pixels` uint8 [S, S, 3], `attention` [N, H, G, G] and `empty` [N, H], which add up to 1 for
+    each sentence and head, `patches` [N, G, G] (cosines, negative ones too), `logits` [N], `global_logits` [N].
+    """
+    with replace_when_complete(path) as partial:
+        np.savez_compressed(
+            partial,
+            sentences=np.array(sentences),
+            pixels=pixels,
+            attention=found.attention.heads,
+            empty=found.attention.empty,
+            patches=found.patches,
+            logits=found.logits,
+            global_logits=found.global_logits,
+        )
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with replace_when_complete(path) as partial:
+        Image.fromarray(pixels).save(partial)
+
+
+def _short(sentence: str) -> str:
+    """A sentence's words as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", sentence.lower()).strip("-")[:40].strip("-") or "sentence"

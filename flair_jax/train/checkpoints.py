@@ -1,0 +1,229 @@
+"""Checkpoints of a training run: saved while it goes on, resumed from the newest that is whole.
+
+Each is a folder WORKDIR/checkpoints/STEP that `flair_jax.load` reads as well; it appears under that name only once it
+is complete. One is set aside, in WORKDIR/damaged, only if its digests prove that its files are not what was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
+from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
+from flair_jax.files import writing
+from flair_jax.models.config import FlairConfig, read_json_object
+from flair_jax.parallel.processes import Hosts
+from flair_jax.settings import CheckpointSettings
+from flair_jax.train.identity import changes, from_earlier
+from flair_jax.train.optimizer_state import restore_what_fits
+from flair_jax.train.step import TrainState
+from flair_jax.weights import digests
+
+_OPTIMIZER, _PROGRESS = "optimizer", "progress"
+_ITEMS = (DESCRIPTION, _OPTIMIZER, PARAMS, _PROGRESS)
+
+
+class RunCheckpoints:
+    """The checkpoints of one run; use it as a context manager, whose end waits for the last save."""
+
+    def __init__(self, workdir: Path, settings: CheckpointSettings, config: FlairConfig, run: dict[str, Any]) -> None:
+        """Opens, and where needed makes, the run's folder.
+
+        Args:
+          workdir: the run's folder.
+          settings: what to keep.
+          config: the model's description, saved with the weights.
+          run: from `run_identity.describe`; saved with each checkpoint, and compared when the run goes on.
+        """
+        self._settings = settings
+        self._description = describe(config, {"run": workdir.name})
+        self._run = run
+        self._hosts = Hosts.all()
+        self._folder = workdir.absolute() / RUN_FOLDER
+        self._aside = workdir.absolute() / "damaged"
+        self._saving = 0
+        with writing(str(self._folder)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=settings.keep,
+                keep_period=settings.keep_every_steps or None,
+                cleanup_tmp_directories=True,
+                # Orbax's notes on a checkpoint are not needed to open the run's folder, and may be damaged.
+                lightweight_initialize=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+            ),
+        )
+
+    def __enter__(self) -> RunCheckpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A save in the background that failed too says no more than what ends the run.
+        with contextlib.suppress(Exception) if error else contextlib.nullcontext():
+            self._manager.close()
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self._folder / str(step)
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Starts to save; returns once the arrays are copied, and writes in the background."""
+        if step == self._manager.latest_step():
+            return
+        self._manager.wait_until_finished()  # so that the step that is being saved is one
+        self._saving = step
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{
+                    PARAMS: ocp.args.StandardSave(state.params),
+                    _OPTIMIZER: ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+                    DESCRIPTION: ocp.args.JsonSave(self._description),
+                    # The data stream's whole state is the number of its next batch.
+                    _PROGRESS: ocp.args.JsonSave({"next_batch": step, "run": self._run}),
+                }
+            ),
+        )
+
+    def check(self) -> None:
+        """Raises what a save in the background has failed with."""
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def _write_digests(self) -> None:
+        """Called in the background, on one process, when all files are complete and not yet under the step's name."""
+        (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        digests.write(unfinished, _ITEMS)
+
+    def restore(self, target: TrainState, accept_changes: bool = False) -> tuple[TrainState, int] | None:
+        """The newest checkpoint that is whole, and its step; None if there has never been one.
+
+        Those that are damaged are named in warnings and set aside, and so are settings that are not the checkpoint's.
+
+        Args:
+          target: from `abstract_state`: shapes and shardings, whatever devices the checkpoint was saved from.
+          accept_changes: go on even if settings make the run another one; of the optimiser's state what fits is kept.
+
+        Raises:
+          CheckpointError: if the run in the folder is another one or longer than is asked for, no checkpoint is whole,
+            or the newest that is cannot be restored. Nothing is moved then.
+        """
+        damaged = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = find_damage(self.path(step), _ITEMS, self._hosts)
+            if reason is None:
+                break
+            self._warn("checkpoint %s is damaged and skipped (%s)", self.path(step), reason)
+            damaged[step] = reason
+        else:
+            self._check_never_had_any(damaged)
+            return None
+        self._compare(step, accept_changes)
+        state = self._read(step, target, accept_changes)
+        self._hosts.first_does(lambda: self._set_aside(damaged))
+        self._manager.reload()
+        return state, step
+
+    def _check_never_had_any(self, damaged: dict[int, str]) -> None:
+        """Raises CheckpointError if there are checkpoints, damaged or set aside: the run would start from step 1."""
+        if damaged:
+            raise CheckpointError(
+                f"{self._folder}: none of the {len(damaged)} checkpoint(s) is whole; put back a copy of one, or start "
+                "the run again in another --workdir"
+            )
+        aside = max(self._hosts.gather(len(list(self._aside.iterdir())) if self._aside.is_dir() else 0))
+        if aside:
+            raise CheckpointError(
+                f"{self._folder}: has no checkpoint, but {aside} of this run were set aside in {self._aside}; put back "
+                f"one that is whole, or remove {self._aside} to start again from step 1"
+            )
+
+    def _compare(self, step: int, accept_changes: bool) -> None:
+        """Names the settings that changed; raises CheckpointError if they make another run and that is not accepted."""
+        found = changes(self._hosts.together(lambda: self._recorded(step)), self._run, step)
+        steps = self._run["total_steps"]
+        if step > steps:
+            raise CheckpointError(
+                f"{self.path(step)}: the run has {step:,} steps behind it, and {steps:,} are asked for "
+                "(config.steps or config.epochs); take this checkpoint as it is, or ask for more steps"
+            )
+        refused = [change for change in found if change.of_model_size or (change.of_identity and not accept_changes)]
+        for change in found:
+            if change not in refused:
+                self._warn("%s", change)
+        if refused:
+            advice = f", or add --accept-changes to go on after step {step:,} with the new ones"
+            if any(change.of_model_size for change in refused):
+                advice = ", because the state of one model cannot go on as that of another"
+            words = "; ".join(map(str, refused))
+            raise AnotherRunError(
+                f"{self._folder}: holds another run ({words}); use the same settings or another --workdir{advice}",
+                changes=words,
+            )
+
+    def _recorded(self, step: int) -> dict[str, Any]:
+        """The run that a checkpoint is of, as far as it says."""
+        try:
+            progress = read_json_object(self.path(step) / _PROGRESS / "metadata")
+            saved_as = progress["next_batch"]
+            recorded = dict(progress["run"]) if "run" in progress else from_earlier(progress["identity"])
+        except (OSError, FlairError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._unreadable(step, error) from error
+        if saved_as != step:
+            raise CheckpointError(
+                f"{self.path(step)}: holds the state after step {saved_as:,}, under another name; rename it to "
+                f"{saved_as}, or move it elsewhere if {self.path(saved_as)} is there"
+            )
+        return recorded
+
+    def _read(self, step: int, target: TrainState, accept_changes: bool) -> TrainState:
+        of_optimizer = {"step": target.step, "opt_state": target.opt_state}
+        items = {PARAMS: ocp.args.StandardRestore(target.params)}
+        if not accept_changes:
+            items[_OPTIMIZER] = ocp.args.StandardRestore(of_optimizer)
+        try:
+            restored = dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())
+            if accept_changes:
+                restored[_OPTIMIZER], lost = restore_what_fits(self.path(step) / _OPTIMIZER, of_optimizer)
+                for each in lost:
+                    self._warn("the optimiser's state: %s", each)
+        except Exception as error:  # Orbax and its storage raise many kinds
+            raise self._unreadable(step, error) from error
+        return TrainState(restored[_OPTIMIZER]["step"], restored[PARAMS], restored[_OPTIMIZER]["opt_state"])
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        """What to say of a checkpoint that is not proven to be damaged."""
+        reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())[:300]
+        path = self.path(step)
+        if has_digests(path):
+            what = "its files are as they were written, so it stays where it is; try again or, if another version of "
+            what += "optax wrote it, add --accept-changes, which keeps of the optimiser's state what fits"
+        else:
+            what = "it has no digests that would tell damage from other causes, so it stays where it is; if it is "
+            what += f"damaged, move it to {self._aside} to go on from the one before it"
+        return CheckpointError(f"{path}: cannot be restored ({reason}); {what}")
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step in damaged:
+            self._aside.mkdir(exist_ok=True)
+            names = (self._aside / f"{step}-{number}" for number in itertools.count())
+            self.path(step).rename(next(name for name in names if not name.exists()))
+
+    def _warn(self, text: str, *values: Any) -> None:
+        if self._hosts.index == 0:
+            logging.warning(text, *values)

@@ -1,0 +1,184 @@
+"""The command line of training: absl flags, with the configuration file's fields as `--config.FIELD`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from flair_jax import configs
+from flair_jax.errors import ConfigError
+from flair_jax.fields import did_you_mean
+from flair_jax.files import expand
+from flair_jax.parallel.processes import CLUSTER_OPTIONS, check_cluster
+
+USAGE = "flair-jax train --config=NAME|FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """The command line.
+
+    Attributes:
+      config: the configuration, with the fields that were given on the command line.
+      workdir: the run's folder.
+      distributed: whether there are several processes.
+      cluster: of `CLUSTER_OPTIONS`, None where not given.
+      stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
+        a finished one.
+      accept_changes: whether a run goes on even if other settings make it another one.
+    """
+
+    config: Any
+    workdir: Path
+    distributed: bool
+    cluster: dict[str, Any]
+    stopped_status: int = 0
+    accept_changes: bool = False
+
+
+def parse(arguments: Sequence[str]) -> TrainOptions:
+    """Reads the words after the command.
+
+    Raises:
+      ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
+    """
+    values = _read(arguments, USAGE)
+    if values.config is None or values.workdir is None:
+        raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
+    cluster = {name: getattr(values, name) for name, _, _ in CLUSTER_OPTIONS}
+    check_cluster(values.distributed, cluster)
+    if not values.workdir:
+        raise ConfigError("--workdir is empty; name a folder")
+    return TrainOptions(
+        values.config,
+        expand(values.workdir),
+        values.distributed,
+        cluster,
+        stopped_status=getattr(values, "stopped-status"),
+        accept_changes=getattr(values, "accept-changes"),
+    )
+
+
+def parse_config(arguments: Sequence[str]) -> Any:
+    """The configuration alone, with the fields that were given on the command line.
+
+    Raises:
+      ConfigError: as `parse`.
+    """
+    usage = "--config=NAME|FILE [--config.FIELD=VALUE ...]"
+    config = _read(arguments, usage).config
+    if config is None:
+        raise ConfigError(f"--config is needed; usage: {usage}")
+    return config
+
+
+def _read(arguments: Sequence[str], usage: str) -> flags.FlagValues:
+    words = ["flair-jax train", *arguments]
+    try:
+        values = _define(words)
+        rest = values(words)[1:]
+    except Exception as error:  # absl's own kinds, and whatever ml_collections makes of a value
+        # absl wraps what a parser raises in a sentence of its own.
+        raise (
+            error.__context__ if isinstance(error.__context__, ConfigError) else ConfigError(_sentence(error))
+        ) from None
+    if rest:
+        raise ConfigError(f"unknown argument {rest[0]!r}; usage: {usage}")
+    return values
+
+
+class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
+    """Parses `--config`: runs a file, or one of the shipped configurations by its name, and locks what it gives."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Takes the command line, which may name fields that the configuration lacks."""
+        self._words = words
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        """The configuration of `NAME|FILE[:PARAMETER]`.
+
+        Raises:
+          ConfigError: if there is none, it cannot be run, or it lacks a field of the command line.
+        """
+        name, colon, parameter = argument.partition(":")
+        path = _find(name)
+        try:
+            spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
+            module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
+            config = module.get_config(*([parameter] if colon else []))
+        except (Exception, SystemExit) as error:  # it is a program, and can fail in any way
+            raise ConfigError(
+                f"--config={argument}: cannot be run ({type(error).__name__}: {_sentence(error)})"
+            ) from None
+        if not isinstance(config, ml_collections.ConfigDict):
+            found = type(config).__name__
+            raise ConfigError(
+                f"--config={argument}: get_config() must return an ml_collections.ConfigDict, not {found}"
+            )
+        for word in self._words:
+            if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
+                _require_field(config, match[1])
+        return config.lock()
+
+
+def _find(name: str) -> Path:
+    """The file of a configuration; a path that exists goes before a shipped configuration of that name."""
+    path = expand(name)
+    if name and path.is_file():
+        return path
+    shipped = {file.stem: file for file in Path(configs.__path__[0]).glob("[!_]*.py")}
+    stem = name.removeprefix("configs/").removesuffix(".py")
+    if stem in shipped:
+        print(f"flair-jax: --config={name}: the one that is shipped, {shipped[stem]}", file=sys.stderr)
+        return shipped[stem]
+    what = "a folder, not a configuration file" if name and path.is_dir() else "no such configuration file"
+    raise ConfigError(f"--config={name}: {what}; shipped are {', '.join(sorted(shipped))}{did_you_mean(stem, shipped)}")
+
+
+def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
+    """Raises ConfigError if a configuration lacks a field, by its dotted name."""
+    group: Any = config
+    for part in name.split("."):
+        if not isinstance(group, ml_collections.ConfigDict) or part not in group:
+            known = group if isinstance(group, ml_collections.ConfigDict) else ()
+            raise ConfigError(
+                f"--config.{name}: no such field; configs/default.py lists all{did_you_mean(part, known)}"
+            )
+        group = group[part]
+
+
+def _define(words: list[str]) -> flags.FlagValues:
+    """The flags, new each time: reading a configuration adds one for each of its fields."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Configuration file.", flag_values=values, sys_argv=words)
+    values["config"].parser = _Configuration(words)
+    flags.DEFINE_string("workdir", None, "Folder for checkpoints and metrics.", flag_values=values)
+    flags.DEFINE_boolean("distributed", False, "Run as several processes.", flag_values=values)
+    for name, kind, meaning in CLUSTER_OPTIONS:
+        define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
+        define(name, None, meaning, flag_values=values)
+    flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
+    flags.DEFINE_boolean(
+        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+    )
+    return values
+
+
+def _sentence(error: BaseException) -> str:
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    if isinstance(error, SyntaxError):
+        return f"{error.msg}, line {error.lineno}"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else in quotes
+    return " ".join(text.split()) or type(error).__name__

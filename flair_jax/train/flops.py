@@ -1,0 +1,147 @@
+"""Floating-point operations of a training step, and what chips can do at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from flair_jax.models.config import FlairConfig
+from flair_jax.settings import LOSS_TERMS
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip, as JAX counts devices, can do at most.
+
+    Attributes:
+      name: as in `flair-jax plan --topology`, for those that it can compile for.
+      kinds: parts of `device_kind` that tell it, in lower case.
+      flops: FLOP/s of dense bfloat16 matrix products.
+      memory: bytes.
+      memory_bandwidth: bytes/s.
+      interconnect: bytes/s that it can send to others of its slice (TPU) or node (GPU), over all its links.
+      network: bytes/s that it can send farther, its part of its host's network cards.
+      clock: Hz of its cores; 0 where no compiler's estimate is counted in cycles.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    flops: float
+    memory: float
+    memory_bandwidth: float
+    interconnect: float
+    network: float
+    clock: float = 0.0
+
+
+_GIB = 2.0**30
+
+# Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
+# is half of what is given as bidirectional. The clock is the one at which the compiler's own estimate of a large matrix
+# product comes to 70 to 93 % of the peak; `tests/plan/test_plan.py` checks that, and that it is below.
+CHIPS = (
+    Chip("v6e", ("v6 lite", "v6e"), 918e12, 32 * _GIB, 1600e9, 400e9, 12.5e9, 1.75e9),
+    Chip("v5e", ("v5 lite", "v5e"), 197e12, 16 * _GIB, 819e9, 200e9, 3.125e9, 1.5e9),
+    Chip("v5p", ("v5p", "v5"), 459e12, 95 * _GIB, 2765e9, 600e9, 6.25e9, 1.75e9),
+    Chip("v4", ("v4",), 275e12, 32 * _GIB, 1200e9, 300e9, 6.25e9, 1.05e9),
+    Chip("h200", ("h200",), 989e12, 141e9, 4800e9, 450e9, 50e9),
+    Chip("h100", ("h100 80gb hbm3",), 989e12, 80e9, 3350e9, 450e9, 50e9),
+    Chip("h100-pcie", ("h100 pcie",), 756e12, 80e9, 2000e9, 64e9, 25e9),
+    Chip("a100", ("a100",), 312e12, 80e9, 2039e9, 300e9, 25e9),
+)
+
+
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip that JAX names so; None if it is not known."""
+    kind = device_kind.lower()
+    return next((chip for chip in CHIPS if any(name in kind for name in chip.kinds)), None)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak FLOP/s of a device in bfloat16; None if it is not known."""
+    chip = find_chip(device.device_kind)
+    return chip.flops if chip else None
+
+
+def step_flops(
+    config: FlairConfig,
+    images: int,
+    captions: int,
+    group_size: int,
+    *,
+    terms: Sequence[str] = LOSS_TERMS,
+    lock: Sequence[str] = (),
+) -> float:
+    """FLOPs of one training step, forward and backward, over all devices.
+
+    Counted are the matrix products of the model, at 2 FLOPs a multiplication. A product of what is learned costs 3
+    times its forward pass, or 2 times where nothing below it learns: pictures, and the features of a locked tower, need
+    no gradient. A locked tower costs its forward pass alone. What rematerialisation or accumulation computes again is
+    not counted, so that the utilisation is of useful work.
+
+    Args:
+      config: the model.
+      images: N in a batch.
+      captions: K of each image.
+      group_size: B, see `flair_loss`.
+      terms: of the loss: "tcs", "mps" or both; see `flair_loss`.
+      lock: towers that keep their weights: "image", "text".
+    """
+    vision, text, width = config.vision, config.text, config.embed_dim
+    image_learns, text_learns = "image" not in lock, "text" not in lock
+    local = vision.grid**2
+    patches = images * 2.0 * local * 3 * vision.patch_size**2 * vision.width
+    image = images * _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
+    image += images * 2 * (local + 1) * vision.width * width
+    texts = images * captions
+    caption = texts * (_blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width)
+    total = patches * (1 + image_learns) + image * (1 + 2 * image_learns) + caption * (1 + 2 * text_learns)
+    if "tcs" in terms:  # the pooling always learns
+        pairs = images * (images // group_size) * (group_size + captions - 1)
+        total += 3 * pairs * (4 * local * width + 2 * width**2)
+        total += (2 + image_learns) * images * 4 * local * width**2  # keys and values
+        total += (2 + text_learns) * texts * 2 * width**2  # queries
+    if "mps" in terms:
+        total += (1 + image_learns + text_learns) * images * texts * 2 * width
+    return total
+
+
+def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
+    return layers * length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
+
+
+def count_flops(jaxpr: Any, within: str = "") -> float:
+    """FLOPs of the matrix products in a traced function, over all devices, at 2 a multiplication.
+
+    Loops count as often as they run, and what rematerialisation computes again counts again.
+
+    Args:
+      jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.
+      within: count only what is in operations of this name, such as "shard_map".
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        parameters = equation.params
+        name = equation.primitive.name
+        if name == "dot_general" and not within:
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        times = parameters["length"] if name == "scan" else 1
+        if name == "shard_map":  # shapes in there are one device's
+            times = parameters["mesh"].size
+        inner = "" if name == within else within
+        total += times * sum(count_flops(function, inner) for function in _functions_in(parameters.values()))
+    return total
+
+
+def _functions_in(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _functions_in(value)
+        elif hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+            yield value

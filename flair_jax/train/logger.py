@@ -1,0 +1,199 @@
+"""Metrics of a run: JSON lines, TensorBoard, optionally Weights & Biases, and the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from flair_jax.errors import ConfigError
+from flair_jax.files import replace_when_complete, writing
+from flair_jax.packages import how_to_install, versions
+
+METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
+
+
+class MetricLogger:
+    """Writes scalars by step; use it as a context manager.
+
+    A run that goes on from an earlier step first drops what was logged after that step. Each start adds a line to
+    `STARTS`: after which step, and with which versions of what the numbers depend on.
+    """
+
+    def __init__(
+        self, workdir: Path, *, first_step: int, steps: int, wandb_project: str = "", active: bool = True
+    ) -> None:
+        """Opens the logs.
+
+        Args:
+          workdir: the run's folder.
+          first_step: steps already done.
+          steps: steps of the whole run.
+          wandb_project: Weights & Biases' project; none if empty.
+          active: False on all hosts but one; then nothing is written or shown.
+
+        Raises:
+          ConfigError: if `wandb_project` is given and wandb is not installed.
+          StorageError: if the folder cannot be written to.
+        """
+        self._active = active
+        self._wandb = _import_wandb() if wandb_project and active else None
+        self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", disable=not active, smoothing=0.1)
+        if not active:
+            return
+        self._path = path = workdir / METRICS
+        self._folder = workdir.stat()
+        with writing(f"{path}: cannot be written"):
+            if path.exists():
+                _drop_after(path, first_step)
+            with (workdir / STARTS).open("a", encoding="utf-8") as starts:
+                starts.write(json.dumps({"step": first_step, "versions": versions()}) + "\n")
+            self._lines = path.open("a", encoding="utf-8")
+            self._board = _Board(workdir, first_step)
+        if self._wandb:
+            identity = workdir.name
+            self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
+
+    def __enter__(self) -> MetricLogger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._active:
+            for each in (self._lines, self._board):
+                with contextlib.suppress(OSError):  # what could not be written has been reported
+                    each.close()
+            if self._wandb:
+                self._wandb.finish()
+
+    def advance(self, images: int) -> None:
+        """One step with so many images is done."""
+        self._bar.update()
+        rate = self._bar.format_dict["rate"]
+        if rate:
+            self._bar.set_postfix({"images/s": f"{rate * images:.1f}"}, refresh=False)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Logs scalars of a step.
+
+        Raises:
+          StorageError: if the disk does not take them, or the folder is another one than at first.
+        """
+        if not self._active:
+            return
+        with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
+            if not os.path.samestat(self._path.parent.stat(), self._folder):  # it would go into a removed file
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._begin_anew_if_removed()
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+            self._board.write(step, values)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def _begin_anew_if_removed(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), os.fstat(self._lines.fileno())):
+                return
+        self.say(f"{self._path} has been removed or replaced; metrics from here on are added to what is there")
+        self._lines.close()
+        self._lines = self._path.open("a", encoding="utf-8")
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        if self._active:
+            self._bar.write(text)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines that were logged, oldest first.
+
+    A last one that was cut off is left out; so are others that are damaged, as by a power cut, and a warning says so.
+    """
+    *lines, _ = (workdir / METRICS).read_bytes().split(b"\n")
+    parsed = [_parse(line) for line in lines]
+    damaged = [number for number, values in enumerate(parsed, 1) if values is None]
+    if damaged:
+        logging.warning(
+            "%s: %d line(s) are damaged and left out; the first is line %d", workdir / METRICS, len(damaged), damaged[0]
+        )
+    return [values for values in parsed if values is not None]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """What `MetricLogger.write` wrote, or None if it cannot have written this."""
+    try:
+        values = json.loads(line)
+        return values if isinstance(values["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _drop_after(path: Path, step: int) -> None:
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    with replace_when_complete(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+class _Board:
+    """TensorBoard's file, written at once.
+
+    The thread by which `tensorboardX.SummaryWriter` writes dies when the disk is full, and then it is waited for.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._event, self._summary, self._checksum = _import_tensorboard()
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = (folder / name).open("ab")
+        self._add(file_version="brain.Event:2")
+        # What earlier files hold of the steps from here on no longer counts.
+        self._add(step=first_step + 1, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step=step, summary=self._summary.Summary(value=scalars))
+
+    def _add(self, **fields: Any) -> None:
+        """A record is its length and its bytes, each with a check sum."""
+        data = self._event.Event(wall_time=time.time(), **fields).SerializeToString()
+        for part in (struct.pack("<Q", len(data)), data):
+            self._file.write(part + struct.pack("<I", self._checksum(part)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _import_tensorboard() -> Any:
+    """Hides torch from tensorboardX, which would import it, for seconds; scalars need none of it."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return event_pb2, summary_pb2, masked_crc32c
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError(f"config.wandb_project is set: {how_to_install('wandb')}, or leave it empty") from None
+    return wandb

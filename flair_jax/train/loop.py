@@ -1,0 +1,98 @@
+"""The steps of a training run: train, log, save, evaluate, and stop when SIGTERM comes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jax.sharding import Mesh
+
+from flair_jax.data.pipeline import HostBatch
+from flair_jax.errors import CheckpointError, FlairError
+from flair_jax.files import storage_reason
+from flair_jax.parallel.sharding import global_batch
+from flair_jax.settings import TrainSettings
+from flair_jax.train.checkpoints import RunCheckpoints
+from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.logger import MetricLogger
+from flair_jax.train.meter import Meter
+from flair_jax.train.preemption import Preempted, Preemption
+from flair_jax.train.step import Batch, StepMetrics, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the steps of a run need."""
+
+    settings: TrainSettings
+    steps: int
+    mesh: Mesh
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    meter: Meter
+    checkpoints: RunCheckpoints
+    evaluation: RetrievalEvaluation | None
+    logger: MetricLogger
+    preemption: Preemption
+
+    def go_on(self, state: TrainState, done: int, stream: Iterator[HostBatch]) -> int:
+        """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
+        stopping = False
+        while done < self.steps and not stopping:
+            try:
+                with self.preemption.may_break():
+                    batch = self.meter.wait_for(stream)
+                state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
+                self.preemption.await_steps()
+                done += 1
+                self.meter.add(done, metrics, batch)
+                stopping = self.preemption.reached(done)
+                if done % self.settings.log_every_steps == 0 or done == self.steps or stopping:
+                    self.meter.log(done)
+                    with self._saving(done):
+                        self.checkpoints.check()
+                if done % self.settings.checkpoint.every_steps == 0 or done == self.steps or stopping:
+                    self._save(state, done)
+                if not stopping:
+                    self._evaluate(state, done)
+            except Preempted:
+                stopping = True
+                self._save(state, done)
+        with self._saving(done):
+            self.checkpoints.wait()
+        if stopping:
+            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command goes on from there.")
+        return done
+
+    def _save(self, state: TrainState, done: int) -> None:
+        self.meter.check_all()  # a state that is not finite is never saved
+        with self._saving(done):
+            self.checkpoints.save(state, done)
+
+    @contextmanager
+    def _saving(self, done: int) -> Iterator[None]:
+        """Says what is wrong if a checkpoint fails: this one, or one that is written in the background."""
+        try:
+            yield
+        except FlairError:
+            raise
+        except Exception as error:  # of Orbax, its storage, or the disk
+            reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise CheckpointError(
+                f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,} or of one before cannot be "
+                f"written: {reason}. What was saved before is whole, and the same command goes on from there"
+            ) from error
+
+    def _evaluate(self, state: TrainState, done: int) -> None:
+        """Evaluates where it is time. If that fails, it is said and logged, and training goes on."""
+        last = done == self.steps
+        if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
+            return
+        try:
+            with self.preemption.may_break():
+                values = self.evaluation.run(state.params)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            self.logger.say(f"the evaluation after step {done:,} has failed, and training goes on: {reason}")
+            values = {"evaluation/failed": 1.0}
+        self.logger.write(done, values)

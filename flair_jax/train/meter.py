@@ -1,0 +1,100 @@
+"""What a run measures: losses, speed and the wait for data, from the devices to the log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from flair_jax.data.pipeline import HostBatch
+from flair_jax.errors import FlairError
+from flair_jax.models.flair import Flair
+from flair_jax.settings import TrainSettings
+from flair_jax.train.flops import peak_flops, step_flops
+from flair_jax.train.logger import MetricLogger
+from flair_jax.train.step import StepMetrics
+
+
+class TrainingError(FlairError):
+    """A run that cannot go on, such as one whose loss is not finite."""
+
+
+class _Pending(NamedTuple):
+    step: int
+    metrics: StepMetrics
+    samples: np.ndarray
+    skipped: int
+
+
+class Meter:
+    """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
+
+    def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
+        """For a run with these settings."""
+        self._settings, self._schedule, self._logger = settings, schedule, logger
+        self._flops = step_flops(
+            *(model.config, settings.batch_size, settings.captions_per_image, settings.group_size),
+            terms=settings.loss.terms,
+            lock=settings.lock,
+        )
+        peak = peak_flops(jax.devices()[0])
+        self._peak = peak and peak * jax.device_count()
+        self._pending: deque[_Pending] = deque()
+        self._done: list[StepMetrics] = []
+        self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
+
+    def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
+        """The next batch; counts how long it took."""
+        start = time.monotonic()
+        batch = next(stream)
+        self._waited += time.monotonic() - start
+        return batch
+
+    def add(self, step: int, metrics: StepMetrics, batch: HostBatch) -> None:
+        """Takes a step's metrics, and waits for those of the step before."""
+        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
+        while len(self._pending) > 1:
+            self._check(self._pending.popleft())
+        self._logger.advance(self._settings.batch_size)
+
+    def check_all(self) -> None:
+        """Waits for all steps; raises TrainingError if one of them was not finite."""
+        while self._pending:
+            self._check(self._pending.popleft())
+
+    def _check(self, pending: _Pending) -> None:
+        metrics = StepMetrics(*(float(value) for value in jax.device_get(pending.metrics)))  # type: ignore[arg-type]
+        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
+            samples = ", ".join(map(str, pending.samples))
+            raise TrainingError(
+                f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, "
+                f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
+            )
+        self._done.append(metrics)
+        self._skipped += pending.skipped
+
+    def log(self, step: int) -> None:
+        """Writes the means since the last time, and the speed."""
+        self.check_all()
+        count, seconds = len(self._done), time.monotonic() - self._since
+        values = {name: float(np.mean([getattr(each, name) for each in self._done])) for name in ("loss", "tcs", "mps")}
+        if set(self._settings.loss.terms) != {"tcs", "mps"}:
+            values = {"loss": values["loss"]}
+        values |= {
+            "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
+            "logit_scale": float(self._done[-1].logit_scale),
+            "learning_rate": float(self._schedule(step - 1)),
+            "images_per_second": count * self._settings.batch_size / seconds,
+            "waiting_for_data": self._waited / seconds,
+            "skipped_samples": float(self._skipped),  # of this host, since it started
+        }
+        if self._peak:
+            values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
+        self._logger.write(step, values)
+        self._done.clear()
+        self._waited, self._since = 0.0, time.monotonic()

@@ -1,0 +1,123 @@
+"""Digests of a checkpoint's files, by which damage is told from everything else that can go wrong.
+
+They are in the checkpoint, in the form of the command `sha256sum`, so that `sha256sum -c SHA256SUMS` checks them too.
+Names are relative to the folder, which can be copied and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from flair_jax.errors import CheckpointError
+from flair_jax.parallel.processes import ALONE, Hosts
+
+FILE = "SHA256SUMS"
+
+# Files hashed at once: hashing gives other threads of Python their turn, and a disk does not gain from more.
+_THREADS = 4
+
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def write(folder: Path, entries: Collection[str]) -> None:
+    """Writes the digests of all files in `entries`, which are files and folders right in `folder`."""
+    lines = (f"{digest}  {name}\n" for name, digest in _digests(folder, _files(folder, entries)).items())
+    (folder / FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def find_damage(folder: Path, entries: Collection[str], hosts: Hosts = ALONE) -> str | None:
+    """How the files differ from those that were written, in a few words; None if they do not.
+
+    Args:
+      folder: where `write` was called; a missing file with the digests is damage.
+      entries: the files and folders right in `folder` that matter.
+      hosts: that share the work, all with the same folder; all get the same answer.
+
+    Raises:
+      CheckpointError: if something cannot be read; whether it is damaged is then not known.
+    """
+    return next(filter(None, hosts.gather(hosts.together(lambda: _find_damage(folder, entries, hosts)))), None)
+
+
+def _find_damage(folder: Path, entries: Collection[str], hosts: Hosts) -> str | None:
+    try:
+        if not (folder / FILE).exists():
+            return f"{FILE} is missing"
+        expected = _parse((folder / FILE).read_bytes())
+        if expected is None:
+            return f"{FILE} is not as it was written"
+        expected = {name: digest for name, digest in expected.items() if name.split("/")[0] in entries}
+        found = _files(folder, entries)
+        for names, problem in (
+            (expected.keys() - found, "is missing"),
+            (found - expected.keys(), "was not there when it was written"),
+        ):
+            if names:
+                return _sentence(names, problem)
+        actual = _digests(folder, _share(folder, expected, hosts))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error}); try again") from error
+    changed = [name for name, digest in actual.items() if digest != expected[name]]
+    return _sentence(changed, "is not as it was written") if changed else None
+
+
+def _parse(content: bytes) -> dict[str, str] | None:
+    """The digests by name, or None if the file cannot be what `write` wrote."""
+    try:
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+    parsed = [_LINE.fullmatch(line) for line in lines[:-1]]
+    names = {match[2]: match[1] for match in parsed if match}
+    return names if names and not lines[-1] and len(names) == len(parsed) else None
+
+
+def _files(folder: Path, entries: Collection[str]) -> set[str]:
+    """Names of all files in `entries`, relative to `folder`; what is not there has none.
+
+    Hidden ones are none of ours: NFS puts `.nfs0001` where an open file was removed, macOS `.DS_Store` everywhere.
+    """
+    names = {entry for entry in entries if (folder / entry).is_file()}
+    for entry in set(entries) - names:
+        for parent, _, files in os.walk(folder / entry, onerror=_raise_unless_missing):
+            names |= {(Path(parent) / file).relative_to(folder).as_posix() for file in files}
+    return {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def _share(folder: Path, names: Iterable[str], hosts: Hosts) -> list[str]:
+    """This host's files, so that all have about as many bytes to read."""
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    loads = [0] * hosts.count
+    mine = []
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        host = loads.index(min(loads))
+        loads[host] += sizes[name]
+        if host == hosts.index:
+            mine.append(name)
+    return mine
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    names = sorted(names)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sentence(names: Collection[str], problem: str) -> str:
+    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{min(names)} {problem}{more}"

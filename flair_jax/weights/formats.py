@@ -1,0 +1,113 @@
+"""What a weight file is, by its first bytes, and what to do with files that are no weights."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from flair_jax.weights.param_map import ConversionError
+
+SAFETENSORS, TORCH, TORCHSCRIPT, INDEX = "safetensors", "torch", "TorchScript", "index"
+INDEX_SUFFIX = ".index.json"
+
+_LFS = b"version https://git-lfs"
+_PACKED = "is packed with {}; unpack it, and name the weight file inside"
+# First bytes of what people take for a weight file.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (_LFS, "is a Git LFS pointer of {size} bytes, not the weights; fetch them with `git lfs pull` in its repository"),
+    (b"\x1f\x8b", _PACKED.format("gzip")),
+    (b"BZh", _PACKED.format("bzip2")),
+    (b"\xfd7zXZ", _PACKED.format("xz")),
+    (b"(\xb5/\xfd", _PACKED.format("zstd")),
+    (b"7z\xbc\xaf", _PACKED.format("7-Zip")),
+    (b"Rar!", _PACKED.format("RAR")),
+    (b"GGUF", "is a GGUF file, whose weights are those of another program; convert the PyTorch original"),
+    (b"\x89HDF", "is an HDF5 file; weights are read from PyTorch's files and safetensors"),
+    (b"\x93NUMPY", "is a NumPy array; weights are read from PyTorch's files and safetensors"),
+)
+# No header of a real model comes near; the library has the same bound.
+_LONGEST_HEADER = 100_000_000
+
+
+def kind_of(path: Path) -> str:
+    """Which reader a weight file needs; a file of unknown content is left to PyTorch's.
+
+    Raises:
+      ConversionError: if it is missing, empty, cut short, or known to be something else.
+    """
+    if not path.is_file():
+        raise ConversionError(f"{path}: no such file")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    if not size:
+        raise ConversionError(f"{path}: the file is empty; download or copy it again")
+    for first, what in _OTHERS:
+        if start.startswith(first):
+            raise ConversionError(f"{path}: {what.format(size=f'{size:,}')}")
+    if start.lstrip()[:64].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise ConversionError(
+            f"{path}: is a web page, not weights; download the file itself (on the hub, /resolve/ in place of /blob/)"
+        )
+    if path.name.endswith(INDEX_SUFFIX):
+        return INDEX
+    if start.startswith(b"PK"):
+        return _kind_of_zip(path, size)
+    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
+        return SAFETENSORS
+    if start.lstrip().startswith((b"{", b"[")):
+        raise ConversionError(f"{path}: is a JSON file, not weights; name the folder that it is in, or the weight file")
+    if start[257:262] == b"ustar" and not _is_old_torch(path):
+        raise ConversionError(f"{path}: {_PACKED.format('tar')}")
+    return SAFETENSORS if path.suffix == ".safetensors" else TORCH
+
+
+def _kind_of_zip(path: Path, size: int) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        raise ConversionError(
+            f"{path}: cut short or damaged ({size:,} bytes, and the end of the archive is not there); download or copy "
+            "it again"
+        ) from None
+    parts = [name.split("/", 1)[-1] for name in names]
+    if "data.pkl" in parts:
+        return TORCHSCRIPT if "constants.pkl" in parts else TORCH
+    inside = f"{len(names)} file(s)" + (f", such as {names[0]}" if names else "")
+    raise ConversionError(f"{path}: is a zip archive of {inside}; unpack it, and name the weight file inside")
+
+
+def _is_old_torch(path: Path) -> bool:
+    """Whether a tar is what PyTorch wrote before 0.1.10."""
+    try:
+        with tarfile.open(path) as archive:
+            return {"storages", "tensors", "pickle"} <= {Path(name).name for name in archive.getnames()}
+    except tarfile.TarError:
+        return False
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """Name -> dtype, shape and offsets of a safetensors file, and under `__metadata__` what else its writer said.
+
+    Raises:
+      ConversionError: if there is no such header, or the file is shorter than it says.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError("header too large")
+            header = json.loads(stream.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        if not all(isinstance(entry["dtype"], str) for entry in tensors):
+            raise ValueError("a tensor without a dtype")
+        missing = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0) - path.stat().st_size
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConversionError(f"{path}: not a readable safetensors file ({error or type(error).__name__})") from None
+    if missing > 0:
+        raise ConversionError(f"{path}: cut short, {missing:,} bytes are missing at its end; download or copy it again")
+    return dict(header)

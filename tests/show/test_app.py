@@ -1,0 +1,292 @@
+"""The page of `flair-jax demo-app` in a real browser (Chromium and its driver, from the system's packages)."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_page import Hit, pictures
+
+from flair_jax.errors import FlairError
+from flair_jax.show.app import serving
+from flair_jax.show.page import MAX_BYTES, Page
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1300,1000"
+)
+WAIT = 120  # seconds, for a machine that is busy with other tests
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Iterator:
+    from selenium import webdriver
+
+    program, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert program, "install chromium"
+    assert chromedriver, "install chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+class StandIn:
+    """A search that finds one picture, whatever is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def search(self, sentence: str, top: int = 20, rerank: int = 200) -> list[Hit]:
+        return [Hit(self.path, 0.5, 0.25)]
+
+
+@pytest.fixture(scope="module")
+def cat(photographs) -> Path:
+    return photographs / "images" / "val2017" / "chelsea.png"
+
+
+@pytest.fixture(scope="module")
+def url(small_model, cat) -> Iterator[str]:
+    with serving(Page(*small_model, StandIn(cat))) as url:
+        yield url
+
+
+@pytest.fixture
+def page(driver, url):
+    driver.get(url)
+    return Tab(driver)
+
+
+class Tab:
+    """The page, as a user handles it."""
+
+    def __init__(self, driver) -> None:
+        self.driver = driver
+        self.until(lambda: self.one("#upload input[type=file]"))
+
+    def one(self, selector: str):
+        from selenium.webdriver.common.by import By
+
+        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return found[0] if found else None
+
+    def until(self, what: Callable):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, WAIT).until(lambda _: what())
+
+    def upload(self, path: Path) -> None:
+        self.until(lambda: self.one("#upload input[type=file]")).send_keys(str(path))
+
+    def write(self, text: str, into: str = "#sentences textarea") -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        self.one(into).send_keys(Keys.CONTROL + "a")
+        self.one(into).send_keys(text)
+
+    def html(self, selector: str = "#result") -> str:
+        return self.one(selector).get_attribute("innerHTML")
+
+    def maps(self, names: set[str]) -> dict[str, np.ndarray]:
+        """The pictures of these names, once all are shown; their pixels are read from what the browser has."""
+        return self.until(lambda: (found := pictures(self.html())) and names <= set(found) and found)
+
+
+def test_upload_type_click_and_see_maps_that_depend_on_the_sentence(page, cat) -> None:
+    page.upload(cat)
+    page.until(lambda: "as the model sees it" in page.html())
+    page.write("the face of a tabby cat\na rocket")
+    page.one("#compare").click()
+    names = {f"{kind}: {text}" for kind in ("attention", "patches") for text in ("the face of a tabby cat", "a rocket")}
+    first = page.maps(names)
+    for kind in ("attention", "patches"):
+        assert (first[f"{kind}: a rocket"] != first[f"{kind}: the face of a tabby cat"]).any()
+    shown = page.one("#result").text
+    assert len(re.findall(r"-?\d+\.\d\d\s+-?\d+\.\d\d\s+\d+\.\d %", shown)) == 2, shown
+    size = page.driver.execute_script("let i = document.querySelector('#result .map img'); return i.naturalWidth")
+    assert size == 448, "the browser has decoded it"
+
+    # Another sentence in its place, by typing over it.
+    page.write("a red circle")
+    page.one("#compare").click()
+    second = page.maps({"attention: a red circle", "patches: a red circle"})
+    assert (second["attention: a red circle"] != first["attention: a rocket"]).any()
+
+
+def test_single_heads(page, cat) -> None:
+    page.upload(cat)
+    page.until(lambda: "as the model sees it" in page.html())
+    page.write("a cat")
+    page.one("#compare").click()
+    name = "attention: a cat"
+    mean = page.maps({name})
+    page.one("#head input").click()
+    page.until(lambda: page.one("li[aria-label='head 3']")).click()
+    page.until(lambda: "attention, head 3" in page.html())
+    head = page.maps({name})
+    assert (mean[name] != head[name]).any()
+    assert (mean["patches: a cat"] == head["patches: a cat"]).all()
+
+
+def test_text_is_shown_as_it_was_written(page, cat) -> None:
+    page.upload(cat)
+    page.until(lambda: "as the model sees it" in page.html())
+    text = "<b>bold</b> ${1 + 1} {{value}} & $x$"
+    page.write(text)
+    page.one("#compare").click()
+    page.maps({f"attention: {text}"})
+    assert text in page.one("#result").text
+
+
+def test_a_broken_upload_says_so_and_a_good_one_after_it_is_shown(page, cat, tmp_path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(cat.read_bytes()[:9000])
+    page.write("a cat")
+    page.upload(broken)
+    page.until(lambda: "cannot be read as a picture" in page.one("#result").text)
+    page.one("#upload button[aria-label='Clear']").click()
+    page.until(lambda: "cannot be read as a picture" not in page.one("#result").text)
+    page.upload(cat)
+    page.maps({"attention: a cat"})
+
+
+def test_an_upload_of_too_many_bytes_is_refused(page, url, tmp_path) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(MAX_BYTES + 1))
+    page.upload(large)
+    page.until(lambda: "exceed the maximum allowed size of 20.0 Mb" in page.one("body").text)
+    assert "Drop a picture" in page.one("#result").text
+
+    # By the server too, whatever asks it.
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    request = urllib.request.Request(f"{url}gradio_api/upload", head + large.read_bytes() + b"\r\n--x--\r\n")
+    request.add_header("Content-Type", "multipart/form-data; boundary=x")
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
+
+
+def test_requests_are_bounded_and_old_uploads_make_room(url, monkeypatch) -> None:
+    """Also a request that does not say how long it is, and one of many files."""
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+
+    def upload(*files: bytes, **headers: str) -> int:
+        def parts() -> Iterator[bytes]:
+            for number, data in enumerate(files):
+                yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n' % number
+                yield data + b"\r\n"
+            yield b"--x--\r\n"
+
+        request = urllib.request.Request(f"{url}gradio_api/upload", parts(), headers)
+        request.add_header("Content-Type", "multipart/form-data; boundary=x")
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code if error.headers["x-frame-options"] == "DENY" else 0
+
+    for number in range(12):
+        assert upload(bytes([number]) * (19 << 20)) == 200
+    kept = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(kept) == 10
+    assert {path.open("rb").read(1)[0] for path in kept} == set(range(2, 12)), "the newest"
+    assert upload(*[bytes([number]) * (1 << 20) for number in range(30)]) == 413
+    assert upload(bytes(21 << 20)) == 413
+    assert upload(*[bytes([number]) * 99 for number in range(70)]) == 200
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 50
+    assert upload(b"x", Origin="http://site.example") == 403
+    assert not [path for path in folder.iterdir() if path.is_file()], "nothing incomplete stays"
+
+
+def test_an_upload_that_made_room_for_others_is_asked_for_again(page, cat) -> None:
+    page.upload(cat)
+    page.until(lambda: "as the model sees it" in page.html())
+    for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("chelsea.png"):
+        path.unlink()
+    page.write("a cat")
+    page.one("#compare").click()
+    page.until(lambda: "the picture is not kept any more; drop it again" in page.one("#result").text)
+
+
+def test_the_search_tab(page, cat) -> None:
+    page.until(lambda: page.one("button[role=tab]:nth-of-type(2)")).click()
+    page.until(lambda: page.one("#query textarea, #query input"))
+    page.write("a cat", "#query textarea, #query input")
+    page.one("#search").click()
+    page.until(lambda: "chelsea.png" in page.html("#found"))
+    assert list(pictures(page.html("#found"))) == [str(cat)]
+
+
+def test_nothing_is_asked_of_other_machines(page, driver, url, cat) -> None:
+    driver.get_log("performance")
+    driver.get(url)
+    page.upload(cat)
+    page.write("a cat")
+    page.one("#compare").click()
+    page.maps({"attention: a cat"})
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert any(address.startswith(url) for address in asked)
+    assert {address for address in asked if not address.startswith((url, "data:", "blob:"))} == set()
+    with urllib.request.urlopen(url) as response:
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+        assert response.headers["x-frame-options"] == "DENY"
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "elsewhere.example"}))
+
+
+def test_the_command_serves_and_removes_uploads_at_its_end(driver, small_checkpoint, cat, tmp_path) -> None:
+    command = [Path(sys.executable).with_name("flair-jax"), "demo-app", "--checkpoint", small_checkpoint]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as run:
+        try:
+            address = run.stdout.readline().split()[0]
+            assert address.startswith("http://127.0.0.1:")
+            driver.get(address)
+            page = Tab(driver)
+            page.upload(cat)
+            page.until(lambda: "as the model sees it" in page.html())
+            assert [path for path in tmp_path.rglob("*") if path.name == "chelsea.png"], "in the folder for uploads"
+            assert not page.one("button[role=tab]:nth-of-type(2)"), "no search without an index"
+            port = address.rstrip("/").rpartition(":")[2]
+            taken = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False)
+            assert taken.returncode == 2
+            assert f"port {port} is taken; choose another with --port" in taken.stderr
+            driver.get("about:blank")
+        finally:
+            run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=WAIT) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys) -> None:
+    from flair_jax.cli import main
+
+    assert main(["demo-app", "--checkpoint", str(tmp_path / "gone")]) == 2
+    assert "gone: no checkpoint here" in capsys.readouterr().err
+    for port in ("0", "65536", "http"):
+        assert main(["demo-app", "--checkpoint", "x", "--port", port]) == 2
+        assert f"'{port}' is not a port: a whole number from 1 to 65535" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with (
+        pytest.raises(FlairError, match="needs Gradio, in an environment of its own: pip install"),
+        serving(None),
+    ):
+        pass

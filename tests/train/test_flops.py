@@ -1,0 +1,69 @@
+"""FLOPs of a training step by the formula, against those of the step itself as it is traced."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flair_jax.configs.default import get_config
+from flair_jax.models.flair import Flair
+from flair_jax.parallel.sharding import make_mesh
+from flair_jax.settings import TrainSettings
+from flair_jax.train.flops import count_flops, step_flops
+from flair_jax.train.optim import make_optimizer, make_schedule
+from flair_jax.train.step import Batch, abstract_state, make_train_step
+
+IMAGES, CAPTIONS = 8, 4
+
+
+def traced(**changes) -> tuple[float, float]:
+    """(counted, by the formula) of a step of `tiny`, in one loss group; nothing is compiled."""
+    config = get_config()
+    config.update_from_flattened_dict(
+        {"model": "tiny", "steps": 10, "optimizer.warmup_steps": 1, "loss.group_size": 0}
+        | {"batch_size": IMAGES, "captions_per_image": CAPTIONS}
+        | changes
+    )
+    settings = TrainSettings.from_config(config)
+    model, mesh = Flair(settings.model_config()), make_mesh(settings.mesh, jax.devices()[:1])
+    optimizer = make_optimizer(settings.optimizer, make_schedule(settings.optimizer, 10), settings.lock)
+    size, length = model.config.vision.image_size, model.config.text.context_length
+    batch = Batch(
+        jax.ShapeDtypeStruct((IMAGES, size, size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((IMAGES * CAPTIONS, length), jnp.int32),
+    )
+    with jax.set_mesh(mesh):
+        step = jax.jit(make_train_step(model, optimizer, settings))
+        counted = count_flops(step.trace(abstract_state(model, optimizer, mesh), batch).jaxpr)
+    terms, lock = settings.loss.terms, settings.lock
+    return counted, step_flops(model.config, IMAGES, CAPTIONS, settings.group_size, terms=terms, lock=lock)
+
+
+@pytest.mark.parametrize(
+    ("lock", "terms"),
+    [
+        ((), ("tcs", "mps")),
+        ((), ("mps",)),
+        (("image",), ("tcs", "mps")),
+        (("text",), ("tcs",)),
+        (("image", "text"), ("tcs", "mps")),
+    ],
+)
+def test_the_formula_is_what_the_step_does(lock: tuple[str, ...], terms: tuple[str, ...]) -> None:
+    """Within 1 %; measured 0.4 % at most, where the step differentiates for features of a locked tower all the same."""
+    counted, formula = traced(**{"lock": lock, "loss.terms": terms})
+    assert counted == pytest.approx(formula, rel=0.01)
+
+
+def test_what_is_computed_again_is_not_useful() -> None:
+    once, formula = traced()
+    again, same = traced(remat="full")
+    assert again > 1.15 * once
+    assert same == formula
+
+
+def test_loops_and_devices_are_counted() -> None:
+    def layers(x):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, length=5)[0]
+
+    x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    assert count_flops(jax.jit(layers).trace(x).jaxpr) == 5 * 2 * 4**3
