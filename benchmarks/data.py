@@ -310,8 +310,8 @@ class Part:
 
     where: str  # pattern of tars, or TFDS's folder
     is_tars: bool
-    host: int
-    hosts: int
+    process: int
+    processes: int
     first: int
     last: int
     output: Path
@@ -327,11 +327,13 @@ class Part:
     def run(self) -> None:
         """Goes on behind the lines that are there."""
         done = len(self.output.read_text().splitlines()) if self.output.exists() else 0
-        stream = batches([self.open()], SETTINGS, BATCH, first=self.first + done, host=self.host, hosts=self.hosts)
+        stream = batches(
+            [self.open()], SETTINGS, BATCH, first=self.first + done, process=self.process, processes=self.processes
+        )
         with self.output.open("a", buffering=1) as lines:
             for number in range(self.first + done, self.last):
                 batch = next(stream)
-                rows = BATCH // self.hosts
+                rows = BATCH // self.processes
                 content = [
                     hashlib.sha256(pixels.tobytes() + tokens.tobytes()).hexdigest()
                     for pixels, tokens in zip(batch.pixels, batch.tokens.reshape(rows, -1), strict=True)
@@ -353,15 +355,17 @@ def verify(options: argparse.Namespace) -> None:
     print(f"built array_record in {time.perf_counter() - start:.0f} s", flush=True)
     TarSource(pattern(options))
     answers = {}
-    for name, is_tars, hosts, kill in (
+    for name, is_tars, processes, kill in (
         ("tars, 1 process", True, 1, False),
         ("tars, 2 processes", True, 2, False),
         ("tars, 4 processes, killed thrice", True, 4, True),
         ("array_record, 2 processes", False, 2, False),
     ):
         where = pattern(options) if is_tars else prepared
-        output = [folder / f"{'tars' if is_tars else 'array_record'}-{host}-of-{hosts}" for host in range(hosts)]
-        parts = [Part(where, is_tars, host, hosts, 0, count, output[host]) for host in range(hosts)]
+        output = [
+            folder / f"{'tars' if is_tars else 'array_record'}-{process}-of-{processes}" for process in range(processes)
+        ]
+        parts = [Part(where, is_tars, process, processes, 0, count, output[process]) for process in range(processes)]
         begin = time.perf_counter()
         run_parts(parts, kill)
         seconds = time.perf_counter() - begin

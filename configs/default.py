@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0  # of initialisation, order, crops and captions
 
     # Length and batch
-    c.batch_size = 1024  # images in a step, over all devices and hosts
+    c.batch_size = 1024  # images in a step, over all devices and processes
     c.captions_per_image = 8  # K
     c.epochs = 32.0  # passes over the data; the number of steps follows
     c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.index_dir = ""  # where the indexes of tars are; "": beside them, or in ~/.cache/flair_jax/tars
     c.data.weights = ()  # part of each set in the stream, in any unit; (): by their sizes
     c.data.epoch_samples = 0  # samples in an epoch; 0: every sample of every set once
-    c.data.workers = 4  # processes that decode, in each host; 0: threads of the main process
+    c.data.workers = 4  # worker processes that decode, for each process of the run; 0: its own threads
     c.data.merged_sentences = 3  # a caption is 1 to so many sentences
     c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to
 

@@ -21,7 +21,7 @@ from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import expand, replace_when_complete
 from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests
 from flair_jax.weights.activation import flair_config
 from flair_jax.weights.param_map import ConversionError, params_from_torch
@@ -146,20 +146,20 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
     return model, restore_params(path, target)
 
 
-def restore_params(path: str | Path, target: Params, hosts: Hosts = ALONE) -> Params:
+def restore_params(path: str | Path, target: Params, processes: Processes = ALONE) -> Params:
     """The parameters of a checkpoint, put where `target` says.
 
     Args:
       path: the checkpoint, as in `load`.
       target: tree of `jax.ShapeDtypeStruct` with shardings.
-      hosts: that share the work of looking for damage; all must call this, with the same folder.
+      processes: that share the work of looking for damage; all must call this, with the same folder.
 
     Raises:
       CheckpointError: if they are damaged, or of other shapes.
     """
     path = locate(path).absolute()
     if not path.is_file():
-        _check(path, [WEIGHTS if (path / WEIGHTS).is_file() else PARAMS], hosts)
+        _check(path, [WEIGHTS if (path / WEIGHTS).is_file() else PARAMS], processes)
     if path.is_file() or (path / WEIGHTS).is_file():
         return jax.tree.map(functools.partial(_put, path), target, _params_from_torch(path))
     try:
@@ -229,7 +229,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     return description
 
 
-def find_damage(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> str | None:
+def find_damage(path: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
     """How a checkpoint differs from what was written, in a few words; None if it does not.
 
     None as well, with a warning, if the checkpoint is of the time before there were digests.
@@ -237,13 +237,13 @@ def find_damage(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> s
     Args:
       path: the checkpoint's folder.
       entries: the files and folders right in it that matter.
-      hosts: that share the work; all must call this, with the same folder.
+      processes: that share the work; all must call this, with the same folder.
 
     Raises:
       CheckpointError: if something cannot be read; whether it is damaged is then not known.
     """
-    if any(hosts.gather(has_digests(path))):
-        return digests.find_damage(path, entries, hosts)
+    if any(processes.gather(has_digests(path))):
+        return digests.find_damage(path, entries, processes)
     if not (path / WEIGHTS).is_file():  # an exported folder is not known to have had them
         _warn_unchecked(path)
     return None
@@ -262,8 +262,8 @@ def _warn_unchecked(path: Path) -> None:
     logging.warning("%s: was written without digests, so damage to it would not be noticed", path)
 
 
-def _check(path: Path, entries: Collection[str], hosts: Hosts = ALONE) -> None:
-    reason = find_damage(path, entries, hosts)
+def _check(path: Path, entries: Collection[str], processes: Processes = ALONE) -> None:
+    reason = find_damage(path, entries, processes)
     if reason:
         raise CheckpointError(
             f"{path}: the checkpoint is damaged ({reason}); take another, or copy, convert or export it again"

@@ -36,11 +36,11 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.errors import FlairError
-    from flair_jax.show.attend import run
+    from flair_jax.show.attend import attend
 
     if options.per_head and options.kind != "attention":
         raise FlairError("--per-head is for --kind attention: patches are compared after all heads are mixed")
-    run(
+    attend(
         options.checkpoint,
         options.image,
         options.sentences,

@@ -36,6 +36,6 @@ def _run(options: argparse.Namespace) -> None:
     # Without a GPU or TPU, one device for each core: XLA keeps several small devices busier than one large one.
     cores = min(os.cpu_count() or 1, 8)
     with environment({"JAX_NUM_CPU_DEVICES": str(1 << (cores.bit_length() - 1))}):
-        from flair_jax.demo.run import run
+        from flair_jax.demo.run import run_demo
 
-        run(options.output, control=options.control)
+        run_demo(options.output, control=options.control)

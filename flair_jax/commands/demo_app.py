@@ -33,6 +33,6 @@ def _port(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.show.app import run
+    from flair_jax.show.app import serve
 
-    run(options.checkpoint, options.index, options.port)
+    serve(options.checkpoint, options.index, options.port)

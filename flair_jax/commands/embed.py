@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load
     from flair_jax.errors import FlairError, printable
-    from flair_jax.search.build import Settings
+    from flair_jax.search.build import IndexSettings
     from flair_jax.search.export import embed_lines, embed_pictures, writer_of
 
     if bool(options.pictures) == (options.texts is not None):
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
         count = embed_lines(options.texts, options.output, model, params, options.batch_size)
         print(f"{printable(options.output)}: {count:,} texts")
         return
-    settings = Settings(options.batch_size, with_local=options.local)
+    settings = IndexSettings(options.batch_size, with_local=options.local)
     outcome = embed_pictures(options.pictures, options.output, model, params, settings)
     print(f"{printable(options.output)}: {outcome.added:,} pictures")
     report(outcome)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
-from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Hosts, check_cluster, join_cluster
+from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
 
 def add(commands: Any) -> None:
@@ -83,7 +83,7 @@ def _details() -> str:
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
         "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
-        "On several hosts, start the same command for retrieval on each with --distributed; see docs/pods.md."
+        "On several processes, start the same command for retrieval on each with --distributed; see docs/pods.md."
     )
 
 
@@ -149,32 +149,32 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _retrieval(options: argparse.Namespace) -> None:
-    from flair_jax.evaluate.retrieval import Settings
-    from flair_jax.evaluate.tasks import run
+    from flair_jax.evaluate.retrieval import RetrievalSettings
+    from flair_jax.evaluate.tasks import evaluate_checkpoint
 
     cluster = {name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(bool(options.distributed), cluster)
     if options.distributed:
         join_cluster(cluster, sigterm_saves=False)
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
-    settings = Settings(mode, top_k, options.batch_size, options.skip_broken)
-    run(
+    settings = RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken)
+    evaluate_checkpoint(
         *(options.checkpoint, options.dataset, options.data_dir, settings),
         dtype=options.dtype,
         output=options.output,
-        hosts=Hosts.all() if options.distributed else ALONE,
+        processes=Processes.all() if options.distributed else ALONE,
     )
 
 
 def _classify(options: argparse.Namespace) -> None:
     from flair_jax.data.sets.prompts import read_templates
-    from flair_jax.evaluate.classification import MODES, ClassificationSettings
+    from flair_jax.evaluate.classification import CLASSIFICATION_MODES, ClassificationSettings
     from flair_jax.evaluate.classification_task import task
-    from flair_jax.evaluate.tasks import run
+    from flair_jax.evaluate.tasks import evaluate_checkpoint
 
     mode = options.mode or "text-conditioned"
-    if mode not in MODES:
-        raise FlairError(f"--mode {mode} is not for --task classify; choose {' or '.join(MODES)}")
+    if mode not in CLASSIFICATION_MODES:
+        raise FlairError(f"--mode {mode} is not for --task classify; choose {' or '.join(CLASSIFICATION_MODES)}")
     settings = ClassificationSettings(
         mode,
         read_templates(options.templates) if options.templates is not None else None,
@@ -182,7 +182,7 @@ def _classify(options: argparse.Namespace) -> None:
         options.batch_size,
         options.skip_broken,
     )
-    run(
+    evaluate_checkpoint(
         options.checkpoint,
         options.dataset,
         options.data_dir,
@@ -194,17 +194,17 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    from flair_jax.evaluate.segmentation import Settings
-    from flair_jax.evaluate.segmentation_task import run
+    from flair_jax.evaluate.segmentation import SegmentationSettings
+    from flair_jax.evaluate.segmentation_task import segment_checkpoint
 
-    settings = Settings(
+    settings = SegmentationSettings(
         options.segment_by or "patches",
         options.short_side,
         options.background_threshold,
         options.batch_size,
         options.skip_broken,
     )
-    run(
+    segment_checkpoint(
         options.checkpoint,
         options.dataset,
         options.data_dir,

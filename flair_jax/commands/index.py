@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load, locate
     from flair_jax.errors import printable
-    from flair_jax.search.build import Settings, add_faiss, update
+    from flair_jax.search.build import IndexSettings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
     from flair_jax.search.shards import BROKEN
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
         params,
         root=os.path.abspath(options.folder),
         checkpoint=os.path.abspath(checkpoint),
-        settings=Settings(options.batch_size, options.local_dtype),
+        settings=IndexSettings(options.batch_size, options.local_dtype),
     )
     if options.faiss:
         add_faiss(options.output)

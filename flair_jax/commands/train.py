@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "--config.FIELD=VALUE    changes a field\n"
         "--workdir=DIR           checkpoints and metrics; a run found there goes on where it was\n"
         "--accept-changes        go on even if other settings make it another run; what changed is printed\n"
-        "--distributed           several hosts: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
+        "--distributed           several processes: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
         "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n"
         "--stopped-status=143    exit status of a run that SIGTERM stopped before its last step; 0 if not given\n\n"
         "SIGTERM finishes the step, saves and exits with 0; before the first step it ends at once. Ctrl-C exits with\n"

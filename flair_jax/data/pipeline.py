@@ -1,8 +1,8 @@
-"""Training batches: shuffled, cropped, with drawn captions, each host's part. Imports no JAX.
+"""Training batches: shuffled, cropped, with drawn captions, each process's part. Imports no JAX.
 
 Everything about a sample follows from (seed, epoch, number of the sample), and its place in the stream from (seed,
-position). So batch s is the same on any number of hosts and workers, and a stream that starts at batch s goes on as one
-that came there from 0: its state is that one number.
+position). So batch s is the same on any number of processes and workers, and a stream that starts at batch s goes on as
+one that came there from 0: its state is that one number.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class SampleSettings:
     crop_scale: tuple[float, float] = (0.9, 1.0)
 
 
-class HostBatch(NamedTuple):
-    """One host's rows of a batch: n pictures, and for each K captions.
+class LocalBatch(NamedTuple):
+    """One process's rows of a batch: n pictures, and for each K captions.
 
     Attributes:
       pixels: uint8 [n, S, S, 3].
@@ -108,11 +108,11 @@ def batches(
     *,
     weights: Sequence[float] = (),
     first: int = 0,
-    host: int = 0,
-    hosts: int = 1,
+    process: int = 0,
+    processes: int = 1,
     workers: int = 0,
-) -> Generator[HostBatch, None, None]:
-    """An endless stream of one host's part of each batch.
+) -> Generator[LocalBatch, None, None]:
+    """An endless stream of one process's part of each batch.
 
     Without weights an epoch is every sample of every source once, in a new random order each time. With weights each
     source has epochs of its own, and gives the stream so large a part. A batch may reach from one epoch into the next.
@@ -120,12 +120,12 @@ def batches(
     Args:
       sources: the samples; their numbers go on from one source to the next.
       settings: how they become arrays.
-      batch_size: rows over all hosts; hosts have equal parts, in their order.
+      batch_size: rows over all processes; processes have equal parts, in their order.
       weights: parts of the sources in the stream, in any unit; by their sizes if not given.
       first: number of the batch to start with.
-      host: number of this host.
-      hosts: how many there are.
-      workers: processes that load; 0: a thread of this process. Neither this nor `hosts` changes the batches.
+      process: number of this process.
+      processes: how many there are.
+      workers: processes that load; 0: a thread of this process. Neither this nor `processes` changes the batches.
 
     Raises:
       DatasetError: if the source is empty.
@@ -144,12 +144,12 @@ def batches(
         )
     else:
         order = _shuffled(0, ends[-1], settings.seed)
-    parts = order.batch(batch_size // hosts, drop_remainder=True, batch_fn=list)
-    mine = parts.slice(slice(first * hosts + host, None, hosts))
+    parts = order.batch(batch_size // processes, drop_remainder=True, batch_fn=list)
+    mine = parts.slice(slice(first * processes + process, None, processes))
     loaded = mine.map(_LoadRows(Concatenated(sources), settings))
     with contextlib.closing(_from_workers(loaded, workers) if workers else _ahead(loaded)) as stream:
         for rows in stream:
-            yield HostBatch(*rows)
+            yield LocalBatch(*rows)
 
 
 def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[tuple[Any, ...], None, None]:

@@ -25,7 +25,7 @@ from flair_jax.train.run import Outcome, train
 RECORDED_CONTROL = Path(__file__).parent / "control.json"
 
 
-def run(output: Path, *, control: bool = False) -> None:
+def run_demo(output: Path, *, control: bool = False) -> None:
     """Prepares the scenes, trains, evaluates on held-out scenes and writes `output`/report.html.
 
     What is finished in `output` is not done again. A SIGTERM while it trains ends it when that is saved.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.data.sets.classification import ClassificationData
-from flair_jax.data.sets.labelled import Example
+from flair_jax.data.sets.labelled import LabelledExample
 from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
 from flair_jax.models.flair import Flair
@@ -22,7 +22,7 @@ from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks,
 from flair_jax.scoring.metrics import Ranks, Ties, class_ranks, classification_metrics, measure
 from flair_jax.scoring.scorer import Retriever
 
-MODES = ("text-conditioned", "global")
+CLASSIFICATION_MODES = ("text-conditioned", "global")
 # Texts embedded between two savings; at 512 floats a text they take 8 MB.
 _TEXTS_PER_BLOCK = 4096
 
@@ -170,7 +170,7 @@ def classify(
     )
 
 
-def _pixels(example: Example, size: int) -> np.ndarray:
+def _pixels(example: LabelledExample, size: int) -> np.ndarray:
     """The picture, preprocessed; an error says where it lies."""
     picture = example.picture
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flair_jax.checkpoint import description_file, read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
-from flair_jax.evaluate.retrieval import Evaluation, Settings
+from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import versions
 
@@ -46,7 +46,7 @@ def published(source: dict[str, str], dataset: str, mode: str) -> tuple[float, f
 
 
 def result(
-    dataset: str, folder: Path, evaluation: Evaluation, settings: Settings, source: dict[str, str]
+    dataset: str, folder: Path, evaluation: Evaluation, settings: RetrievalSettings, source: dict[str, str]
 ) -> dict[str, Any]:
     """One set's outcome as plain JSON values."""
     numbers, entry = published(source, dataset, settings.mode), RETRIEVAL_SETS[dataset]

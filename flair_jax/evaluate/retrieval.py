@@ -16,18 +16,18 @@ from flair_jax.data.image import preprocess
 from flair_jax.data.sets.retrieval import RetrievalData
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.models.flair import Flair
-from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
 from flair_jax.scoring.metrics import Ties
-from flair_jax.scoring.ranking import Block, rank
+from flair_jax.scoring.ranking import ScoreBlock, rank
 from flair_jax.scoring.scorer import Retriever, top_k
 
-MODES = ("text-conditioned", "top-k", "global")
+RETRIEVAL_MODES = ("text-conditioned", "top-k", "global")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class RetrievalSettings:
     """How to evaluate.
 
     Attributes:
@@ -70,13 +70,13 @@ def evaluate(
     model: Flair,
     retriever: Retriever,
     data: RetrievalData,
-    settings: Settings,
+    settings: RetrievalSettings,
     store: BlockStore,
-    hosts: Hosts = ALONE,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several hosts, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
+    With several processes, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
     pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
     ones. The matrix of scores is never in one place.
 
@@ -86,34 +86,36 @@ def evaluate(
       data: pictures and captions.
       settings: how.
       store: finished blocks go there; those of an earlier, stopped run are taken from there. Emptied at the end.
-      hosts: that share the work.
+      processes: that share the work.
 
     Returns:
-      The outcome, the same on all hosts but for the seconds.
+      The outcome, the same on all processes but for the seconds.
 
     Raises:
-      DatasetError: listing the pictures that could not be read, on whatever host.
+      DatasetError: listing the pictures that could not be read, on whatever process.
     """
     start = time.monotonic()
-    if hosts.count > 1:
-        hosts.agree(data.digest(), "the pictures or captions")
-    first = hosts.part(len(data.images)).start
-    blocks, own_broken = hosts.together(lambda: _embed_images(model, retriever, data.images, settings, store, hosts))
-    broken = {number: message for each in hosts.gather(list(own_broken.items())) for number, message in each}
+    if processes.count > 1:
+        processes.agree(data.digest(), "the pictures or captions")
+    first = processes.part(len(data.images)).start
+    blocks, own_broken = processes.together(
+        lambda: _embed_images(model, retriever, data.images, settings, store, processes)
+    )
+    broken = {number: message for each in processes.gather(list(own_broken.items())) for number, message in each}
     check_broken(broken, len(data.images), skip=settings.skip_broken)
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
     first -= sum(number < first for number in broken)
     # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
-    text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, hosts)
-    scores = hosts.together(
+    text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, processes)
+    scores = processes.together(
         lambda: _score(
             *(retriever, blocks, text, distinct, settings, store),
             lambda start: f"scores-{left_out}-{first + start:08d}",
-            hosts,
+            processes,
         )
     )
-    metrics, ties = rank(scores, first, data.image_of_text, hosts)
+    metrics, ties = rank(scores, first, data.image_of_text, processes)
     store.remove()
     return Evaluation(
         metrics,
@@ -126,16 +128,21 @@ def evaluate(
     )
 
 
-def _batch_size(settings: Settings, hosts: Hosts) -> int:
-    """Images, and texts, that one host embeds at once."""
-    return -(-settings.batch_size // hosts.count)
+def _batch_size(settings: RetrievalSettings, processes: Processes) -> int:
+    """Images, and texts, that one process embeds at once."""
+    return -(-settings.batch_size // processes.count)
 
 
 def _embed_images(
-    model: Flair, retriever: Retriever, paths: Sequence[Path], settings: Settings, store: BlockStore, hosts: Hosts
-) -> tuple[list[Block], dict[int, str]]:
-    """Blocks of this host's images without the broken pictures, and the latter's messages."""
-    part, size = hosts.part(len(paths)), _batch_size(settings, hosts)
+    model: Flair,
+    retriever: Retriever,
+    paths: Sequence[Path],
+    settings: RetrievalSettings,
+    store: BlockStore,
+    processes: Processes,
+) -> tuple[list[ScoreBlock], dict[int, str]]:
+    """Blocks of this process's images without the broken pictures, and the latter's messages."""
+    part, size = processes.part(len(paths)), _batch_size(settings, processes)
     pad_to = min(size, len(part))
     return compute_in_blocks(
         [str(paths[number]) for number in part],
@@ -145,7 +152,7 @@ def _embed_images(
         size=size,
         skip_broken=settings.skip_broken,
         first=part.start,
-        progress=hosts.index == 0,
+        progress=processes.index == 0,
     )
 
 
@@ -154,39 +161,39 @@ def _embed_texts(
     retriever: Retriever,
     texts: Sequence[str],
     left_out: str,
-    settings: Settings,
+    settings: RetrievalSettings,
     store: BlockStore,
-    hosts: Hosts,
+    processes: Processes,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
 
-    Texts of the same tokens get one feature and so one score: they tie whatever their batch and host.
+    Texts of the same tokens get one feature and so one score: they tie whatever their batch and process.
     """
     tokens, distinct = np.unique(tokenize(texts, model.config.text.context_length), axis=0, return_inverse=True)
-    part = hosts.part(len(tokens))
+    part = processes.part(len(tokens))
 
     def embed() -> np.ndarray:
-        with tqdm(total=len(part), desc="texts", unit="text", disable=hosts.index > 0) as bar:
-            return embed_tokens(model, retriever, tokens[part.start : part.stop], _batch_size(settings, hosts), bar)
+        with tqdm(total=len(part), desc="texts", unit="text", disable=processes.index > 0) as bar:
+            return embed_tokens(model, retriever, tokens[part.start : part.stop], _batch_size(settings, processes), bar)
 
-    here = hosts.together(lambda: store.get_or_compute(f"distinct-texts-{left_out}-{part.start:08d}", embed))
-    return np.concatenate(hosts.gather_arrays(here)), distinct.reshape(-1)
+    here = processes.together(lambda: store.get_or_compute(f"distinct-texts-{left_out}-{part.start:08d}", embed))
+    return np.concatenate(processes.gather_arrays(here)), distinct.reshape(-1)
 
 
 def _score(
     retriever: Retriever,
-    blocks: Sequence[Block],
+    blocks: Sequence[ScoreBlock],
     text: np.ndarray,
     distinct: np.ndarray,
-    settings: Settings,
+    settings: RetrievalSettings,
     store: BlockStore,
     name: Callable[[int], str],
-    hosts: Hosts,
-) -> list[Block]:
-    """Scores [b, N] of each block of this host's images; -inf for pairs that the mode does not score.
+    processes: Processes,
+) -> list[ScoreBlock]:
+    """Scores [b, N] of each block of this process's images; -inf for pairs that the mode does not score.
 
     `text` has the features of the distinct texts, and `distinct` [N] says which of these each text is. `name` gives
-    what to call the scores of a block that begins at this of the host's images.
+    what to call the scores of a block that begins at this of the process's images.
     """
     pad_to = max((block.images for block in blocks), default=0)
     prepared = retriever.prepare_texts(text)
@@ -208,12 +215,14 @@ def _score(
 
     per_image = min(settings.top_k, len(distinct)) if settings.mode == "top-k" else len(distinct)
     images = sum(block.images for block in blocks)
-    scored: list[Block] = []
-    with tqdm(total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=hosts.index > 0) as bar:
+    scored: list[ScoreBlock] = []
+    with tqdm(
+        total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=processes.index > 0
+    ) as bar:
         for block in blocks:
             called = name(sum(block.images for block in scored))
             if called not in store:
                 store.put(called, score(block.read()))
-            scored.append(Block(block.images, partial(store.get, called)))
+            scored.append(ScoreBlock(block.images, partial(store.get, called)))
             bar.update(block.images * per_image)
     return scored

@@ -34,7 +34,7 @@ _Tag = TypeVar("_Tag")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SegmentationSettings:
     """How to segment.
 
     Attributes:
@@ -80,7 +80,9 @@ class PatchScorer:
       cut_off: what the model does not read of these.
     """
 
-    def __init__(self, model: Flair, retriever: Retriever, data: SegmentationData, settings: Settings) -> None:
+    def __init__(
+        self, model: Flair, retriever: Retriever, data: SegmentationData, settings: SegmentationSettings
+    ) -> None:
         """Embeds the words in all templates, with a progress bar on stderr.
 
         Args:
@@ -171,7 +173,7 @@ def segment(
     model: Flair,
     retriever: Retriever,
     data: SegmentationData,
-    settings: Settings,
+    settings: SegmentationSettings,
     store: BlockStore,
     save: Path | None = None,
 ) -> Segmentation:
@@ -223,7 +225,7 @@ def segment(
 
 
 def _windows(
-    model: Flair, data: SegmentationData, settings: Settings, numbers: list[int], broken: dict[int, str]
+    model: Flair, data: SegmentationData, settings: SegmentationSettings, numbers: list[int], broken: dict[int, str]
 ) -> Iterator[tuple[tuple[int, _Picture | None], np.ndarray]]:
     """Pictures with their windows, none for those that cannot be read, whose messages go to `broken`."""
     pictures = read_ahead(partial(_read_one, data, model.config.vision, settings), numbers, per_thread=2)
@@ -238,7 +240,7 @@ def _windows(
 
 
 def _judge(
-    data: SegmentationData, settings: Settings, picture: _Picture, scores: np.ndarray, save: Path | None
+    data: SegmentationData, settings: SegmentationSettings, picture: _Picture, scores: np.ndarray, save: Path | None
 ) -> np.ndarray:
     """The confusion matrix of one picture."""
     height, width = picture.truth.shape
@@ -250,7 +252,9 @@ def _judge(
     return confusion_matrix(picture.truth, predicted, len(data.classes))
 
 
-def _read_one(data: SegmentationData, vision: VisionConfig, settings: Settings, number: int) -> _Picture | ImageError:
+def _read_one(
+    data: SegmentationData, vision: VisionConfig, settings: SegmentationSettings, number: int
+) -> _Picture | ImageError:
     try:
         picture, truth = data.read(number)
     except ImageError as error:

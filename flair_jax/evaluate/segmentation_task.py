@@ -15,17 +15,17 @@ from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
-from flair_jax.evaluate.segmentation import Segmentation, Settings, segment
+from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
 from flair_jax.models.config import VisionConfig
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 
 
-def run(
+def segment_checkpoint(
     checkpoint: str | Path,
     dataset: str,
     data_dir: Path,
-    settings: Settings,
+    settings: SegmentationSettings,
     *,
     dtype: str,
     output: Path | None,
@@ -90,8 +90,10 @@ def _with_words(data: SegmentationData, templates: str | None, class_names: str 
     return data
 
 
-def _complete(settings: Settings, data: SegmentationData, vision: VisionConfig, dataset: str) -> Settings:
-    """Settings that fit the set and the model, with the set's usual size if none is given."""
+def _complete(
+    settings: SegmentationSettings, data: SegmentationData, vision: VisionConfig, dataset: str
+) -> SegmentationSettings:
+    """SegmentationSettings that fit the set and the model, with the set's usual size if none is given."""
     if settings.background_threshold is not None and not data.has_background:
         raise DatasetError(f"--background-threshold: {dataset} has no background")
     if settings.short_side is not None and settings.short_side < vision.image_size:
@@ -102,7 +104,11 @@ def _complete(settings: Settings, data: SegmentationData, vision: VisionConfig, 
 
 
 def _result(
-    entry: SegmentationSet, data_dir: Path, outcome: Segmentation, settings: Settings, source: dict[str, str]
+    entry: SegmentationSet,
+    data_dir: Path,
+    outcome: Segmentation,
+    settings: SegmentationSettings,
+    source: dict[str, str],
 ) -> dict[str, Any]:
     """The set's outcome as plain JSON values."""
     return {
@@ -121,7 +127,7 @@ def _reported(source: dict[str, str], dataset: str, segment_by: str) -> float | 
     return report.REPORTED_MEAN_IOU.get(Path(source.get("file", "")).stem, {}).get(dataset)
 
 
-def _table(result: dict[str, Any], settings: Settings) -> str:
+def _table(result: dict[str, Any], settings: SegmentationSettings) -> str:
     """Per cent of each class and of all, as text."""
     metrics = result["metrics"]
     rows: list[Sequence[str]] = [["class", "IoU"]]

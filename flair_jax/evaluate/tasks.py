@@ -19,7 +19,7 @@ from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.retrieval import evaluate
 from flair_jax.models.flair import Flair
-from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
@@ -58,18 +58,18 @@ class Task:
     table: Callable[[Sequence[dict[str, Any]], str], str]
 
 
-def retrieval(hosts: Hosts = ALONE) -> Task:
-    """Retrieval, shared by hosts."""
+def retrieval(processes: Processes = ALONE) -> Task:
+    """Retrieval, shared by processes."""
     return Task(
         RETRIEVAL_SETS,
         lambda entry, folder: entry.load(folder),
-        partial(evaluate, hosts=hosts),
+        partial(evaluate, processes=processes),
         report.result,
         report.table,
     )
 
 
-def run(
+def evaluate_checkpoint(
     checkpoint: str | Path,
     dataset: str,
     data_dir: Path,
@@ -78,9 +78,9 @@ def run(
     dtype: str,
     output: Path | None,
     task: Task | None = None,
-    hosts: Hosts = ALONE,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluates a checkpoint, prints a table and writes `output`; of several hosts, the first does these two.
+    """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first does these two.
 
     Args:
       checkpoint: as `flair_jax.load` takes it.
@@ -90,7 +90,8 @@ def run(
       dtype: compute dtype.
       output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
       task: what to evaluate; retrieval if not given.
-      hosts: that share the work; all must call this, and the task must share its work among them, as retrieval does.
+      processes: that share the work; every process must call this, and the task must share its work among them, as
+        retrieval does.
 
     Returns:
       One result a set; see `report.result`.
@@ -98,18 +99,20 @@ def run(
     Raises:
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
-    work = task or retrieval(hosts)
-    sets = hosts.together(lambda: _find_sets(work.sets, dataset, data_dir))
-    hosts.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
-    if output and any(hosts.gather(output.is_dir())):
+    work = task or retrieval(processes)
+    sets = processes.together(lambda: _find_sets(work.sets, dataset, data_dir))
+    processes.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
+    if output and any(processes.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    loaded = _load(checkpoint, dtype, settings, hosts)
-    say = print if hosts.index == 0 else _say_nothing
+    loaded = _load(checkpoint, dtype, settings, processes)
+    say = print if processes.index == 0 else _say_nothing
     results, failures = [], []
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)
         try:
-            result = _evaluate_set(work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), hosts)
+            result = _evaluate_set(
+                work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), processes
+            )
         except DatasetError as error:
             if len(sets) == 1:
                 raise
@@ -122,7 +125,7 @@ def run(
         say(work.table(results, settings.mode))
     if output and results:
         document = report.document(results, loaded.environment)
-        hosts.first_does(lambda: report.write_json(output, document))
+        processes.first_does(lambda: report.write_json(output, document))
         shutil.rmtree(f"{output}.partial", ignore_errors=True)
         say(f"written: {output}")
     if failures:
@@ -141,34 +144,34 @@ class _Loaded(NamedTuple):
 
 
 def _say_nothing(*_: object, **__: object) -> None:
-    """The other hosts' `print`."""
+    """The other processes' `print`."""
 
 
-def _load(checkpoint: str | Path, dtype: str, settings: Any, hosts: Hosts) -> _Loaded:
-    files = hosts.together(lambda: locate(checkpoint))
-    hosts.agree(files.name, "the newest checkpoints in --checkpoint")
+def _load(checkpoint: str | Path, dtype: str, settings: Any, processes: Processes) -> _Loaded:
+    files = processes.together(lambda: locate(checkpoint))
+    processes.agree(files.name, "the newest checkpoints in --checkpoint")
     everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
-    model, params = hosts.together(lambda: load(files, dtype=dtype, sharding=everywhere))
-    source = hosts.together(lambda: read_description(files).get("source", {}))
+    model, params = processes.together(lambda: load(files, dtype=dtype, sharding=everywhere))
+    source = processes.together(lambda: read_description(files).get("source", {}))
     environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 
 
 def _evaluate_set(
-    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, hosts: Hosts
+    task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, processes: Processes
 ) -> dict[str, Any]:
     """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
-    data = hosts.together(lambda: task.load(entry, folder))
+    data = processes.together(lambda: task.load(entry, folder))
     work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
     blocks = unfinished and unfinished / f"{entry.name}-{work}"
     finished = blocks and blocks.with_suffix(".json")
-    known = hosts.gather(_read_json(finished) if finished else None)[0]
+    known = processes.gather(_read_json(finished) if finished else None)[0]
     if known is not None:
         return dict(known)
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
     if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
-        hosts.first_does(lambda: report.write_json(finished, result))
+        processes.first_does(lambda: report.write_json(finished, result))
     return result
 
 

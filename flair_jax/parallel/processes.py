@@ -74,7 +74,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hosts:
+class Processes:
     """The processes that share a piece of work, each with its own devices.
 
     All must call the methods that exchange something, in the same order.
@@ -88,14 +88,14 @@ class Hosts:
     count: int = 1
 
     @classmethod
-    def all(cls) -> Hosts:
+    def all(cls) -> Processes:
         """All processes that JAX knows of."""
         import jax
 
         return cls(jax.process_index(), jax.process_count())
 
     def part(self, total: int) -> range:
-        """This one's part of so many things: contiguous, in the order of the hosts, sizes differ by at most one."""
+        """This one's part of so many things: contiguous, in the order of the processes, sizes differ by at most one."""
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)
 
     def gather(self, value: Any) -> list[Any]:
@@ -114,7 +114,7 @@ class Hosts:
     def agree(self, value: Any, what: str) -> None:
         """Raises DatasetError if a JSON value is not the same on all."""
         if any(each != value for each in self.gather(value)):
-            raise DatasetError(f"{what} differ between the hosts; give all of them the same")
+            raise DatasetError(f"{what} differ between the processes; give all of them the same")
 
     def together(self, work: Callable[[], _Result]) -> _Result:
         """`work()`, which exchanges nothing. If it fails on one, it fails on all, so that none waits for another.
@@ -142,11 +142,11 @@ class Hosts:
         self.together(work if self.index == 0 else lambda: None)
 
 
-_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a host that is gone is noticed much earlier, by its missing heartbeat
+_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a process that is gone is noticed much earlier, by its missing heartbeat
 _meetings = itertools.count()
 
 # One process that does all, which is the default everywhere.
-ALONE = Hosts()
+ALONE = Processes()
 
 
 def _gather_bytes(data: bytes) -> list[bytes]:
@@ -154,7 +154,7 @@ def _gather_bytes(data: bytes) -> list[bytes]:
     from jax.experimental import multihost_utils
     from orbax.checkpoint import multihost
 
-    # One host may have worked hours longer than another, and CPUs give up a gathering that not all join in 30 seconds.
+    # One process may have worked hours longer than another, and CPUs give up a gathering that not all join in 30 s.
     multihost.get_barrier_sync_fn()(key=f"flair_jax.parallel.processes.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
     sizes = multihost_utils.process_allgather(np.uint32(len(data))).tolist()
     padded = np.zeros(max(*sizes, 1), np.uint8)

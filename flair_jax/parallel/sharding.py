@@ -40,7 +40,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes data, fsdp and tensor over all devices of all hosts; a laptop's is 1 x 1 x 1.
+    """A mesh with the axes data, fsdp and tensor over all devices of all processes; a laptop's is 1 x 1 x 1.
 
     Args:
       settings: sizes; one may be -1 and takes what the others leave.
@@ -76,10 +76,10 @@ def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def copy_to(mesh: Mesh, tree: Any) -> Any:
-    """Arrays as copies on each of this host's devices, wherever they are.
+    """Arrays as copies on each of this process's devices, wherever they are.
 
     No device ever holds more than one copy beside the part that it had. If arrays are spread over the devices of all
-    hosts, all must call it.
+    processes, all must call it.
 
     Args:
       mesh: of local devices.
@@ -89,7 +89,7 @@ def copy_to(mesh: Mesh, tree: Any) -> Any:
     split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
     if split:
         everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
-        # In one program, and to its end, for hosts may not run several at once that wait for each other.
+        # In one program, and to its end, for processes may not run several at once that wait for each other.
         gather = jax.jit(lambda *parts: parts, out_shardings=everywhere)
         whole = jax.block_until_ready(gather(*(leaves[number] for number in split)))
         for number, leaf in zip(split, whole, strict=True):
@@ -102,7 +102,7 @@ def _is_split(leaf: jax.Array) -> bool:
 
 
 def _on_local_devices(leaf: Any, mesh: Mesh) -> jax.Array:
-    """Of an array that has copies on the devices of all hosts, those on this one's, which are not copied again."""
+    """Of an array that has copies on the devices of all processes, those on this one's, which are not copied again."""
     sharding = NamedSharding(mesh, P())
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return jax.device_put(leaf, sharding)
@@ -137,13 +137,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def global_batch(local: Any, mesh: Mesh) -> Any:
-    """Arrays over all hosts from the rows that each host has: process p holds the p-th part of the rows."""
+    """Arrays over all processes from the rows that each process has: process p holds the p-th part of the rows."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
 
 
 def check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
-    """Raises ConfigError if the rows of a batch do not divide over the devices and hosts."""
+    """Raises ConfigError if the rows of a batch do not divide over the devices and processes."""
     part = batch_size // accumulation_steps
     if batch_size % mesh.size or part % (mesh.shape["data"] * mesh.shape["fsdp"]):
         shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())

@@ -16,7 +16,7 @@ from flair_jax.data.tokenizer import count_tokens, tokenize
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
-from flair_jax.scoring.ranking import Block
+from flair_jax.scoring.ranking import ScoreBlock
 from flair_jax.scoring.scorer import Retriever
 
 _Item = TypeVar("_Item")
@@ -33,7 +33,7 @@ def compute_in_blocks(
     skip_broken: bool,
     first: int = 0,
     progress: bool = True,
-) -> tuple[list[Block], dict[int, str]]:
+) -> tuple[list[ScoreBlock], dict[int, str]]:
     """Reads pictures with threads and computes on blocks of them, with a progress bar on stderr.
 
     Args:
@@ -43,7 +43,7 @@ def compute_in_blocks(
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
       skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.
-      first: number of the first item; this host's items are a part of all.
+      first: number of the first item; this process's items are a part of all.
       progress: whether to show the bar.
 
     Returns:
@@ -51,7 +51,9 @@ def compute_in_blocks(
     """
     chunks = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
     names = {chunk: f"images-{first + chunk.start:08d}" for chunk in chunks}
-    blocks = {chunk: Block(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store}
+    blocks = {
+        chunk: ScoreBlock(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store
+    }
     todo = [chunk for chunk in chunks if chunk not in blocks]
     pictures = read_ahead(errors_returned(read), [items[number] for chunk in todo for number in chunk])
     broken: dict[int, str] = {}
@@ -69,9 +71,9 @@ def compute_in_blocks(
                 result = compute(good)
                 if len(good) == len(chunk):
                     store.put(names[chunk], result)
-                    blocks[chunk] = Block(len(chunk), partial(store.get, names[chunk]))
+                    blocks[chunk] = ScoreBlock(len(chunk), partial(store.get, names[chunk]))
                 else:  # not stored: a later run must look at these pictures again, and report them
-                    blocks[chunk] = Block(len(good), partial(np.asarray, result))
+                    blocks[chunk] = ScoreBlock(len(good), partial(np.asarray, result))
             bar.update(len(chunk))
     return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
 

@@ -1,4 +1,4 @@
-"""Ranks from blocks of scores that lie on several hosts, by counting."""
+"""Ranks from blocks of scores that lie on several processes, by counting."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flair_jax.parallel.processes import Hosts
+from flair_jax.parallel.processes import Processes
 from flair_jax.scoring.metrics import Ranks, Ties, count_images, measure_retrieval, rank_texts_of_images
 
 
-class Block(NamedTuple):
+class ScoreBlock(NamedTuple):
     """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
 
     What is read is not kept: the tokens and scores of a large set are larger than memory.
@@ -21,20 +21,23 @@ class Block(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: Hosts) -> tuple[dict[str, float], Ties]:
-    """What `retrieval_metrics` gives of the scores of all hosts' images, which are never in one place, and the ties.
+def rank(
+    scores: Sequence[ScoreBlock], first: int, image_of_text: np.ndarray, processes: Processes
+) -> tuple[dict[str, float], Ties]:
+    """What `retrieval_metrics` gives of the scores of all processes' images, never in one place, and the ties.
 
-    Each block is looked at twice: for the texts' scores with their own pictures, and, once all hosts know all of these,
-    for the pictures that score as well or better. Exchanged are [T] scores, [3, T] counts and the pictures' ranks.
+    Each block is looked at twice: for the texts' scores with their own pictures, and, once all processes know
+    all of these, for the pictures that score as well or better. Exchanged are [T] scores, [3, T] counts and the
+    pictures' ranks.
 
     Args:
-      scores: float32 [b, T] of each block of this host's images.
+      scores: float32 [b, T] of each block of this process's images.
       first: number of the first of them.
       image_of_text: integers [T].
-      hosts: all must call it.
+      processes: all must call it.
 
     Raises:
-      FlairError: if a score is NaN, on whatever host.
+      FlairError: if a score is NaN, on whatever process.
     """
     starts = [first + sum(block.images for block in scores[:number]) for number in range(len(scores))]
 
@@ -52,7 +55,7 @@ def rank(scores: Sequence[Block], first: int, image_of_text: np.ndarray, hosts: 
             counts += count_images(block.read(), start, image_of_text, own)
         return counts
 
-    own_here, image_ranks = hosts.together(rank_texts)
-    own = np.max(hosts.gather_arrays(own_here[None]), axis=(0, 1))
-    counts = np.sum(hosts.gather_arrays(hosts.together(count)[None]), axis=(0, 1))
-    return measure_retrieval(counts, np.concatenate(hosts.gather_arrays(image_ranks)))
+    own_here, image_ranks = processes.together(rank_texts)
+    own = np.max(processes.gather_arrays(own_here[None]), axis=(0, 1))
+    counts = np.sum(processes.gather_arrays(processes.together(count)[None]), axis=(0, 1))
+    return measure_retrieval(counts, np.concatenate(processes.gather_arrays(image_ranks)))

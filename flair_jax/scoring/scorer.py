@@ -57,7 +57,7 @@ class Retriever:
 
         Args:
           model: such as `flair_jax.load` gives.
-          params: its parameters. If they are spread over the devices of several hosts, all must come here.
+          params: its parameters. If they are spread over the devices of several processes, all must come here.
           devices: all local ones if not given.
         """
         devices = jax.local_devices() if devices is None else devices

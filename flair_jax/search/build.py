@@ -32,7 +32,7 @@ SHARD_ROWS = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class IndexSettings:
     """How to index.
 
     Attributes:
@@ -75,7 +75,7 @@ def update(
     *,
     root: str,
     checkpoint: str,
-    settings: Settings,
+    settings: IndexSettings,
 ) -> Outcome:
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
@@ -139,7 +139,7 @@ def _embed(
     todo: Sequence[Picture],
     model: Flair,
     params: Params,
-    settings: Settings,
+    settings: IndexSettings,
     bar: tqdm,
     remarks: list[str],
 ) -> list[str]:
@@ -174,7 +174,9 @@ def _embed(
     return broken
 
 
-def _manifest(index: Path, identity: str, model: Flair, root: str, checkpoint: str, settings: Settings) -> Manifest:
+def _manifest(
+    index: Path, identity: str, model: Flair, root: str, checkpoint: str, settings: IndexSettings
+) -> Manifest:
     """The state of an index to be updated, or that of a new one, which is written."""
     config = model.config
     if (index / MANIFEST).exists():

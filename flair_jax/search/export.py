@@ -21,7 +21,7 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import embed_texts
 from flair_jax.scoring.scorer import Retriever
-from flair_jax.search.build import Outcome, Settings, update
+from flair_jax.search.build import IndexSettings, Outcome, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
 from flair_jax.search.pictures import Found, find_pictures, picture_at
@@ -30,14 +30,16 @@ from flair_jax.search.store import Shard
 _TEXTS_PER_BLOCK = 4096
 
 
-class Block(NamedTuple):
+class FeatureBlock(NamedTuple):
     """Some rows of the file: their names, and for each column an array [n, ...]."""
 
     names: list[str]
     columns: Mapping[str, np.ndarray]
 
 
-def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: Params, settings: Settings) -> Outcome:
+def embed_pictures(
+    sources: Sequence[str], output: Path, model: Flair, params: Params, settings: IndexSettings
+) -> Outcome:
     """Writes `path`, `global` and, with `settings.with_local`, `local` of pictures.
 
     While it works, features are kept in an index beside the output, so that a stopped run goes on where it was.
@@ -64,7 +66,7 @@ def embed_pictures(sources: Sequence[str], output: Path, model: Flair, params: P
     blocks = []
     for shard in shards:
         columns = {"global": shard.features(), **({"local": shard.local()} if settings.with_local else {})}
-        blocks.append(Block(shard.table["path"].to_pylist(), columns))
+        blocks.append(FeatureBlock(shard.table["path"].to_pylist(), columns))
     write(output, "path", blocks)
     shutil.rmtree(unfinished)
     return dataclasses.replace(outcome, added=outcome.added + outcome.kept, kept=0, dropped=0)
@@ -90,7 +92,7 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
                 bar.update(len(some))
             else:
                 store.put(name, embed_texts(model, retriever, some, batch_size, bar))
-            blocks.append(Block(some, {"global": store.get(name)}))
+            blocks.append(FeatureBlock(some, {"global": store.get(name)}))
     write(output, "text", blocks)
     store.remove()
     return len(texts)
@@ -146,7 +148,7 @@ def writer_of(output: Path) -> Writer:
     return _WRITERS[output.suffix]
 
 
-def _write_npz(output: Path, key: str, blocks: Sequence[Block]) -> None:
+def _write_npz(output: Path, key: str, blocks: Sequence[FeatureBlock]) -> None:
     """Keys `KEY + "s"` and the columns' names. Streams, since local tokens may be larger than the memory."""
     names = np.array([name for block in blocks for name in block.names])
     with (
@@ -171,7 +173,7 @@ def _write_member(archive: zipfile.ZipFile, name: str, arrays: Sequence[np.ndarr
             member.write(np.ascontiguousarray(array).tobytes())
 
 
-def _write_parquet(output: Path, key: str, blocks: Sequence[Block]) -> None:
+def _write_parquet(output: Path, key: str, blocks: Sequence[FeatureBlock]) -> None:
     """Columns KEY and the arrays' names, those as lists of fixed size; a row group a block."""
     first = blocks[0].columns
     fields = [pa.field(key, pa.string())]
@@ -189,5 +191,5 @@ def _write_parquet(output: Path, key: str, blocks: Sequence[Block]) -> None:
             writer.write_table(pa.table([pa.array(block.names), *columns], schema=schema))
 
 
-Writer = Callable[[Path, str, Sequence[Block]], None]
+Writer = Callable[[Path, str, Sequence[FeatureBlock]], None]
 _WRITERS: dict[str, Writer] = {".npz": _write_npz, ".parquet": _write_parquet}

@@ -27,7 +27,7 @@ _MOST_KEPT = (200 << 20, 50)
 _MOST_WAITING = 64  # questions that wait for the answers to others
 
 
-def run(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
+def serve(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
     """Serves the page until it is interrupted.
 
     Args:

@@ -26,7 +26,7 @@ _HEADINGS = {
 }
 
 
-def run(
+def attend(
     checkpoint: str | Path,
     image: Path,
     sentences: Sequence[str],

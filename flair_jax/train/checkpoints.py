@@ -19,7 +19,7 @@ from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
 from flair_jax.models.config import FlairConfig, read_json_object
-from flair_jax.parallel.processes import Hosts
+from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.identity import changes, from_earlier
 from flair_jax.train.optimizer_state import restore_what_fits
@@ -45,7 +45,7 @@ class RunCheckpoints:
         self._settings = settings
         self._description = describe(config, {"run": workdir.name})
         self._run = run
-        self._hosts = Hosts.all()
+        self._hosts = Processes.all()
         self._folder = workdir.absolute() / RUN_FOLDER
         self._aside = workdir.absolute() / "damaged"
         self._saving = 0

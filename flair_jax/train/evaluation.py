@@ -10,10 +10,10 @@ from pathlib import Path
 from flair_jax.data.formats import examine, read_file
 from flair_jax.data.sets.retrieval import RetrievalData, find_set
 from flair_jax.errors import ConfigError, DatasetError, ImageError
-from flair_jax.evaluate.retrieval import MODES, Settings, evaluate
+from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings, evaluate
 from flair_jax.files import expand
 from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import Hosts
+from flair_jax.parallel.processes import Processes
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import BrokenPicturesError, list_broken
 from flair_jax.scoring.scorer import Retriever
@@ -34,7 +34,7 @@ class RetrievalEvaluation:
 
     model: Flair
     data: RetrievalData
-    settings: Settings
+    settings: RetrievalSettings
 
     @classmethod
     def from_settings(cls, settings: EvaluationSettings, model: Flair) -> RetrievalEvaluation:
@@ -44,30 +44,32 @@ class RetrievalEvaluation:
           ConfigError: if the mode is unknown.
           DatasetError: if the set is unknown or not there, a picture is missing or not one, or a caption is empty.
         """
-        if settings.mode not in MODES:
-            raise ConfigError(f"config.evaluation.mode={settings.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if settings.mode not in RETRIEVAL_MODES:
+            raise ConfigError(
+                f"config.evaluation.mode={settings.mode!r} is unknown; choose one of {', '.join(RETRIEVAL_MODES)}"
+            )
 
         def read() -> RetrievalData:
             data = find_set(settings.dataset).load(expand(settings.dir))
             _check(data)
             return data
 
-        data = Hosts.all().together(read)
-        return cls(model, data, Settings(settings.mode, settings.top_k, settings.batch_size))
+        data = Processes.all().together(read)
+        return cls(model, data, RetrievalSettings(settings.mode, settings.top_k, settings.batch_size))
 
     def run(self, params: Params) -> dict[str, float]:
-        """Metrics by name, `evaluation/...`, the same on all hosts, which share the work; all must call it.
+        """Metrics by name, `evaluation/...`, the same on all processes, which share the work; all must call it.
 
         With them, `..._ties`: the share of the ranks that equal scores decide, 1 for a model that has collapsed.
 
         Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
 
         Raises:
-          DatasetError: listing the pictures that cannot be read any more, on all hosts.
+          DatasetError: listing the pictures that cannot be read any more, on all processes.
         """
         retriever = Retriever(self.model, params)
         try:
-            outcome = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None), Hosts.all())
+            outcome = evaluate(self.model, retriever, self.data, self.settings, BlockStore(None), Processes.all())
         except BrokenPicturesError as error:
             raise DatasetError(list_broken(error.broken, error.images, _ADVICE)) from None
         ties = {f"{direction}_ties": share for direction, share in outcome.ties.share.items()}

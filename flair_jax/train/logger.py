@@ -41,7 +41,7 @@ class MetricLogger:
           first_step: steps already done.
           steps: steps of the whole run.
           wandb_project: Weights & Biases' project; none if empty.
-          active: False on all hosts but one; then nothing is written or shown.
+          active: False on all processes but one; then nothing is written or shown.
 
         Raises:
           ConfigError: if `wandb_project` is given and wandb is not installed.

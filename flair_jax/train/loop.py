@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jax.sharding import Mesh
 
-from flair_jax.data.pipeline import HostBatch
+from flair_jax.data.pipeline import LocalBatch
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import storage_reason
 from flair_jax.parallel.sharding import global_batch
@@ -35,7 +35,7 @@ class Run:
     logger: MetricLogger
     preemption: Preemption
 
-    def go_on(self, state: TrainState, done: int, stream: Iterator[HostBatch]) -> int:
+    def go_on(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
         """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
         stopping = False
         while done < self.steps and not stopping:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flair_jax.data.pipeline import HostBatch
+from flair_jax.data.pipeline import LocalBatch
 from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
 from flair_jax.settings import TrainSettings
@@ -48,14 +48,14 @@ class Meter:
         self._done: list[StepMetrics] = []
         self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
 
-    def wait_for(self, stream: Iterator[HostBatch]) -> HostBatch:
+    def wait_for(self, stream: Iterator[LocalBatch]) -> LocalBatch:
         """The next batch; counts how long it took."""
         start = time.monotonic()
         batch = next(stream)
         self._waited += time.monotonic() - start
         return batch
 
-    def add(self, step: int, metrics: StepMetrics, batch: HostBatch) -> None:
+    def add(self, step: int, metrics: StepMetrics, batch: LocalBatch) -> None:
         """Takes a step's metrics, and waits for those of the step before."""
         self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
         while len(self._pending) > 1:
@@ -73,7 +73,7 @@ class Meter:
             samples = ", ".join(map(str, pending.samples))
             raise TrainingError(
                 f"step {pending.step}: loss {float(metrics.loss)}, gradient norm {float(metrics.grad_norm)}; stopped, "
-                f"and the last good checkpoint is kept. Samples of this host's batch: {samples}"
+                f"and the last good checkpoint is kept. Samples of this process's batch: {samples}"
             )
         self._done.append(metrics)
         self._skipped += pending.skipped
@@ -91,7 +91,7 @@ class Meter:
             "learning_rate": float(self._schedule(step - 1)),
             "images_per_second": count * self._settings.batch_size / seconds,
             "waiting_for_data": self._waited / seconds,
-            "skipped_samples": float(self._skipped),  # of this host, since it started
+            "skipped_samples": float(self._skipped),  # of this process, since it started
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak

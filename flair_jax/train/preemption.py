@@ -22,7 +22,7 @@ class Preemption:
 
     Until `await_steps` there is nothing to save, and the process ends at once, if it is one of `interrupts.run`: a
     scheduler may give 25 seconds, and to compile takes longer. From then on `reached` says when to stop. On several
-    hosts it is JAX's own service that is told, and all are to stop at the same step.
+    processes it is JAX's own service that is told, and all are to stop at the same step.
     """
 
     def __init__(self, stopped_status: int) -> None:
@@ -58,12 +58,12 @@ class Preemption:
         interrupts.pass_sigterm_on()
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop after this step; all hosts must ask for each step."""
+        """Whether to save and stop after this step; all processes must ask for each step."""
         return multihost_utils.reached_preemption_sync_point(step) if self._several else self._received
 
     @contextmanager
     def may_break(self) -> Iterator[None]:
-        """Marks what takes long and can be left undone; on one host SIGTERM raises Preempted in it."""
+        """Marks what takes long and can be left undone; on one process SIGTERM raises Preempted in it."""
         if self._received:
             raise Preempted
         self._breaks = True

@@ -13,14 +13,14 @@ import jax
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
-from flair_jax.data.pipeline import HostBatch, SampleSettings, batches
+from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.sources import Source
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.files import expand, locked
 from flair_jax.models.config import config_to_json
 from flair_jax.models.flair import Flair
-from flair_jax.parallel.processes import Hosts, join_cluster
+from flair_jax.parallel.processes import Processes, join_cluster
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
@@ -131,7 +131,7 @@ def _alone(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of the folder, which the processes of this one share."""
     busy = CheckpointError(f"{workdir}: another run is at work in this folder; wait for it to end, or choose another")
     with ExitStack() as stack:
-        Hosts.all().first_does(lambda: stack.enter_context(locked(workdir, busy)))
+        Processes.all().first_does(lambda: stack.enter_context(locked(workdir, busy)))
         yield
 
 
@@ -154,16 +154,16 @@ def _start(
 
 def _initial_params(name: str, model: Flair, target: Any) -> Any:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
-    hosts = Hosts.all()
-    path = hosts.together(lambda: checkpoint.locate(name))
-    hosts.agree(path.name, f"config.init={name}: the newest checkpoints")
-    config = hosts.together(lambda: checkpoint.read_model_config(path))
+    processes = Processes.all()
+    path = processes.together(lambda: checkpoint.locate(name))
+    processes.agree(path.name, f"config.init={name}: the newest checkpoints")
+    config = processes.together(lambda: checkpoint.read_model_config(path))
     found, wanted = config_to_json(config), config_to_json(model.config)
     names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
     wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
-    return checkpoint.restore_params(path, target, hosts)
+    return checkpoint.restore_params(path, target, processes)
 
 
 @contextmanager
@@ -184,8 +184,8 @@ def _compilation_cache(folder: str) -> Iterator[None]:
 @contextmanager
 def _input(
     sources: Sequence[Source], model: Flair, settings: TrainSettings, first: int
-) -> Iterator[Iterator[HostBatch]]:
-    """This host's batches from number `first` on; closed, with its workers, at the end."""
+) -> Iterator[Iterator[LocalBatch]]:
+    """This process's batches from number `first` on; closed, with its workers, at the end."""
     stream = batches(
         sources,
         SampleSettings(
@@ -198,8 +198,8 @@ def _input(
         ),
         settings.batch_size,
         first=first,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        process=jax.process_index(),
+        processes=jax.process_count(),
         weights=settings.data.weights,
         workers=settings.data.workers,
     )

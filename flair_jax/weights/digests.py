@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flair_jax.errors import CheckpointError
-from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.processes import ALONE, Processes
 
 FILE = "SHA256SUMS"
 
@@ -30,21 +30,23 @@ def write(folder: Path, entries: Collection[str]) -> None:
     (folder / FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def find_damage(folder: Path, entries: Collection[str], hosts: Hosts = ALONE) -> str | None:
+def find_damage(folder: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
     """How the files differ from those that were written, in a few words; None if they do not.
 
     Args:
       folder: where `write` was called; a missing file with the digests is damage.
       entries: the files and folders right in `folder` that matter.
-      hosts: that share the work, all with the same folder; all get the same answer.
+      processes: that share the work, all with the same folder; all get the same answer.
 
     Raises:
       CheckpointError: if something cannot be read; whether it is damaged is then not known.
     """
-    return next(filter(None, hosts.gather(hosts.together(lambda: _find_damage(folder, entries, hosts)))), None)
+    return next(
+        filter(None, processes.gather(processes.together(lambda: _find_damage(folder, entries, processes)))), None
+    )
 
 
-def _find_damage(folder: Path, entries: Collection[str], hosts: Hosts) -> str | None:
+def _find_damage(folder: Path, entries: Collection[str], processes: Processes) -> str | None:
     try:
         if not (folder / FILE).exists():
             return f"{FILE} is missing"
@@ -59,7 +61,7 @@ def _find_damage(folder: Path, entries: Collection[str], hosts: Hosts) -> str | 
         ):
             if names:
                 return _sentence(names, problem)
-        actual = _digests(folder, _share(folder, expected, hosts))
+        actual = _digests(folder, _share(folder, expected, processes))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read ({error}); try again") from error
     changed = [name for name, digest in actual.items() if digest != expected[name]]
@@ -94,15 +96,15 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _share(folder: Path, names: Iterable[str], hosts: Hosts) -> list[str]:
-    """This host's files, so that all have about as many bytes to read."""
+def _share(folder: Path, names: Iterable[str], processes: Processes) -> list[str]:
+    """This process's files, so that all have about as many bytes to read."""
     sizes = {name: (folder / name).stat().st_size for name in names}
-    loads = [0] * hosts.count
+    loads = [0] * processes.count
     mine = []
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        host = loads.index(min(loads))
-        loads[host] += sizes[name]
-        if host == hosts.index:
+        process = loads.index(min(loads))
+        loads[process] += sizes[name]
+        if process == processes.index:
             mine.append(name)
     return mine
 

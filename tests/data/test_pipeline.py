@@ -68,9 +68,9 @@ def test_goes_on_from_any_batch() -> None:
     assert_same(take(7)[4:], take(3, first=4))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_have_their_parts_in_order(hosts: int) -> None:
-    parts = [take(5, host=host, hosts=hosts, first=1) for host in range(hosts)]
+@pytest.mark.parametrize("processes", [2, 4])
+def test_hosts_have_their_parts_in_order(processes: int) -> None:
+    parts = [take(5, process=process, processes=processes, first=1) for process in range(processes)]
     joined = [
         type(rows[0])(*(np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*rows, strict=True)))
         for rows in zip(*parts, strict=True)

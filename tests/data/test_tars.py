@@ -274,15 +274,19 @@ def test_resuming_and_hosts_keep_the_order(tmp_path) -> None:
     for before, after in zip(whole[2:], take(2, source, first=2), strict=True):
         np.testing.assert_array_equal(before.pixels, after.pixels)
         np.testing.assert_array_equal(before.tokens, after.tokens)
-    for hosts in (2, 4):
-        parts = [take(4, source, host=host, hosts=hosts) for host in range(hosts)]
+    for processes in (2, 4):
+        parts = [take(4, source, process=process, processes=processes) for process in range(processes)]
         for step, batch in enumerate(whole):
             joined = np.concatenate([part[step].samples for part in parts])
             np.testing.assert_array_equal(joined, batch.samples)
 
 
-def numbers_of_host(pattern: str, host: int, hosts: int) -> list[int]:
-    return [int(number) for batch in take(4, source_of(pattern), host=host, hosts=hosts) for number in batch.samples]
+def numbers_of_process(pattern: str, process: int, processes: int) -> list[int]:
+    return [
+        int(number)
+        for batch in take(4, source_of(pattern), process=process, processes=processes)
+        for number in batch.samples
+    ]
 
 
 def check_disjoint(numbers: list[list[int]]) -> None:
@@ -290,17 +294,17 @@ def check_disjoint(numbers: list[list[int]]) -> None:
     assert sorted(number for part in numbers for number in part) == list(range(32))
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_hosts_see_disjoint_parts_of_the_epoch(tmp_path, hosts: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_hosts_see_disjoint_parts_of_the_epoch(tmp_path, processes: int) -> None:
     pattern = write_tars(tmp_path, 4, 8)
-    check_disjoint([numbers_of_host(pattern, host, hosts) for host in range(hosts)])
+    check_disjoint([numbers_of_process(pattern, process, processes) for process in range(processes)])
 
 
 def test_processes_see_disjoint_parts_of_the_epoch(tmp_path) -> None:
     """Which make the index at the same time."""
     pattern = write_tars(tmp_path, 4, 8)
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        check_disjoint(list(pool.map(numbers_of_host, [pattern] * 2, range(2), [2] * 2)))
+        check_disjoint(list(pool.map(numbers_of_process, [pattern] * 2, range(2), [2] * 2)))
 
 
 def test_an_index_that_was_killed_goes_on_where_it_was(tmp_path) -> None:

@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from flair_jax.errors import FlairError
-from flair_jax.parallel.processes import CLUSTER_OPTIONS, Hosts, join_cluster
+from flair_jax.parallel.processes import CLUSTER_OPTIONS, Processes, join_cluster
 
 parser = argparse.ArgumentParser()
 for name in ("checkpoint", "data", "output"):
@@ -22,11 +22,11 @@ for name, kind, _ in CLUSTER_OPTIONS:
 options = parser.parse_args()
 join_cluster({name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}, sigterm_saves=False)
 
-from flair_jax.evaluate.retrieval import MODES, Settings
-from flair_jax.evaluate.tasks import run
+from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings
+from flair_jax.evaluate.tasks import evaluate_checkpoint
 from flair_jax.scoring.scorer import Retriever
 
-hosts = Hosts.all()
+processes = Processes.all()
 embedded, scored = [], []
 encode_images, score_all = Retriever.encode_images, Retriever.score_all
 
@@ -38,28 +38,28 @@ def counting_encode_images(self, pixels, **options):
 
 def counting_score_all(self, *arguments, **options):
     scored.append(1)
-    if hosts.index == hosts.count - 1 and len(scored) == int(os.environ.get("KILL_AFTER", "0")):
+    if processes.index == processes.count - 1 and len(scored) == int(os.environ.get("KILL_AFTER", "0")):
         os.kill(os.getpid(), signal.SIGKILL)
     return score_all(self, *arguments, **options)
 
 
 Retriever.encode_images, Retriever.score_all = counting_encode_images, counting_score_all
-for mode in MODES:
-    run(
-        *(options.checkpoint, "all", options.data, Settings(mode, top_k=5, batch_size=4, skip_broken=True)),
+for mode in RETRIEVAL_MODES:
+    evaluate_checkpoint(
+        *(options.checkpoint, "all", options.data, RetrievalSettings(mode, top_k=5, batch_size=4, skip_broken=True)),
         dtype="float32",
         output=options.output / f"{mode}.json",
-        hosts=hosts,
+        processes=processes,
     )
 print(f"\nembedded {sum(embedded)} pictures")
 
 
 def fail_on_the_last() -> None:
-    if hosts.index == hosts.count - 1:
+    if processes.index == processes.count - 1:
         raise FlairError("it has no disk")
 
 
 try:
-    hosts.together(fail_on_the_last)
+    processes.together(fail_on_the_last)
 except FlairError as error:
     print(f"failed: {error}")

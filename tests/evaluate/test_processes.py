@@ -14,8 +14,8 @@ from runs import finish, spawn_all
 from flair_jax.cli import main
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.errors import DatasetError
-from flair_jax.evaluate.retrieval import MODES, Evaluation, Settings, evaluate
-from flair_jax.parallel.processes import Hosts, check_cluster
+from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, Evaluation, RetrievalSettings, evaluate
+from flair_jax.parallel.processes import Processes, check_cluster
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 
@@ -62,27 +62,27 @@ def alone(small_model, retriever, data) -> dict[str, list[Evaluation]]:
                 small_model[0],
                 retriever,
                 RETRIEVAL_SETS["folder"].load(data / name),
-                Settings(mode, top_k=5, batch_size=4, skip_broken=True),
+                RetrievalSettings(mode, top_k=5, batch_size=4, skip_broken=True),
                 BlockStore(None),
             )
             for name in ("a", "b", "broken")
         ]
-        for mode in MODES
+        for mode in RETRIEVAL_MODES
     }
 
 
 def check(outcomes: list[tuple[int, str, str]], output: Path, alone: dict[str, list[Evaluation]]) -> list[int]:
     """That all ended well with the numbers of one process; how many pictures each embedded."""
     assert [status for status, _, _ in outcomes] == [0] * len(outcomes), outcomes[0][2]
-    for mode in MODES:
+    for mode in RETRIEVAL_MODES:
         document = json.loads((output / f"{mode}.json").read_text())
         assert document["processes"] == len(outcomes)
         for result, expected in zip(document["results"], alone[mode], strict=True):
             assert result["metrics"] == expected.metrics
             for name in ("images", "texts", "skipped"):
                 assert result[name] == getattr(expected, name)
-    assert sorted(path.name for path in output.iterdir()) == sorted(f"{mode}.json" for mode in MODES)
-    assert outcomes[0][1].count("retrieval, ") == len(MODES)
+    assert sorted(path.name for path in output.iterdir()) == sorted(f"{mode}.json" for mode in RETRIEVAL_MODES)
+    assert outcomes[0][1].count("retrieval, ") == len(RETRIEVAL_MODES)
     assert "pair/s" in outcomes[0][2]
     for _, out, err in outcomes[1:]:
         assert "retrieval, " not in out
@@ -106,7 +106,7 @@ def test_two_processes_killed_and_again(small_checkpoint, data, alone, tmp_path,
     assert finish(second)[0] == -signal.SIGKILL
     first.kill()
     finish(first)
-    (folder,) = (tmp_path / "out" / f"{MODES[0]}.json.partial").iterdir()
+    (folder,) = (tmp_path / "out" / f"{RETRIEVAL_MODES[0]}.json.partial").iterdir()
     images = sorted(folder.glob("images-*"))
     assert sum(len(np.load(path)) for path in images) == 13
     assert len(images) == 7, "of 6 and 7 pictures, two at a time"
@@ -133,15 +133,15 @@ def test_broken_pictures_that_one_host_reads_stop_both(small_checkpoint, data, t
 @pytest.mark.parametrize("total", [0, 1, 3, 13])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_parts_cover_everything_once(total: int, count: int) -> None:
-    parts = [Hosts(index, count).part(total) for index in range(count)]
+    parts = [Processes(index, count).part(total) for index in range(count)]
     assert [number for part in parts for number in part] == list(range(total))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_hosts_must_agree(monkeypatch) -> None:
-    monkeypatch.setattr(Hosts, "gather", lambda self, value: [value, "other"])
-    with pytest.raises(DatasetError, match="the captions differ between the hosts; give all of them the same"):
-        Hosts(0, 2).agree("this", "the captions")
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [value, "other"])
+    with pytest.raises(DatasetError, match="the captions differ between the processes; give all of them the same"):
+        Processes(0, 2).agree("this", "the captions")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from flair_jax.cli import main
 from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import segmentation, segmentation_task
-from flair_jax.evaluate.segmentation import PatchScorer, Settings, segment
+from flair_jax.evaluate.segmentation import PatchScorer, SegmentationSettings, segment
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
@@ -88,7 +88,7 @@ def test_a_picture_of_one_window_is_scored_as_by_the_model_itself(small_model, r
         32,
         lambda _: None,
     )
-    settings = Settings(segment_by, batch_size=8)
+    settings = SegmentationSettings(segment_by, batch_size=8)
     scorer = PatchScorer(model, retriever, data, settings)
     scored = dict(scorer.score(zip(data.names, pixels[:, None], strict=True)))
     _, local = jax.jit(model.encode_image)(params, flair_jax.normalize(pixels))
@@ -114,7 +114,7 @@ def test_batches_run_over_pictures_and_change_nothing(small_model, retriever) ->
     )
     results = []
     for size in (1, 8, 24):
-        scorer = PatchScorer(model, retriever, data, Settings(batch_size=size))
+        scorer = PatchScorer(model, retriever, data, SegmentationSettings(batch_size=size))
         scored = list(scorer.score(iter(pictures)))
         assert [number for number, _ in scored] == list(range(len(counts)))
         assert [len(scores) for _, scores in scored] == counts
@@ -131,7 +131,7 @@ def test_the_best_word_of_a_class_counts_and_templates_are_averaged(small_model,
 
     def scores(texts, templates=("{}",)) -> np.ndarray:
         data = segmentation.SegmentationData([], ("x",) * len(texts), texts, templates, 32, lambda _: None)
-        scorer = PatchScorer(model, retriever, data, Settings(batch_size=8))
+        scorer = PatchScorer(model, retriever, data, SegmentationSettings(batch_size=8))
         return next(scorer.score([(0, window)]))[1]
 
     apart = scores((("cat",), ("dog",), ("cow",)))
@@ -148,7 +148,7 @@ def test_metrics_of_a_set_are_those_of_its_pixels(lively, voc, monkeypatch) -> N
     model, params = lively
     retriever = Retriever(model, params)
     data = dataclasses.replace(SEGMENTATION_SETS["voc21"].load(voc), templates=("{} {} {}",))
-    settings = Settings(short_side=32, batch_size=8)
+    settings = SegmentationSettings(short_side=32, batch_size=8)
     result = segment(model, retriever, data, settings, BlockStore(None))
     assert result.images == PICTURES
     total = np.zeros((21, 21), int)
@@ -318,7 +318,7 @@ def test_a_block_with_gaps_is_not_kept(small_model, retriever, with_broken, tmp_
     store = BlockStore(tmp_path / "store")
     monitored = dataclasses.replace(data, names=data.names[:1] + data.names[1:2])
     with pytest.raises(DatasetError, match="1 of 2 pictures cannot be read"):
-        segment(small_model[0], retriever, monitored, Settings(short_side=32, batch_size=8), store)
+        segment(small_model[0], retriever, monitored, SegmentationSettings(short_side=32, batch_size=8), store)
     assert not list(tmp_path.glob("store/*.npy"))
 
 

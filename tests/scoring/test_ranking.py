@@ -9,13 +9,13 @@ import pytest
 from sorting import made, sorted_metrics
 
 from flair_jax import FlairError, retrieval_metrics
-from flair_jax.parallel.processes import ALONE, Hosts
+from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.scoring.metrics import Ties
-from flair_jax.scoring.ranking import Block, rank
+from flair_jax.scoring.ranking import ScoreBlock, rank
 
 
-class Threads(Hosts):
-    """Hosts that are threads of this process."""
+class Threads(Processes):
+    """Processes that are threads of this process."""
 
     def __new__(cls, *_):
         return object.__new__(cls)
@@ -35,32 +35,32 @@ class Threads(Hosts):
     gather_arrays = gather
 
 
-def blocks(scores: np.ndarray, size: int) -> list[Block]:
+def blocks(scores: np.ndarray, size: int) -> list[ScoreBlock]:
     parts = [scores[start : start + size] for start in range(0, len(scores), size)]
-    return [Block(len(part), partial(np.asarray, part)) for part in parts]
+    return [ScoreBlock(len(part), partial(np.asarray, part)) for part in parts]
 
 
 def rank_on(count: int, scores: np.ndarray, image_of_text: np.ndarray, size: int) -> list:
-    """What each of so many hosts finds."""
+    """What each of so many processes finds."""
     barrier, board = threading.Barrier(count, timeout=60), [None] * count
-    hosts = [Threads(index, count, barrier, board) for index in range(count)]
+    processes = [Threads(index, count, barrier, board) for index in range(count)]
 
-    def one(host: Threads):
-        part = host.part(len(scores))
+    def one(process: Threads):
+        part = process.part(len(scores))
         try:
-            return rank(blocks(scores[part.start : part.stop], size), part.start, image_of_text, host)
+            return rank(blocks(scores[part.start : part.stop], size), part.start, image_of_text, process)
         except FlairError as error:
             return str(error)
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, hosts))
+        return list(pool.map(one, processes))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize(("images", "more_texts"), [(3, 0), (13, 16)])
 def test_hosts_find_the_metrics_of_the_whole(images: int, more_texts: int, count: int, size: int) -> None:
-    """More hosts than pictures, too."""
+    """More processes than pictures, too."""
     for seed in range(5):
         scores, image_of_text = made(images, more_texts, seed)
         alone = rank(blocks(scores, size), 0, image_of_text, ALONE)

@@ -1,4 +1,4 @@
-"""Block scoring: against golden, on any number of devices, in any block size."""
+"""ScoreBlock scoring: against golden, on any number of devices, in any block size."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from flair_jax import normalize, retrieval_metrics, tokenize
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import ALONE
 from flair_jax.scoring import scorer
-from flair_jax.scoring.ranking import Block, rank
+from flair_jax.scoring.ranking import ScoreBlock, rank
 from flair_jax.scoring.scorer import Retriever, top_k
 
 
@@ -55,7 +55,7 @@ def test_top_k(golden_model, end_to_end) -> None:
 
     scores = np.full((len(image), len(text)), -np.inf, np.float32)
     np.put_along_axis(scores, candidates, reranked, axis=1)
-    metrics, ties = rank([Block(len(scores), lambda: scores)], 0, data["image_of_text"], ALONE)
+    metrics, ties = rank([ScoreBlock(len(scores), lambda: scores)], 0, data["image_of_text"], ALONE)
     # The original's sort leaves equal scores in the order of their index for rows of at most 16, and with some builds
     # for longer ones: what ties decide lies within our bounds, and all else is equal.
     for name, value in metrics.items():

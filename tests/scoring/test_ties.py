@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flair_jax.data.sets.retrieval import RetrievalData
-from flair_jax.evaluate.retrieval import MODES, Settings, evaluate
+from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings, evaluate
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 
@@ -30,11 +30,11 @@ def retrievers(small_model) -> list[Retriever]:
     return [Retriever(*small_model, jax.devices()[:count]) for count in (1, 8)]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RETRIEVAL_MODES)
 def test_the_same_caption_of_three_pictures(small_model, retrievers, data, mode: str) -> None:
     """Half of the pictures have a caption that two others have too. All texts are candidates in mode top-k."""
     alone, together = (
-        evaluate(small_model[0], retriever, data, Settings(mode, len(CAPTIONS), batch_size), BlockStore(None))
+        evaluate(small_model[0], retriever, data, RetrievalSettings(mode, len(CAPTIONS), batch_size), BlockStore(None))
         for retriever, batch_size in zip(retrievers, (3, 64), strict=True)
     )
     assert alone.ties.share == {"text_to_image": 0.0, "image_to_text": 0.5}
@@ -42,7 +42,7 @@ def test_the_same_caption_of_three_pictures(small_model, retrievers, data, mode:
 
 
 def test_what_was_not_scored_ties(small_model, retrievers, data) -> None:
-    outcome = evaluate(small_model[0], retrievers[0], data, Settings("top-k", 1, 3), BlockStore(None))
+    outcome = evaluate(small_model[0], retrievers[0], data, RetrievalSettings("top-k", 1, 3), BlockStore(None))
     assert outcome.ties.share["image_to_text"] > 0.5
     assert outcome.ties.ties_against["text_to_image_mean_rank"] > outcome.metrics["text_to_image_mean_rank"]
     assert outcome.ties.ties_for["text_to_image_mean_rank"] < outcome.metrics["text_to_image_mean_rank"]

@@ -56,7 +56,7 @@ def make_index(small_model, small_checkpoint) -> Callable[..., build.Outcome]:
             *small_model,
             root=str(folder),
             checkpoint=str(small_checkpoint),
-            settings=build.Settings(**{"batch_size": 3, **settings}),
+            settings=build.IndexSettings(**{"batch_size": 3, **settings}),
         )
 
     return make

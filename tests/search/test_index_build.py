@@ -311,7 +311,7 @@ def test_refusals(make_index, drawn, pictures, tmp_path, small_model) -> None:
     model, params = small_model
     other = {**params, "logit_bias": params["logit_bias"] + 1}
     with pytest.raises(SearchIndexError, match="was made by another checkpoint, .*checkpoint; choose another --output"):
-        build.update(index, Found(), model, other, root=str(drawn), checkpoint="", settings=build.Settings())
+        build.update(index, Found(), model, other, root=str(drawn), checkpoint="", settings=build.IndexSettings())
     with build._locked(index), pytest.raises(SearchIndexError, match="another run is at work on this index"):
         make_index(drawn, index)
     with pytest.raises(SearchIndexError, match="exists and is not a search index; choose another folder"):

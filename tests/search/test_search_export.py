@@ -10,7 +10,7 @@ from flair_jax import normalize, preprocess, tokenize
 from flair_jax.errors import DatasetError, FlairError
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.search import export
-from flair_jax.search.build import Settings
+from flair_jax.search.build import IndexSettings
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_pictures(small_model, drawn, tmp_path, expected, local: bool) -> None:
     """A folder and a picture that is also in it; broken ones are left out and named."""
     sources = [str(drawn / "b" / "03.png"), str(drawn)]
     for file in (tmp_path / "out.npz", tmp_path / "out.parquet"):
-        outcome = export.embed_pictures(sources, file, *small_model, Settings(batch_size=4, with_local=local))
+        outcome = export.embed_pictures(sources, file, *small_model, IndexSettings(batch_size=4, with_local=local))
         assert outcome.added == 11
         assert sum("cannot be read" in message or "is empty" in message for message in outcome.broken) == 2
         assert len(outcome.broken) == 3, "and a link to nothing"
@@ -85,7 +85,7 @@ def test_goes_on_where_it_was(small_model, drawn, tmp_path, monkeypatch, kind: s
 
     def embed() -> None:
         if kind == "pictures":
-            export.embed_pictures([str(drawn)], output, *small_model, Settings(batch_size=4))
+            export.embed_pictures([str(drawn)], output, *small_model, IndexSettings(batch_size=4))
         else:
             export.embed_lines(tmp_path / "texts.txt", output, *small_model, 4)
 
@@ -110,15 +110,15 @@ def test_goes_on_where_it_was(small_model, drawn, tmp_path, monkeypatch, kind: s
 def test_messages(small_model, drawn, tmp_path) -> None:
     model, params = small_model
     with pytest.raises(FlairError, match=r"--output .*out.csv: name a file that ends in .npz or .parquet"):
-        export.embed_pictures([str(drawn)], tmp_path / "out.csv", model, params, Settings())
+        export.embed_pictures([str(drawn)], tmp_path / "out.csv", model, params, IndexSettings())
     (tmp_path / "x.npz").mkdir()
     with pytest.raises(FlairError, match=r"--output .*x.npz: is a folder; name a file"):
         export.writer_of(tmp_path / "x.npz")
     with pytest.raises(DatasetError, match="nowhere: no such picture or folder"):
-        export.embed_pictures([str(tmp_path / "nowhere")], tmp_path / "out.npz", model, params, Settings())
+        export.embed_pictures([str(tmp_path / "nowhere")], tmp_path / "out.npz", model, params, IndexSettings())
     broken = str(drawn / "a" / "03-broken.png")
     with pytest.raises(DatasetError, match="none of 1 pictures can be read:\n  .*03-broken.png"):
-        export.embed_pictures([broken], tmp_path / "out.npz", model, params, Settings())
+        export.embed_pictures([broken], tmp_path / "out.npz", model, params, IndexSettings())
     texts = tmp_path / "texts.txt"
     for content, message in (
         (b"", "is empty; write one text a line"),

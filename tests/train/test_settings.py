@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path) -> None:
     )
     assert status == 2
     assert "gradient norm" in err
-    assert "Samples of this host's batch: " in err
+    assert "Samples of this process's batch: " in err
     assert "Traceback" not in err
     kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
     named = int(err.split("step ")[-1].split(":")[0]) if "error: step" in err else 99

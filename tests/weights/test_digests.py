@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flair_jax.errors import CheckpointError
-from flair_jax.parallel.processes import Hosts
+from flair_jax.parallel.processes import Processes
 from flair_jax.weights import digests
 
 ENTRIES = ("config.json", "params")
@@ -88,9 +88,9 @@ def test_what_cannot_be_read_is_not_called_damage(folder, monkeypatch) -> None:
 
 
 def test_hosts_share_the_work(folder) -> None:
-    """Each file is hashed by one host, and they have about as many bytes."""
+    """Each file is hashed by one process, and they have about as many bytes."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    shares = [digests._share(folder, names, Hosts(index, 3)) for index in range(3)]
+    shares = [digests._share(folder, names, Processes(index, 3)) for index in range(3)]
     assert sorted(name for share in shares for name in share) == names
     loads = [sum((folder / name).stat().st_size for name in share) for share in shares[1:]]  # the first has the sums
     assert max(loads) - min(loads) <= 20

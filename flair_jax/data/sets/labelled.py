@@ -14,7 +14,7 @@ from flair_jax.data.sources import open_tfds
 from flair_jax.errors import DatasetError
 
 
-class Example(NamedTuple):
+class LabelledExample(NamedTuple):
     """One labelled picture: a file, the bytes of one, or pixels; its class by number; where it lies, for messages."""
 
     picture: Path | bytes | Image.Image
@@ -27,7 +27,7 @@ class Examples(Protocol):
     """Labelled pictures by number; read by several threads at once."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> LabelledExample: ...
     def identity(self) -> str:
         """Changes when the pictures or labels do."""
         ...
@@ -43,9 +43,9 @@ class FileExamples:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> LabelledExample:
         path, label = self._files[index]
-        return Example(path, label, str(path))
+        return LabelledExample(path, label, str(path))
 
     def identity(self) -> str:
         """The paths and labels."""
@@ -62,9 +62,9 @@ class ArrayExamples:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> LabelledExample:
         where = f"{self._path}, picture {index}"
-        return Example(Image.fromarray(self._pictures[index]), int(self._labels[index]), where)
+        return LabelledExample(Image.fromarray(self._pictures[index]), int(self._labels[index]), where)
 
     def identity(self) -> str:
         """A hash of all."""
@@ -89,9 +89,9 @@ class TfdsExamples:
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> LabelledExample:
         record: Any = self._data[index]
-        return Example(record["image"], int(record["label"]), f"{self._where}, {self._split}, record {index}")
+        return LabelledExample(record["image"], int(record["label"]), f"{self._where}, {self._split}, record {index}")
 
     def identity(self) -> str:
         """What TFDS calls it, and its sizes."""
