@@ -18,7 +18,6 @@ from flair_jax.models.config import FlairConfig, read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 TOWERS = ("image", "text")
-LOSS_TERMS = ("tcs", "mps")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
 _MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
@@ -29,6 +28,7 @@ class LossSettings:
     """The loss."""
 
     terms: tuple[str, ...]
+    weights: tuple[float, ...]
     group_size: int
     pairs_per_block: int
 
@@ -198,13 +198,11 @@ class TrainSettings:
         choices = (
             ("optimizer.schedule", (self.optimizer.schedule,), SCHEDULES),
             ("lock", self.lock, TOWERS),
-            ("loss.terms", self.loss.terms, LOSS_TERMS),
         )
         for name, chosen, known in choices:
             if not set(chosen) <= set(known) or len(set(chosen)) != len(chosen):
                 raise ConfigError(f"config.{name}={chosen}: each must be one of {', '.join(known)}, and only once")
-        if not self.loss.terms:
-            raise ConfigError("config.loss.terms is empty; choose tcs, mps or both")
+        self._check_loss()
         for name, value in (("b1", self.optimizer.b1), ("b2", self.optimizer.b2)):
             if not 0 <= np.float32(value) < 1:
                 raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
@@ -233,3 +231,17 @@ class TrainSettings:
             )
         self.total_steps(1)
         self.model_config()
+
+    def _check_loss(self) -> None:
+        """The names of terms are looked up when the loss is made: its table may have others."""
+        terms, weights = self.loss.terms, self.loss.weights
+        if not terms:
+            raise ConfigError("config.loss.terms is empty; choose tcs, mps or both")
+        if len(set(terms)) != len(terms):
+            raise ConfigError(f"config.loss.terms={terms}: each may be there only once")
+        if weights and len(weights) != len(terms):
+            raise ConfigError(
+                f"config.loss.weights={weights} must have one factor for each of config.loss.terms={terms}, or be ()"
+            )
+        if weights and not (all(weight >= 0 for weight in weights) and np.float32(sum(weights)) > 0):
+            raise ConfigError(f"config.loss.weights={weights} must not be negative, nor all 0")

@@ -26,6 +26,7 @@ from flair_jax.plan.traffic import memory_bytes
 from flair_jax.scoring.scorer import score_all_step
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import CHIPS, Chip, count_flops, step_flops
+from flair_jax.train.losses import make_loss
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import Batch, abstract_state, make_train_step
 
@@ -177,7 +178,8 @@ def plan_training(settings: TrainSettings, topology: Topology) -> Plan:
             shape((images, size, size, 3), jnp.uint8),
             shape((images * captions, model.config.text.context_length), jnp.int32),
         )
-        step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+        loss = make_loss(settings.loss, settings.group_size)
+        step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
         return _plan(
             step,
             (state, batch),
@@ -186,9 +188,7 @@ def plan_training(settings: TrainSettings, topology: Topology) -> Plan:
             sizes=(_bytes(state.params), _bytes(state.opt_state), _bytes(batch)),
             unit="image",
             units=images,
-            useful_flops=step_flops(
-                model.config, images, captions, settings.group_size, terms=settings.loss.terms, lock=settings.lock
-            ),
+            useful_flops=step_flops(model.config, images, captions, loss, settings.lock),
             steps=steps,
         )
 

@@ -29,6 +29,7 @@ from flair_jax.train.flags import TrainOptions
 from flair_jax.train.identity import describe
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
+from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.preemption import Preemption
@@ -71,6 +72,7 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
+    loss = make_loss(settings.loss, settings.group_size)
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     with Preemption(stopped_status) as preemption:
@@ -81,7 +83,9 @@ def train(
             RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
         )
         with _alone(workdir), _compilation_cache(settings.compilation_cache), jax.set_mesh(mesh):
-            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption, accept_changes)
+            return _train(
+                settings, workdir, mesh, sources, samples, model, loss, evaluation, preemption, accept_changes
+            )
 
 
 def _train(
@@ -91,6 +95,7 @@ def _train(
     sources: Sequence[Source],
     samples: int,
     model: Flair,
+    loss: Loss,
     evaluation: RetrievalEvaluation | None,
     preemption: Preemption,
     accept_changes: bool,
@@ -104,7 +109,7 @@ def _train(
             if jax.process_index() == 0:
                 print(f"finished: all {steps:,} steps are done", flush=True)
             return Outcome(checkpoints.path(steps), finished=True)
-        train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+        train_step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
         with (
             MetricLogger(
                 workdir,
@@ -120,7 +125,7 @@ def _train(
                 f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
                 f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
             )
-            meter = Meter(settings, model, schedule, logger)
+            meter = Meter(settings, model, loss, schedule, logger)
             run = Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
             done = run.go_on(state, first, stream)
             return Outcome(checkpoints.path(done), finished=done == steps)
