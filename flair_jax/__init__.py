@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from flair_jax.lazy import public
 
 __version__ = "0.1.0"
+
+_configs = os.path.join(__path__[0], "configs")
+if not os.path.isdir(_configs):
+    raise ImportError(
+        f"{_configs} is not a folder: flair_jax/configs and flair_jax/convert are symbolic links, which this checkout "
+        "lacks; clone it with `git clone -c core.symlinks=true`"
+    )
 
 if TYPE_CHECKING:
     from flair_jax import configs as configs
