@@ -1,6 +1,6 @@
 """Ways to have the package: a wheel, a source distribution, an editable install, and a checkout that is not installed.
 
-`flair_jax/configs` and `flair_jax/convert` are links to folders at the top level; each way must keep them in the package.
+`flair_jax/configs` and `flair_jax/convert` are links to folders at the top level; each way keeps them in the package.
 """
 
 import os
@@ -139,6 +139,6 @@ def test_a_checkout_without_links_says_so(tmp_path: Path) -> None:
         [sys.executable, "-S", "-m", "flair_jax.cli", "--help"], cwd=broken, capture_output=True, text=True, check=False
     )
     assert process.stderr.splitlines()[-1] == (
-        f"ImportError: {broken}/flair_jax/configs is not a folder: flair_jax/configs and flair_jax/convert are symbolic "
-        "links, which this checkout lacks; clone it with `git clone -c core.symlinks=true`"
+        f"ImportError: {broken}/flair_jax/configs is not a folder: flair_jax/configs and flair_jax/convert are "
+        "symbolic links, which this checkout lacks; clone it with `git clone -c core.symlinks=true`"
     )
