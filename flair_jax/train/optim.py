@@ -93,13 +93,17 @@ def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule, lock: 
             mask=decay_mask,
         )
     )
-    chain = optax.chain(*parts)
+    return keep_locked(optax.chain(*parts), lock)
+
+
+def keep_locked(optimizer: optax.GradientTransformation, lock: tuple[str, ...]) -> optax.GradientTransformation:
+    """An optimiser under which locked towers ("image", "text") keep their weights, and have no state."""
     if not lock:
-        return chain
+        return optimizer
     labels: Callable[[Params], Params] = lambda params: jax.tree.map(  # noqa: E731
         lambda locked: "locked" if locked else "free", lock_mask(params, lock)
     )
-    return optax.multi_transform({"free": chain, "locked": optax.set_to_zero()}, labels)
+    return optax.multi_transform({"free": optimizer, "locked": optax.set_to_zero()}, labels)
 
 
 def clamp_logit_scale(params: Params) -> Params:
