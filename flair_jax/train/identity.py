@@ -19,7 +19,7 @@ from flair_jax.settings import NO_FACTORIES, TrainSettings
 IDENTITY = (
     *("dtype", "seed", "batch_size", "captions_per_image", "samples"),
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
-    *("lock", "loss.terms", "loss.group_size"),
+    *("lock", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
     *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
 )

@@ -8,7 +8,6 @@ import inspect
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optax
@@ -204,6 +203,6 @@ def _check_compute(model: Flair, settings: TrainSettings) -> None:
         of_model, of_run = getattr(model.config, name), getattr(settings, name)
         if of_model != of_run:
             raise ConfigError(
-                f"config.{name}={of_run!r}, but the model that is given has {name}={of_model!r}; set one like the other "
-                "(settings.model_config() has the run's)"
+                f"config.{name}={of_run!r}, but the model that is given has {name}={of_model!r}; set one like the "
+                "other (settings.model_config() has the run's)"
             )

@@ -59,8 +59,8 @@ def train(
     """Trains, or goes on training, until the last step or a SIGTERM.
 
     Four objects may take the place of our own. A configuration file can make them as well, with functions in
-    `config.factories`, so that `flair-jax train` and `flair-jax plan` work for it; what is given here goes before those.
-    The run's identity has their qualified names: with others it is another run.
+    `config.factories`, so that `flair-jax train` and `flair-jax plan` work for it; what is given here goes before
+    those. The run's identity has their qualified names: with others it is another run.
 
     Args:
       settings: of the run. `settings.extra` is for objects of your own.
