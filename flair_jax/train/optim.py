@@ -107,6 +107,11 @@ def clamp_logit_scale(params: Params) -> Params:
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, _MAX_LOGIT_SCALE)}
 
 
+def update_ema(ema: Params | None, params: Params, settings: OptimizerSettings) -> Params | None:  # noqa: ARG001
+    """The moving average of the parameters after a step; None where it is off."""
+    return ema
+
+
 def _map_names(function: Callable[[str], bool], params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params

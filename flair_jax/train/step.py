@@ -23,18 +23,19 @@ from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.losses import CaptionSampler, Features, Losses, flair_loss
-from flair_jax.train.optim import clamp_logit_scale, lock_mask
+from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
 
 # Constants folded into the run's seed, one for each use of randomness.
 _INIT, _CAPTIONS = 0, 1
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; a tree of arrays."""
+    """All that a step changes; a tree of arrays. `ema` is the moving average of the parameters, None where it is off."""
 
     step: Int[Array, ""]
     params: Params
     opt_state: Any
+    ema: Params | None = None
 
 
 class Batch(NamedTuple):
@@ -152,7 +153,7 @@ def make_train_step(
         metrics = StepMetrics(
             losses.total, losses.tcs, losses.mps, optax.tree.norm(grads), jnp.exp(params["logit_scale"])
         )
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, update_ema(state.ema, params, settings.optimizer)), metrics
 
     return train_step
 
