@@ -17,6 +17,7 @@ from flair_jax.fields import read_fields
 from flair_jax.models.config import FlairConfig, read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
+OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
 LOSS_TERMS = ("tcs", "mps")
 _MOST_CAPTIONS = 64
@@ -35,8 +36,9 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule."""
+    """The optimiser, its schedule, and the average of the parameters."""
 
+    name: str
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -46,6 +48,10 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     clip_norm: float
+    layer_decay: float
+    image_rate: float
+    text_rate: float
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +174,9 @@ class TrainSettings:
             "loss.pairs_per_block": self.loss.pairs_per_block,
             "optimizer.learning_rate": self.optimizer.learning_rate,
             "optimizer.eps": self.optimizer.eps,
+            "optimizer.layer_decay": self.optimizer.layer_decay,
+            "optimizer.image_rate": self.optimizer.image_rate,
+            "optimizer.text_rate": self.optimizer.text_rate,
             "data.merged_sentences": self.data.merged_sentences,
             "checkpoint.every_steps": self.checkpoint.every_steps,
             "checkpoint.keep": self.checkpoint.keep,
@@ -196,6 +205,7 @@ class TrainSettings:
             if not np.float32(value) > 0:  # as the devices see it
                 raise ConfigError(f"config.{name}={value} must be greater than 0")
         choices = (
+            ("optimizer.name", (self.optimizer.name,), OPTIMIZERS),
             ("optimizer.schedule", (self.optimizer.schedule,), SCHEDULES),
             ("lock", self.lock, TOWERS),
             ("loss.terms", self.loss.terms, LOSS_TERMS),
@@ -205,9 +215,11 @@ class TrainSettings:
                 raise ConfigError(f"config.{name}={chosen}: each must be one of {', '.join(known)}, and only once")
         if not self.loss.terms:
             raise ConfigError("config.loss.terms is empty; choose tcs, mps or both")
-        for name, value in (("b1", self.optimizer.b1), ("b2", self.optimizer.b2)):
-            if not 0 <= np.float32(value) < 1:
+        for name in ("b1", "b2", "ema_decay"):
+            if not 0 <= np.float32(value := getattr(self.optimizer, name)) < 1:
                 raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
+        if self.optimizer.layer_decay > 1:
+            raise ConfigError(f"config.optimizer.layer_decay={self.optimizer.layer_decay} must be at most 1")
         if self.captions_per_image > _MOST_CAPTIONS:
             raise ConfigError(
                 f"config.captions_per_image={self.captions_per_image}: recaptioned sets have some 10 to 40 sentences "

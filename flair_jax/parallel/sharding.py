@@ -134,7 +134,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     shapes = {_keys(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(getattr(tree, "params", tree))}
     large: list[tuple[str, int]] = []
 
-    def leaf_sharding(path: KeyPath, leaf: Any) -> NamedSharding:
+    def leaf_sharding(path: KeyPath[Any], leaf: Any) -> NamedSharding:
         keys = _keys(path)
         parameter = _parameter(keys, shapes)
         rule = _rule("/".join(parameter))
@@ -159,7 +159,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return found
 
 
-def _keys(path: KeyPath) -> tuple[str, ...]:
+def _keys(path: KeyPath[Any]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 

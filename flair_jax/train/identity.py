@@ -18,8 +18,16 @@ IDENTITY = (
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
     *("lock", "loss.terms", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
-    *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
 )
+
+# What settings were in runs saved before there were such settings.
+_BEFORE = {
+    "optimizer.name": "adamw",
+    **{f"optimizer.{name}": 1.0 for name in ("layer_decay", "image_rate", "text_rate")},
+    "optimizer.ema_decay": 0.0,
+}
 
 # These say how long the run is, and when its cool-down begins. They may change as long as no step that is done would
 # have had another learning rate: with "constant" always, with "constant-cooldown" before the cool-down, with "cosine"
@@ -101,6 +109,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
       now: of the run that goes on; from `describe`.
       done: steps that the checkpoint has behind it.
     """
+    was = {**_BEFORE, **was}
     other_rates = _other_rates(was, now, done)
     return [
         Change(name, was[name], value, _of_identity(name) or (name in LENGTH and other_rates))
