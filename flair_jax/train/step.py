@@ -30,7 +30,7 @@ _INIT, _CAPTIONS = 0, 1
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; a tree of arrays. `ema` is the moving average of the parameters, None where it is off."""
+    """All that a step changes, as a tree of arrays; `ema`, the average of the parameters, is None where it is off."""
 
     step: Int[Array, ""]
     params: Params
