@@ -2,7 +2,7 @@
 
     flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m
 
-Fields are locked: a field that does not exist, or a value of another type, is an error.
+Fields are locked: a field that does not exist, or a value of another type, is an error. `extra` is for your own.
 """
 
 import ml_collections
@@ -90,4 +90,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Compiled programs are kept here and found again by the next run; "": nowhere
     c.compilation_cache = "~/.cache/flair_jax/compiled"
-    return c.lock()
+
+    # Functions that make what training takes instead of its own, from the run's settings: see `flair_jax.train.train`
+    c.factories = ml_collections.ConfigDict()
+    c.factories.model = None  # a flair_jax.Flair
+    c.factories.optimizer = None  # an optax.GradientTransformation
+    c.factories.loss = None  # a flair_jax.train.Loss
+    c.factories.sources = None  # training samples: a list of flair_jax.data.Source
+
+    # Fields of your own for those functions, which find them in `settings.extra`; this group takes new names
+    c.extra = ml_collections.ConfigDict()
+    c.lock()
+    c.extra.unlock()
+    return c
