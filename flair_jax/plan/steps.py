@@ -45,7 +45,7 @@ def plan_training(settings: TrainSettings, topology: Topology) -> Plan:
     )
     size, images, captions = model.config.vision.image_size, settings.batch_size, settings.captions_per_image
     with jax.set_mesh(mesh):
-        state = abstract_state(model, optimizer, mesh)
+        state = abstract_state(model, optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
         shape: Any = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
         batch = Batch(
             shape((images, size, size, 3), jnp.uint8),
@@ -102,5 +102,3 @@ def plan_scoring(settings: TrainSettings, topology: Topology) -> Plan:
         useful_flops=pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2),
         steps=0,
     )
-
-

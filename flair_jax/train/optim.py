@@ -174,6 +174,15 @@ def clamp_logit_scale(params: Params) -> Params:
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, _MAX_LOGIT_SCALE)}
 
 
-def update_ema(ema: Params | None, params: Params, settings: OptimizerSettings) -> Params | None:  # noqa: ARG001
-    """The moving average of the parameters after a step; None where it is off."""
-    return ema
+def update_ema(ema: Params | None, params: Params, settings: OptimizerSettings) -> Params | None:
+    """The exponential moving average of the parameters after a step, in float32; None where it is off.
+
+    Args:
+      ema: before the step.
+      params: after the step.
+      settings: the optimiser's; `ema_decay` is the share that stays.
+    """
+    if ema is None:
+        return None
+    decay = settings.ema_decay
+    return jax.tree.map(lambda mean, leaf: decay * mean + (1 - decay) * leaf, ema, params)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
@@ -118,7 +119,9 @@ def _train(
             logger.say(
                 f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
                 f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
-                f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
+                f"{jax.devices()[0].device_kind} device(s)"
+                + (f"; going on after step {first:,}" if first else "")
+                + ("; evaluations take the average of the parameters" if state.ema is not None else "")
             )
             meter = Meter(settings, model, schedule, logger)
             run = Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
@@ -137,19 +140,20 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 def _start(
     model: Flair,
-    optimizer: Any,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     settings: TrainSettings,
     checkpoints: RunCheckpoints,
     accept_changes: bool,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the steps that it has behind it."""
-    target = abstract_state(model, optimizer, mesh)
-    resumed = checkpoints.restore(target, accept_changes)
+    ema = settings.optimizer.ema_decay > 0
+    target = abstract_state(model, optimizer, mesh, ema=ema)
+    resumed = checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:
         return resumed
     params = _initial_params(settings.init, model, target.params) if settings.init else None
-    return init_state(model, optimizer, mesh, settings.seed, params), 0
+    return init_state(model, optimizer, mesh, settings.seed, params, ema=ema), 0
 
 
 def _initial_params(name: str, model: Flair, target: Any) -> Any:
