@@ -28,8 +28,9 @@ from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
 
-# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
-PARAMS, DESCRIPTION = "params", "description"
+# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters, and their moving
+# average where the run keeps one.
+PARAMS, AVERAGE, DESCRIPTION = "params", "ema", "description"
 
 # The folder of a training run's checkpoints, in its workdir.
 RUN_FOLDER = "checkpoints"
@@ -128,7 +129,8 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
       **settings: compute settings of `FlairConfig`: `dtype`, `remat`, `unroll`.
 
     Returns:
-      The model and its float32 parameters, ready for the model's methods.
+      The model and its float32 parameters, ready for the model's methods; of a training run that keeps an average of
+      them (`config.optimizer.ema_decay`), the average.
 
     Raises:
       CheckpointError: if there is no checkpoint, or it is damaged.
@@ -147,7 +149,7 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
 
 
 def restore_params(path: str | Path, target: Params, processes: Processes = ALONE) -> Params:
-    """The parameters of a checkpoint, put where `target` says.
+    """The parameters of a checkpoint, or their average if it has one, put where `target` says.
 
     Args:
       path: the checkpoint, as in `load`.
@@ -158,18 +160,27 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
       CheckpointError: if they are damaged, or of other shapes.
     """
     path = locate(path).absolute()
-    if not path.is_file():
-        _check(path, [WEIGHTS if (path / WEIGHTS).is_file() else PARAMS], processes)
+    item = AVERAGE if (path / AVERAGE).is_dir() else PARAMS
+    if not path.is_file():  # an average that is missing is damage as well
+        _check(path, [WEIGHTS] if (path / WEIGHTS).is_file() else {item, AVERAGE}, processes)
     if path.is_file() or (path / WEIGHTS).is_file():
         return jax.tree.map(functools.partial(_put, path), target, _params_from_torch(path))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path / PARAMS, target)
+            params = checkpointer.restore(path / item, target)
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
         raise CheckpointError(
             f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
         ) from error
+    if item == AVERAGE:
+        _say_averaged(path)
+    return params
+
+
+@functools.cache
+def _say_averaged(path: Path) -> None:
+    logging.warning("%s: taking the average of the parameters, which the run keeps (config.optimizer.ema_decay)", path)
 
 
 def _params_from_torch(path: Path) -> Params:

@@ -18,6 +18,7 @@ from flair_jax.fields import read_fields
 from flair_jax.models.config import FlairConfig, read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
+OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
@@ -36,8 +37,9 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule."""
+    """The optimiser, its schedule, and the average of the parameters."""
 
+    name: str
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -47,6 +49,10 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     clip_norm: float
+    layer_decay: float
+    image_rate: float
+    text_rate: float
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,18 +226,24 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
     (
         (
             *("batch_size", "captions_per_image", "accumulation_steps", "loss.pairs_per_block"),
-            *("optimizer.learning_rate", "optimizer.eps", "data.merged_sentences"),
+            *(f"optimizer.{name}" for name in ("learning_rate", "eps", "layer_decay", "image_rate", "text_rate")),
+            "data.merged_sentences",
             *("checkpoint.every_steps", "checkpoint.keep", "log_every_steps"),
             *("evaluation.batch_size", "evaluation.top_k"),
         ),
         lambda value: bool(value > 0),
         "be greater than 0",
     ),
-    (("optimizer.b1", "optimizer.b2"), lambda value: bool(0 <= value < 1), "be from 0 to below 1"),
+    (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
+    (
+        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
+        lambda value: bool(0 <= value < 1),
+        "be from 0 to below 1",
+    ),
 )
 
 # Settings that are one or several of a few words.
-_CHOICES = {"optimizer.schedule": SCHEDULES, "lock": TOWERS}
+_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
 
 
 def _problems(settings: TrainSettings) -> Iterator[str]:

@@ -55,7 +55,7 @@ def plan_training(
     whole = dataclasses.replace(settings, steps=max(steps, longest, 1))
     objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
-        state = abstract_state(objects.model, objects.optimizer, mesh)
+        state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
         batch = _abstract_batch(objects.model, settings, mesh)
         step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
         planned = Step(

@@ -21,7 +21,8 @@ IDENTITY = (
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
     *("lock", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
-    *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
 )
 
 # These say how long the run is, and when its cool-down begins. They may change as long as no step that is done would

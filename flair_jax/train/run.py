@@ -129,12 +129,13 @@ class _Setup(NamedTuple):
 def _start(setup: _Setup, accept_changes: bool) -> tuple[TrainState, int]:
     """The state to go on from, and the steps that it has behind it."""
     model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
-    target = abstract_state(model, optimizer, setup.mesh)
-    resumed = setup.checkpoints.restore(target, accept_changes)
+    ema = settings.optimizer.ema_decay > 0
+    target = abstract_state(model, optimizer, setup.mesh, ema=ema)
+    resumed = setup.checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:
         return resumed
     params = _initial_params(settings.init, model, target.params) if settings.init else None
-    return init_state(model, optimizer, setup.mesh, settings.seed, params), 0
+    return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
 def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
@@ -156,6 +157,7 @@ def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
             f"{sum(map(len, setup.sources)):,} samples, {settings.steps:,} steps of {settings.batch_size} images on "
             f"{setup.mesh.size} {jax.devices()[0].device_kind} device(s)"
             + (f"; going on after step {first:,}" if first else "")
+            + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
         if objects.names:
             logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in objects.names.items()))

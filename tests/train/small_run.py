@@ -58,7 +58,7 @@ class SmallRun:
 
     @functools.cached_property
     def target(self) -> TrainState:
-        return abstract_state(self.model, self.optimizer, self.mesh)
+        return abstract_state(self.model, self.optimizer, self.mesh, ema=self.settings.optimizer.ema_decay > 0)
 
     def state(self, step: int) -> TrainState:
         """One in which every number is the step."""
@@ -71,4 +71,4 @@ class SmallRun:
 
     def restore(self, accept_changes: bool = False) -> tuple[TrainState, int] | None:
         with jax.set_mesh(self.mesh), self.checkpoints() as checkpoints:
-            return checkpoints.restore(self.target, accept_changes)
+            return checkpoints.restore(self.target, self.optimizer, accept_changes)
