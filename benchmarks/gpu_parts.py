@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gpu_attention import Attention, Row, Turns, attention_rows, blocking, in_turns
 from sides import initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
 
-from flair_jax.models.config import PRESETS
+from flair_jax.models.presets import PRESETS
 from flair_jax.train.flops import step_flops
 
 

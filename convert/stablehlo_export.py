@@ -17,9 +17,10 @@ from jax import export as jax_export
 from flair_jax import checkpoint
 from flair_jax.convert.folder import preprocessing
 from flair_jax.convert.stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
-from flair_jax.models.config import config_to_json
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import save_safetensors
@@ -57,6 +58,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
     source = checkpoint.locate(source)
     model, nested = checkpoint.load(source, dtype=dtype)
+    tokenizer = find_tokenizer(model.config.text.tokenizer)
     params = flatten_dict(jax.device_get(nested), sep="/")
     check_finite(source, params)
     exported = {name: (function, _export(model, name, function, params)) for name, function in _table(model).items()}
@@ -73,10 +75,10 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
         "versions": {name: metadata.version(name) for name in ("flair-jax", "jax", "jaxlib")},
         "preprocessing": preprocessing(model.config),
         "tokenizer": {
-            "name": "CLIP's byte-pair encoding",
+            "name": tokenizer.description,
             "context_length": model.config.text.context_length,
             "vocab_size": model.config.text.vocab_size,
-            "padding": 0,
+            "padding": tokenizer.padding,
         },
         "model": config_to_json(model.config),
         "source": checkpoint.read_description(source).get("source", {}),

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from flair_jax.data.image import preprocess as preprocess
     from flair_jax.data.tokenizer import tokenize as tokenize
     from flair_jax.errors import FlairError as FlairError
-    from flair_jax.models.config import PRESETS as PRESETS
     from flair_jax.models.config import FlairConfig as FlairConfig
     from flair_jax.models.flair import Flair as Flair
     from flair_jax.models.normalize import normalize as normalize
+    from flair_jax.models.presets import PRESETS as PRESETS
     from flair_jax.scoring.metrics import retrieval_metrics as retrieval_metrics
     from flair_jax.show.draw import overlay as overlay
     from flair_jax.show.maps import attention_maps as attention_maps
@@ -27,7 +27,7 @@ _HOME = {
     "Flair": "models.flair",
     "FlairConfig": "models.config",
     "FlairError": "errors",
-    "PRESETS": "models.config",
+    "PRESETS": "models.presets",
     "attention_maps": "show.maps",
     "load": "checkpoint",
     "normalize": "models.normalize",

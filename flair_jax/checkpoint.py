@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import expand, replace_when_complete
-from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests

@@ -21,7 +21,7 @@ from flair_jax.data.sets.scenes import (
     relations,
 )
 from flair_jax.data.sets.scenes_builder import LabelledScene
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.evaluate.localization import (
     attention_by_object,
     intersection_over_union,
@@ -168,7 +168,7 @@ class _Scorer:
         self._attend = jax.jit(attend)
 
     def _texts(self, captions: Sequence[str]) -> np.ndarray:
-        tokens = tokenize(captions, self._model.config.text.context_length)
+        tokens = tokenize_for(self._model.config.text, captions)
         blocks = [tokens[start : start + _ROWS] for start in range(0, len(tokens), _ROWS)]
         return np.concatenate([self._retriever.encode_texts(block, pad_to=_ROWS) for block in blocks])
 

@@ -162,7 +162,7 @@ def classify(
         ties,
         _by_class(data, labels, ranks.by_index, first),
         templates,
-        cut_off([text for name in names for text in sentences(templates, name)], model.config.text.context_length),
+        cut_off([text for name in names for text in sentences(templates, name)], model.config.text),
         len(labels),
         data.whole,
         list(broken.values()),

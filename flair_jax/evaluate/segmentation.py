@@ -95,7 +95,7 @@ class PatchScorer:
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
         words = [word for alternatives in data.texts for word in alternatives]
         sentences = [template.replace("{}", word) for word in words for template in data.templates]
-        self.cut_off = cut_off(sentences, model.config.text.context_length)
+        self.cut_off = cut_off(sentences, model.config.text)
         with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
         text = _mean_direction(features.reshape(len(words), len(data.templates), -1))

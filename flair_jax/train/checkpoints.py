@@ -18,7 +18,8 @@ import orbax.checkpoint as ocp
 from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
-from flair_jax.models.config import FlairConfig, read_json_object
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import read_json_object
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.identity import changes, from_earlier

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flair_jax.models.config import config_from_json
+from flair_jax.models.description import config_from_json
 from flair_jax.settings import TrainSettings
 
 # With another value of these, going on is not the same as never having stopped: the samples, the loss, the optimiser or

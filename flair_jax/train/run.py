@@ -16,9 +16,10 @@ from flair_jax import checkpoint
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.sources import Source
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.files import expand, locked
-from flair_jax.models.config import config_to_json
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes, join_cluster
 from flair_jax.parallel.sharding import check_batch, make_mesh
@@ -195,6 +196,7 @@ def _input(
             captions_per_image=settings.captions_per_image,
             merged_sentences=settings.data.merged_sentences,
             crop_scale=settings.data.crop_scale,
+            tokenizer=find_tokenizer(model.config.text.tokenizer),
         ),
         settings.batch_size,
         first=first,

@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.models.flair import Flair, Params
-from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.losses import CaptionSampler, Features, Losses, flair_loss
@@ -110,7 +109,7 @@ def make_train_step(
 
     def encode(params: Params, batch: Batch) -> Features:
         params = _stop_locked(params, settings.lock)
-        image, local = model.encode_image(params, normalize(batch.pixels))
+        image, local = model.encode_image(params, model.normalize(batch.pixels))
         return Features(image, local, model.encode_text(params, batch.tokens))
 
     def loss(params: Params, features: Features, key: Array) -> tuple[Array, Losses]:
