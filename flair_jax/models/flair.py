@@ -105,8 +105,8 @@ class Flair:
 
         Args:
           params: from `flair_jax.load` or `init`.
-          tokens: int32 ids from `flair_jax.tokenize`, or the model's own tokenizer; T up to the context length. To a causal
-            model, columns that hold only padding change nothing, and may be cut off.
+          tokens: int32 ids from `flair_jax.tokenize`, or the model's own tokenizer; T up to the context length. To a
+            causal model, columns that hold only padding change nothing, and may be cut off.
 
         Raises:
           FlairError: if the texts are longer than the context.
@@ -137,8 +137,8 @@ class Flair:
         pooled, weights = self._apply(params, lambda module, *arrays: module.pooling(*arrays), local, text)
         if weights is None:
             raise FlairError(
-                f"{type(self.pooling).__name__}, the model's pooling, has no attention weights, so there are no maps of "
-                "them; scores and `patch_similarity` need none"
+                f"{type(self.pooling).__name__}, the model's pooling, has no attention weights, so there are no maps "
+                "of them; scores and `patch_similarity` need none"
             )
         return pooled, weights
 

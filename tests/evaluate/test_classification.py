@@ -16,7 +16,6 @@ from flair_jax.evaluate import classification
 from flair_jax.evaluate.classification import (
     ClassificationSettings,
     Classifier,
-    class_features,
     classify,
 )
 from flair_jax.scoring.blocks import BlockStore
