@@ -99,7 +99,7 @@ def _train(
     steps = settings.total_steps(samples)
     schedule = make_schedule(settings.optimizer, steps)
     optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    with RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints:
+    with RunCheckpoints(workdir, settings.checkpoint, model, describe(settings, samples)) as checkpoints:
         state, first = _start(model, optimizer, mesh, settings, checkpoints, accept_changes)
         if first == steps:
             if jax.process_index() == 0:
