@@ -37,13 +37,16 @@ class _Function:
     results: tuple[str, ...]
 
 
-def export(source: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
+def export(
+    source: str | Path, target: str | Path, *, dtype: str = "float32", model: Flair | None = None
+) -> dict[str, Any]:
     """Writes a checkpoint's `encode_image`, `encode_text` and `pool`, with their parameters, as a folder.
 
     Args:
       source: a checkpoint, as `flair_jax.load` takes it.
       target: folder to make, NAME.stablehlo; an older export there is replaced.
       dtype: compute dtype, "float32" or "bfloat16"; parameters, arguments and results are float32 either way.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
 
     Returns:
       The description that lies in the folder.
@@ -57,7 +60,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
     source = checkpoint.locate(source)
-    model, nested = checkpoint.load(source, dtype=dtype)
+    model, nested = checkpoint.load(source, model=model, dtype=dtype)
     tokenizer = find_tokenizer(model.config.text.tokenizer)
     params = flatten_dict(jax.device_get(nested), sep="/")
     check_finite(source, params)
@@ -69,7 +72,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
             name: {**_signature(function, each), "sha256": digest(files[name])}
             for name, (function, each) in exported.items()
         },
-        "compute_dtype": dtype,
+        "compute_dtype": model.config.dtype,
         "platforms": list(PLATFORMS),
         "calling_convention_version": exported["pool"][1].calling_convention_version,
         "versions": {name: metadata.version(name) for name in ("flair-jax", "jax", "jaxlib")},
