@@ -105,7 +105,7 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
 def scaling_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
     """Markdown lines: what grows with the chips when each has as many images."""
     from flair_jax.configs.cc3m_recap import get_config
-    from flair_jax.models.config import read_config
+    from flair_jax.models.presets import read_config
 
     config = get_config()
     captions, model = config.captions_per_image, read_config(config.model)

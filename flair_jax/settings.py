@@ -15,7 +15,8 @@ import numpy as np
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.fields import read_fields
-from flair_jax.models.config import FlairConfig, read_config
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")

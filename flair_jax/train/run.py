@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from flair_jax import checkpoint
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import ConfigError
 from flair_jax.files import expand
-from flair_jax.models.config import config_to_json
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import Processes, join_cluster
 from flair_jax.parallel.sharding import check_batch, make_mesh
@@ -97,14 +98,15 @@ def train(
             if settings.evaluation.every_steps
             else None
         )
-        identity = describe(settings, samples, objects.model.config, {**objects.names, **name_of_sources})
+        names = {**name_of_sources, **objects.names}
+        identity = describe(settings, samples, objects.model.config, names)
         with (
             alone(workdir),
             compilation_cache(settings.compilation_cache),
             jax.set_mesh(mesh),
-            RunCheckpoints(workdir, settings.checkpoint, objects.model.config, identity) as checkpoints,
+            RunCheckpoints(workdir, settings.checkpoint, objects.model, identity) as checkpoints,
         ):
-            setup = _Setup(whole, mesh, sources, objects, evaluation, checkpoints, preemption)
+            setup = _Setup(whole, mesh, sources, objects, names, evaluation, checkpoints, preemption)
             state, first = _start(setup, accept_changes)
             if first == whole.steps:
                 if jax.process_index() == 0:
@@ -115,12 +117,13 @@ def train(
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start; the settings say how many steps it has."""
+    """A run that is ready to start; the settings say how many steps it has, `names` what is not our own."""
 
     settings: TrainSettings
     mesh: Mesh
     sources: Sequence[Source]
     objects: Objects
+    names: Mapping[str, str]
     evaluation: RetrievalEvaluation | None
     checkpoints: RunCheckpoints
     preemption: Preemption
@@ -159,8 +162,8 @@ def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
             + (f"; going on after step {first:,}" if first else "")
             + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
-        if objects.names:
-            logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in objects.names.items()))
+        if setup.names:
+            logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in setup.names.items()))
         run = Run(
             settings=settings,
             steps=settings.steps,
@@ -203,6 +206,7 @@ def _input(
             captions_per_image=settings.captions_per_image,
             merged_sentences=settings.data.merged_sentences,
             crop_scale=settings.data.crop_scale,
+            tokenizer=find_tokenizer(model.config.text.tokenizer),
         ),
         settings.batch_size,
         first=first,

@@ -20,7 +20,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.models.flair import Flair, Params
-from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.loss_context import Features
@@ -174,7 +173,7 @@ class TrainStep:
     def encode(self, params: Params, batch: Batch) -> Features:
         """Features of a batch, or of a part of one."""
         params = _stop_locked(params, self.settings.lock)
-        image, local = self.model.encode_image(params, normalize(batch.pixels))
+        image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
         return Features(image, local, self.model.encode_text(params, batch.tokens))
 
     def features(self, params: Params, batch: Batch) -> Features:
