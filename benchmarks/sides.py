@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flair_jax.models.config import PRESETS, FlairConfig
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.presets import PRESETS
 
 
 def random_batch(images: int, captions: int, config: FlairConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

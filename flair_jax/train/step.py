@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
+from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair, Params
-from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.loss_context import Features
@@ -36,8 +36,13 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     params: Params
-    opt_state: Any
+    opt_state: optax.OptState
     ema: Params | None = None
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters to evaluate: their average, if there is one."""
+        return self.params if self.ema is None else self.ema
 
 
 class Batch(NamedTuple):
@@ -63,13 +68,21 @@ class StepMetrics(NamedTuple):
     logit_scale: Float[Array, ""]
 
 
-def abstract_state(model: Flair, optimizer: Any, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: Flair, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, at no cost in memory; for initialising, restoring and planning.
+
+    Args:
+      model: the model.
+      optimizer: such as `make_optimizer` makes.
+      mesh: where the state is to lie.
+      ema: whether an average of the parameters belongs to it.
 
     Raises:
       ConfigError: if the mesh does not divide a parameter that it should split.
     """
-    state = jax.eval_shape(lambda params: _state(params, optimizer), model.abstract_params())
+    state = jax.eval_shape(lambda params: _state(params, optimizer, ema), model.abstract_params())
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
@@ -77,7 +90,15 @@ def abstract_state(model: Flair, optimizer: Any, mesh: Mesh) -> TrainState:
     )
 
 
-def init_state(model: Flair, optimizer: Any, mesh: Mesh, seed: int, params: Params | None = None) -> TrainState:
+def init_state(
+    model: Flair,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    params: Params | None = None,
+    *,
+    ema: bool = False,
+) -> TrainState:
     """The state before the first step, made in place on the devices that hold it.
 
     Args:
@@ -86,23 +107,28 @@ def init_state(model: Flair, optimizer: Any, mesh: Mesh, seed: int, params: Para
       mesh: where to.
       seed: of random parameters.
       params: parameters to start from instead.
+      ema: whether to keep an average of the parameters, which starts from them.
     """
-    target = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    target = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, ema=ema))
 
     def make(key: Array) -> TrainState:
-        return _state(model.init(key), optimizer)
+        return _state(model.init(key), optimizer, ema)
 
     if params is not None:
-        return jax.jit(lambda params: _state(params, optimizer), out_shardings=target)(params)
+        return jax.jit(lambda params: _state(params, optimizer, ema), out_shardings=target)(params)
     return jax.jit(make, out_shardings=target)(jax.random.fold_in(jax.random.key(seed), _INIT))
 
 
-def _state(params: Params, optimizer: Any) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def _state(params: Params, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+    average = jax.tree.map(jnp.copy, params) if ema else None  # one buffer cannot be donated twice
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def make_train_step(
-    model: Flair, optimizer: Any, settings: TrainSettings, loss: Loss | None = None
+    model: Flair,
+    optimizer: optax.GradientTransformation,
+    settings: TrainSettings,
+    loss: Loss | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """One step of training as a pure function; jit it with the state donated, under the mesh (`jax.set_mesh`).
 
@@ -130,7 +156,7 @@ class TrainStep:
     """
 
     model: Flair
-    optimizer: Any
+    optimizer: optax.GradientTransformation
     settings: TrainSettings
     loss: Loss
 
@@ -148,7 +174,7 @@ class TrainStep:
     def encode(self, params: Params, batch: Batch) -> Features:
         """Features of a batch, or of a part of one."""
         params = _stop_locked(params, self.settings.lock)
-        image, local = self.model.encode_image(params, normalize(batch.pixels))
+        image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
         return Features(image, local, self.model.encode_text(params, batch.tokens))
 
     def features(self, params: Params, batch: Batch) -> Features:
@@ -164,6 +190,8 @@ class TrainStep:
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)
+            if not isinstance(values, LossValues) or jnp.shape(values.total):
+                raise ConfigError(f"a loss must return LossValues of scalars, not {values}")
             return values.total, values
 
         if self.settings.accumulation_steps == 1:

@@ -149,7 +149,7 @@ def test_terms_are_logged_under_their_names(small_model) -> None:
 def test_a_loss_without_flops_is_said_where_utilisation_is_measured(small_model, monkeypatch) -> None:
     model = small_model[0]
     standard = make_loss(settings_for().loss, 4)
-    assert step_flops(model.config, 8, 2, distance_to_teacher) < step_flops(model.config, 8, 2, standard)
+    assert step_flops(model, 8, 2, distance_to_teacher) < step_flops(model, 8, 2, standard)
     assert not logged(model, distance_to_teacher, measured(1)).said
     monkeypatch.setattr("flair_jax.train.meter.peak_flops", lambda device: 1e12)
     log = logged(model, distance_to_teacher, measured(1))

@@ -179,7 +179,7 @@ def test_a_locked_tower_does_not_move(small_model, batches, lock) -> None:
 
 def test_every_large_parameter_is_split_at_full_size() -> None:
     """ViT-B/16 over 2 x 2 x 2: what stays whole on each device is less than a hundredth."""
-    from flair_jax.models.config import PRESETS
+    from flair_jax.models.presets import PRESETS
 
     model = Flair(PRESETS["ViT-B-16-FLAIR"])
     settings = settings_for(**{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
@@ -197,7 +197,7 @@ def test_every_large_parameter_is_split_at_full_size() -> None:
 def test_every_partition_rule_names_something() -> None:
     import re
 
-    from flair_jax.models.config import PRESETS
+    from flair_jax.models.presets import PRESETS
     from flair_jax.parallel.sharding import PARTITION_RULES
 
     params = Flair(PRESETS["tiny"]).abstract_params()
