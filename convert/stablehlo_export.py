@@ -1,4 +1,4 @@
-"""Writing a checkpoint as StableHLO; `stablehlo` says what comes out, and reads it."""
+"""Writes a checkpoint as StableHLO; `stablehlo` describes the result, and reads it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
       dtype: compute dtype, "float32" or "bfloat16"; parameters, arguments and results are float32 either way.
 
     Returns:
-      The description that lies in the folder.
+      The contents of the folder's `description.json`.
 
     Raises:
       CheckpointError: if `source` is no checkpoint, or `target` exists and is something else.

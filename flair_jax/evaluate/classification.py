@@ -23,7 +23,7 @@ from flair_jax.scoring.metrics import Ranks, Ties, class_ranks, classification_m
 from flair_jax.scoring.scorer import Retriever
 
 CLASSIFICATION_MODES = ("text-conditioned", "global")
-# Texts embedded between two savings; at 512 floats a text they take 8 MB.
+# Texts embedded between two saves; at 512 floats a text they take 8 MB.
 _TEXTS_PER_BLOCK = 4096
 
 
@@ -52,11 +52,11 @@ class Classification:
 
     Attributes:
       metrics: see `classification_metrics`.
-      ties: what equal scores decide of them.
+      ties: how equal scores affect them.
       classes: for each class its `key` and `name`, how many `pictures` it has, `top1` and `top5` (None if it has none),
         and `taken_for`, the name that most of its pictures got that were given a wrong one (None if there are none).
       templates: the sentences.
-      cut_off: what the model does not read of these with the classes' names.
+      cut_off: how much of these, with the classes' names, exceeds the model's context.
       images: pictures classified.
       whole: pictures that the whole set has, or None.
       skipped: messages about pictures that could not be read.
@@ -78,9 +78,9 @@ def class_features(features: Float[np.ndarray, "C N D"]) -> Float[np.ndarray, "C
     """One text feature for each class from those of its N sentences, not normalised.
 
     Its direction is CLIP's: the mean of the normalised features (Radford et al. 2021, section 3.1.4). Its length is the
-    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, only by
-    that norm's epsilon; so it gets a query as long as those it was trained with. From one sentence comes its own
-    feature, and so what `Flair.logits` gives.
+    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, depends
+    on it only through that norm's epsilon; so the query is as long as those it was trained with. A single sentence
+    gives its own feature, and so exactly what `Flair.logits` gives.
     """
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     direction = (features / np.maximum(lengths, 1e-12)).mean(axis=1)
@@ -89,7 +89,7 @@ def class_features(features: Float[np.ndarray, "C N D"]) -> Float[np.ndarray, "C
 
 
 class Classifier:
-    """Scores pictures with classes; only what one block of pictures needs is in memory."""
+    """Scores images with classes, keeping only one block of images in memory."""
 
     def __init__(self, retriever: Retriever, features: Float[np.ndarray, "C D"], mode: str) -> None:
         """Takes the classes.
@@ -104,7 +104,7 @@ class Classifier:
         self._prepared = retriever.prepare_texts(features) if self._local else None
 
     def scores(self, pixels: UInt8[np.ndarray, "B S S 3"], pad_to: int = 0) -> Float[np.ndarray, "B C"]:
-        """Cosines of pictures from `flair_jax.preprocess`; `pad_to` as in `Retriever.encode_images`."""
+        """Cosines of images from `flair_jax.preprocess`; `pad_to` as in `Retriever.encode_images`."""
         tokens = self._retriever.encode_images(pixels, with_local=self._local, pad_to=pad_to)
         if self._prepared is None:
             return self._retriever.score_global(tokens[:, 0], self._features, pad_to=pad_to)
@@ -121,7 +121,7 @@ def classify(
     """Classifies one set, with progress bars on stderr.
 
     Args:
-      model: gives picture size and context length.
+      model: for its image size and context length.
       retriever: the model on its devices.
       data: pictures and classes.
       settings: how.
@@ -143,7 +143,7 @@ def classify(
         return _pixels(example, model.config.vision.image_size), example.label
 
     def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 5"]:
-        """For each picture its class, the class that comes first, and the ranks of its own."""
+        """For each image its class, the class that ranks first, and the ranks of its own class."""
         labels = np.array([label for _, label in pictures])
         scores = classifier.scores(np.stack([pixels for pixels, _ in pictures]), pad_to)
         first = scores[:, name_of_class].argmax(axis=1)
@@ -171,7 +171,7 @@ def classify(
 
 
 def _pixels(example: LabelledExample, size: int) -> np.ndarray:
-    """The picture, preprocessed; an error says where it lies."""
+    """The picture, preprocessed; an error says where it is."""
     picture = example.picture
     try:
         return preprocess(open_rgb(picture) if isinstance(picture, bytes) else picture, size)
