@@ -30,9 +30,10 @@ lint: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck launch/*.sh
 
-# Strict: a broken link or a docstring that does not fit its function is an error. The variable turns off an advertisement.
+# Strict, so a broken link or a docstring that does not fit its function is an error; with --quiet it would not be. The
+# variable turns off an advertisement.
 docs: $(VENV)/test.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

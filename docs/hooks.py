@@ -4,6 +4,8 @@ Links in the pages are relative paths in the repository, which is what GitHub fo
 module or a package becomes one to its page; a link to another file becomes one to a copy of it. Where the text of a
 link to a module names something in it, as in [`flair_loss`](../flair_jax/train/losses.py), the link leads there, and
 the name must be defined. A link that leads nowhere stays as it is: MkDocs warns of it, which ends a strict build.
+
+The reference of a package begins with its public names, each a link to where it is explained.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ ELSEWHERE = {"README.md": "index.md", "launch/README.md": "launch.md"}
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^\s()#:]+)(?P<anchor>#[^\s()]*)?\)")
 
 log = logging.getLogger("mkdocs.hooks.links")
+logging.getLogger("mkdocs.plugins.api-autonav").setLevel(logging.WARNING)  # or it would print each module
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -37,6 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page's text with links that lead to pages of the site."""
     uri = page.file.src_uri
+    if uri.startswith("api/"):
+        return markdown + _public_names(_root(config) / uri.removeprefix("api/").replace("index.md", "__init__.py"))
     source = next((file for file, page_uri in ELSEWHERE.items() if page_uri == uri), f"docs/{uri}")
 
     def link(match: re.Match[str]) -> str:
@@ -47,11 +52,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         anchor = match["anchor"] or _anchor(match["text"], target, config, uri)
         return f"[{match['text']}]({posixpath.relpath(found, posixpath.dirname(uri) or '.')}{anchor})"
 
-    return markdown if uri.startswith("api/") else LINK.sub(link, markdown)
+    return LINK.sub(link, markdown)
 
 
 def _root(config: MkDocsConfig) -> Path:
     return Path(config.config_file_path).parent
+
+
+def _public_names(module: Path) -> str:
+    """A section with the names that a package imports for others, which it does for type checkers alone; "" if none."""
+    if module.name != "__init__.py":
+        return ""
+    imports = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = [
+        f"- [`{name.name}`][{node.module}.{name.name}]"
+        for node in imports
+        for name in node.names
+        if name.asname == name.name  # the form by which a name is exported (PEP 484)
+    ]
+    return "\n".join(["\n\n## Public names\n", *sorted(names, key=str.lower), ""]) if names else ""
 
 
 def _page_of(target: str, config: MkDocsConfig, files: Files) -> str | None:
