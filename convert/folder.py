@@ -50,7 +50,7 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
 
     Raises:
       CheckpointError: if `source` is no checkpoint.
-      ConversionError: if the weights hold what is no number.
+      ConversionError: if a weight is NaN or infinite.
     """
     model, params = checkpoint.load(source)
     tensors = torch_from_params(jax.device_get(params), model.config)

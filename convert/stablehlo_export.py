@@ -1,4 +1,4 @@
-"""Writing a checkpoint as StableHLO; `stablehlo` says what comes out, and reads it."""
+"""Writes a checkpoint as StableHLO; `stablehlo` describes the result, and reads it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def export(
       model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
 
     Returns:
-      The description that lies in the folder.
+      The contents of the folder's `description.json`.
 
     Raises:
       CheckpointError: if `source` is no checkpoint, or `target` exists and is something else.

@@ -1,4 +1,4 @@
-"""Conversion both ways, with its check: a PyTorch file to a checkpoint folder, and back."""
+"""Conversion both ways, with verification: a PyTorch file to a checkpoint folder, and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VERIFY_TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """The model that was converted, and what a user should know of how, each a phrase."""
+    """The model that was converted, and remarks on how, each a phrase."""
 
     config: FlairConfig
     remarks: tuple[str, ...]
@@ -51,21 +51,21 @@ def convert(
 ) -> Conversion:
     """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
 
-    Of a CLIP of open_clip or OpenAI the towers and projections are taken, as a start for training; the rest is drawn
-    anew.
+    From a CLIP of open_clip or OpenAI, the towers and projections are taken, as a start for training; the rest is
+    initialised at random.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
         (`hf://OWNER/REPOSITORY[@REVISION][/FILE]`).
       target: folder to make.
-      config: the model, where its sizes are those of no preset: tensors do not show the numbers of attention heads.
-      activation: "gelu" or "quick_gelu", where nothing else tells it.
+      config: the model, needed where its sizes match no preset: tensors do not show the numbers of attention heads.
+      activation: "gelu" or "quick_gelu", where neither the file nor its description says it.
       state_dict: which state dict, where the file holds several.
 
     Raises:
-      ConversionError: if the file cannot be read, its tensors are not exactly the model's, or nothing tells the
-        activation of a CLIP.
-      ConfigError: if nothing tells the numbers of heads.
+      ConversionError: if the file cannot be read, its tensors are not exactly the model's, or the activation of a CLIP
+        is not known.
+      ConfigError: if the numbers of heads are not known.
       CheckpointError: if `target` exists and is something else.
     """
     target = Path(target).absolute()
@@ -110,7 +110,7 @@ def convert(
 
 
 def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[str, bool]:
-    """Who says whether it is QuickGELU: the file, its name, what describes it, or the model that is asked for."""
+    """Every source of the activation, and whether it says QuickGELU: file, name, description, the model asked for."""
     told = told_by(weights, found.name)
     if config is not None and config.quick_gelu:
         told["--config"] = True
@@ -131,7 +131,7 @@ def _check_sizes(weights: Weights, config: FlairConfig) -> None:
 
 
 def _other_preparation(found: Source, config: FlairConfig) -> list[str]:
-    """How pictures were prepared for these weights, where that is not as it is done here."""
+    """How images were preprocessed for these weights, where that differs from what is done here."""
     theirs, ours = found.description.get("preprocess_cfg", {}), preprocessing(config)
     return [
         f"{found.described_in}: pictures were prepared with {name} {theirs[name]}, and are here with {ours[name]}"

@@ -49,10 +49,10 @@ class Evaluation:
 
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
-      ties: what equal scores decide of them.
+      ties: how equal scores affect them.
       images: pictures scored.
       texts: captions scored.
-      cut_off: what the model does not read of the captions.
+      cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
     """
@@ -76,12 +76,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several processes, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
-    pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
-    ones. The matrix of scores is never in one place.
+    With several processes, every process must call this. Each reads and embeds its part of the pictures and texts, and
+    scores its pictures with all texts. They exchange text features, each text's score with its own picture, and counts
+    of better scores; the whole score matrix is never in one place.
 
     Args:
-      model: gives picture size and context length.
+      model: for its image size and context length.
       retriever: the model on its devices.
       data: pictures and captions.
       settings: how.
@@ -89,10 +89,10 @@ def evaluate(
       processes: that share the work.
 
     Returns:
-      The outcome, the same on all processes but for the seconds.
+      The outcome, the same on all processes except for `seconds`.
 
     Raises:
-      DatasetError: listing the pictures that could not be read, on whatever process.
+      DatasetError: listing the pictures that could not be read, by any process.
     """
     start = time.monotonic()
     if processes.count > 1:
@@ -105,7 +105,7 @@ def evaluate(
     check_broken(broken, len(data.images), skip=settings.skip_broken)
     data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
     first -= sum(number < first for number in broken)
-    # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
+    # Which texts and rows there are depends on what was left out, and a picture may be repaired before the next run.
     left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
     text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, processes)
     scores = processes.together(
@@ -165,9 +165,9 @@ def _embed_texts(
     store: BlockStore,
     processes: Processes,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
+    """Features [U, D] of the distinct texts, and int64 [N], the index among these of each text.
 
-    Texts of the same tokens get one feature and so one score: they tie whatever their batch and process.
+    Texts with the same tokens share one feature and so one score: they tie in whatever batch and process.
     """
     tokens, distinct = np.unique(tokenize_for(model.config.text, texts), axis=0, return_inverse=True)
     part = processes.part(len(tokens))
@@ -192,8 +192,8 @@ def _score(
 ) -> list[ScoreBlock]:
     """Scores [b, N] of each block of this process's images; -inf for pairs that the mode does not score.
 
-    `text` has the features of the distinct texts, and `distinct` [N] says which of these each text is. `name` gives
-    what to call the scores of a block that begins at this of the process's images.
+    `text` holds the features of the distinct texts, and `distinct` [N] is each text's index among these. `name` gives
+    the name under which to store the scores of the block that starts at an image.
     """
     pad_to = max((block.images for block in blocks), default=0)
     prepared = retriever.prepare_texts(text)

@@ -27,7 +27,7 @@ from flair_jax.scoring.scorer import Retriever
 
 @runtime_checkable
 class Set(Protocol):
-    """What the sets of each task have."""
+    """What the data sets of every task offer."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class Set(Protocol):
         ...
 
     def find(self, folder: Path) -> Any:
-        """None if the set is not in the folder."""
+        """What marks the set in a folder; None if the set is not there."""
         ...
 
 
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     model: Flair | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first does these two.
+    """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first prints and writes.
 
     Args:
       checkpoint: as `flair_jax.load` takes it.
@@ -146,7 +146,7 @@ class _Loaded(NamedTuple):
 
 
 def _say_nothing(*_: object, **__: object) -> None:
-    """The other processes' `print`."""
+    """`print` on the other processes."""
 
 
 def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any, processes: Processes) -> _Loaded:
@@ -162,7 +162,7 @@ def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any
 def _evaluate_set(
     task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, processes: Processes
 ) -> dict[str, Any]:
-    """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
+    """The result on one set; with a folder for unfinished work, resumes from where an earlier run was stopped."""
     data = processes.together(lambda: task.load(entry, folder))
     work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
     blocks = unfinished and unfinished / f"{entry.name}-{work}"
@@ -172,7 +172,7 @@ def _evaluate_set(
         return dict(known)
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
-    if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+    if finished and not evaluation.skipped:  # broken pictures are tried again: they may have been repaired
         processes.first_does(lambda: report.write_json(finished, result))
     return result
 
