@@ -13,14 +13,14 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def split_rows(x: Array, tensor: int | None = None) -> Array:
-    """Holds the compiler to splitting the rows of `x` over the batch's axes, and one more axis over "tensor".
+    """Constrains `x` to be sharded by rows over the batch's axes, and by one more axis over "tensor".
 
-    Without it, the compiler may rather split activations along the axis by which parameters are split, and exchange
+    Without it, the compiler may rather shard activations along the axis by which parameters are sharded, and exchange
     them instead of the parameters.
 
     Args:
-      x: activations, rows first. Returned as they are if the rows do not divide over the mesh.
-      tensor: the axis of heads or hidden units; not split if it does not divide.
+      x: activations [rows, ...]. Returned as they are if the rows do not divide over the mesh.
+      tensor: the axis of heads or hidden units; not sharded if it does not divide.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     axes = tuple(axis for axis in BATCH_AXES if axis in shape)
@@ -33,7 +33,7 @@ def split_rows(x: Array, tensor: int | None = None) -> Array:
 
 
 def gather(parameter: Array) -> Array:
-    """Holds the compiler to having all of a parameter on every device when it is used."""
+    """Constrains a parameter, of any shape, to be replicated where it is used."""
     return parameter if _devices() == 1 else jax.lax.with_sharding_constraint(parameter, P())
 
 
