@@ -14,10 +14,10 @@ REPOSITORY = Path(__file__).parent.parent
 FILES = sorted(file for room in ("flair_jax", "convert", "configs") for file in (REPOSITORY / room).glob("**/*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-# A type of arrays; one that tells the shape, or a state dict, whose arrays have many; a shape in a docstring.
+# A type of arrays; one that tells the shape, or a state dict, whose arrays have many; a shape in a docstring, or a key.
 ARRAY = re.compile(r"\b(np\.ndarray|(jax\.)?Array|AnyArray)\b")
 TYPED = re.compile(r"\b\w+\[[^\"'\[]*[\"'][^\"']*[\"']\]|\b(dict|Mapping)\[str, np\.ndarray\]")
-SHAPE = re.compile(r"\[[^\]]*\]|\bscalar\b|\bany shape\b")
+SHAPE = re.compile(r"\[[^\]]*\]|\bscalar\b|\bany shape\b|\bjax\.random\.key\b")
 
 
 def name_of(file: Path, node: ast.stmt | None = None) -> str:
