@@ -1,4 +1,4 @@
-"""Finished blocks of a long evaluation, kept on disk so that a stopped run goes on where it was. Imports no JAX."""
+"""Finished blocks of a long evaluation, kept on disk so that a stopped run resumes where it was. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flair_jax.files import replace_when_complete
 class BlockStore:
     """Arrays by name: in a folder if there is one, else in memory.
 
-    Each array appears in the folder whole or not at all, so that whatever is there can be trusted.
+    Each array appears in the folder whole or not at all, so that whatever exists can be trusted.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -47,7 +47,7 @@ class BlockStore:
         return self.get(name) if name in self else self.put(name, compute())
 
     def remove(self) -> None:
-        """Forgets everything, when the result is safe elsewhere."""
+        """Removes everything, once the result is safe elsewhere."""
         self._memory.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
