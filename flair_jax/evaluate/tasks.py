@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flair_jax.checkpoint import load, locate, read_description, reported_name
+from flair_jax.checkpoint import load, read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -23,6 +23,7 @@ from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
+from flair_jax.weights.locate import locate, reported_name
 
 
 @runtime_checkable
