@@ -60,7 +60,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as folder,
         jax.set_mesh(mesh),
-        RunCheckpoints(Path(folder), settings.checkpoint, model.config, describe(settings, 1)) as checkpoints,
+        RunCheckpoints(Path(folder), settings.checkpoint, model, describe(settings, 1)) as checkpoints,
     ):
         for number in range(2 * options.rounds):
             how, step = (WITHOUT, WITH)[number % 2], number + 1

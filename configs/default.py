@@ -30,7 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Loss
     c.loss = ml_collections.ConfigDict()
-    c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid; their mean
+    c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid
+    c.loss.weights = ()  # a factor for each term, whose sum is the loss; (): their mean
     c.loss.group_size = 128  # images that draw captions from each other, as on one GPU of the original; 0: all
     c.loss.pairs_per_block = 8192  # (image, caption) pairs pooled at once by a device; changes memory and speed only
 

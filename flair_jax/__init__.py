@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from flair_jax.data.image import preprocess as preprocess
     from flair_jax.data.tokenizer import tokenize as tokenize
     from flair_jax.errors import FlairError as FlairError
-    from flair_jax.models.config import PRESETS as PRESETS
+    from flair_jax.models.attention_pooling import TextConditionedPooling as TextConditionedPooling
     from flair_jax.models.config import FlairConfig as FlairConfig
     from flair_jax.models.config import TextConfig as TextConfig
     from flair_jax.models.config import VisionConfig as VisionConfig
     from flair_jax.models.flair import Flair as Flair
-    from flair_jax.models.flair import FlairModule as FlairModule
+    from flair_jax.models.module import FlairModule as FlairModule
     from flair_jax.models.normalize import normalize as normalize
-    from flair_jax.models.pooling import TextConditionedPooling as TextConditionedPooling
+    from flair_jax.models.pooling import Pooling as Pooling
+    from flair_jax.models.presets import PRESETS as PRESETS
     from flair_jax.models.text import TextTower as TextTower
     from flair_jax.models.vision import VisionTower as VisionTower
     from flair_jax.scoring.metrics import retrieval_metrics as retrieval_metrics
@@ -60,10 +61,13 @@ else:
             "data.image": ["preprocess"],
             "data.tokenizer": ["tokenize"],
             "errors": ["FlairError"],
-            "models.config": ["PRESETS", "FlairConfig", "TextConfig", "VisionConfig"],
-            "models.flair": ["Flair", "FlairModule"],
+            "models.attention_pooling": ["TextConditionedPooling"],
+            "models.config": ["FlairConfig", "TextConfig", "VisionConfig"],
+            "models.flair": ["Flair"],
+            "models.module": ["FlairModule"],
             "models.normalize": ["normalize"],
-            "models.pooling": ["TextConditionedPooling"],
+            "models.pooling": ["Pooling"],
+            "models.presets": ["PRESETS"],
             "models.text": ["TextTower"],
             "models.vision": ["VisionTower"],
             "scoring.metrics": ["retrieval_metrics"],

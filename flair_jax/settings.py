@@ -15,12 +15,12 @@ import numpy as np
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.fields import read_fields
-from flair_jax.models.config import FlairConfig, read_config
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
-LOSS_TERMS = ("tcs", "mps")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
 _MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
@@ -31,6 +31,7 @@ class LossSettings:
     """The loss."""
 
     terms: tuple[str, ...]
+    weights: tuple[float, ...]
     group_size: int
     pairs_per_block: int
 
@@ -243,15 +244,14 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
 )
 
 # Settings that are one or several of a few words.
-_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS, "loss.terms": LOSS_TERMS}
+_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
 
 
 def _problems(settings: TrainSettings) -> Iterator[str]:
     """What does not go together, in words that begin with the setting's name."""
     if not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
-    if not settings.loss.terms:
-        yield "loss.terms is empty; choose tcs, mps or both"
+    yield from _problems_of_loss(settings.loss)
     if settings.captions_per_image > _MOST_CAPTIONS:
         yield (
             f"captions_per_image={settings.captions_per_image}: recaptioned sets have some 10 to 40 sentences "
@@ -267,3 +267,16 @@ def _problems(settings: TrainSettings) -> Iterator[str]:
         yield f"data.crop_scale={settings.data.crop_scale} must be 0 < from <= to <= 1"
     if settings.data.workers > _MOST_WORKERS:
         yield f"data.workers={settings.data.workers}: each is a process; {_MOST_WORKERS} are the most"
+
+
+def _problems_of_loss(loss: LossSettings) -> Iterator[str]:
+    """The names of terms are looked up when the loss is made: its table may have others."""
+    terms, weights = loss.terms, loss.weights
+    if not terms:
+        yield "loss.terms is empty; choose tcs, mps or both"
+    if len(set(terms)) != len(terms):
+        yield f"loss.terms={terms}: each may be there only once"
+    if weights and len(weights) != len(terms):
+        yield f"loss.weights={weights} must have one factor for each of config.loss.terms={terms}, or be ()"
+    if weights and not (all(weight >= 0 for weight in weights) and np.float32(sum(weights)) > 0):
+        yield f"loss.weights={weights} must not be negative, nor all 0"

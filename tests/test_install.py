@@ -37,7 +37,9 @@ def build(kind: str, source: Path, target: Path) -> Path:
     """What setuptools makes of a folder, as `pip` would ask it, but without a network."""
     target.mkdir(parents=True, exist_ok=True)
     script = f"import setuptools.build_meta as it; print(it.build_{kind}({str(target)!r}))"
-    return target / run("-c", script, folder=source).splitlines()[-1]
+    made = target / run("-c", script, folder=source).splitlines()[-1]
+    shutil.rmtree(source / "flair_jax.egg-info", ignore_errors=True)  # or it counts as installed
+    return made
 
 
 def copy_checkout(target: Path) -> Path:

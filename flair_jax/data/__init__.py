@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from flair_jax.data.tar_index import index_shard as index_shard
     from flair_jax.data.tars import TarSource as TarSource
     from flair_jax.data.tokenizer import CONTEXT_LENGTH as CONTEXT_LENGTH
+    from flair_jax.data.tokenizer import TOKENIZERS as TOKENIZERS
+    from flair_jax.data.tokenizer import Tokenizer as Tokenizer
     from flair_jax.data.tokenizer import count_tokens as count_tokens
     from flair_jax.data.tokenizer import tokenize as tokenize
+    from flair_jax.data.tokenizer import tokenize_for as tokenize_for
 else:
     __getattr__, __dir__, __all__ = public(
         __name__,
@@ -43,6 +46,6 @@ else:
             "sources": ["Concatenated", "Record", "Source", "TfdsSource"],
             "tar_index": ["ShardIndex", "build_index", "index_shard"],
             "tars": ["TarSource"],
-            "tokenizer": ["CONTEXT_LENGTH", "count_tokens", "tokenize"],
+            "tokenizer": ["CONTEXT_LENGTH", "TOKENIZERS", "Tokenizer", "count_tokens", "tokenize", "tokenize_for"],
         },
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
+    from flair_jax.evaluate.class_features import class_features as class_features
     from flair_jax.evaluate.classification import CLASSIFICATION_MODES as CLASSIFICATION_MODES
     from flair_jax.evaluate.classification import Classification as Classification
     from flair_jax.evaluate.classification import ClassificationSettings as ClassificationSettings
     from flair_jax.evaluate.classification import Classifier as Classifier
-    from flair_jax.evaluate.classification import class_features as class_features
     from flair_jax.evaluate.classification import classify as classify
     from flair_jax.evaluate.overlays import write_comparison as write_comparison
     from flair_jax.evaluate.retrieval import RETRIEVAL_MODES as RETRIEVAL_MODES
@@ -33,12 +33,12 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
+            "class_features": ["class_features"],
             "classification": [
                 "CLASSIFICATION_MODES",
                 "Classification",
                 "ClassificationSettings",
                 "Classifier",
-                "class_features",
                 "classify",
             ],
             "overlays": ["write_comparison"],

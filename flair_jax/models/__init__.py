@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
-    from flair_jax.models.config import PRESETS as PRESETS
+    from flair_jax.models.attention_pooling import TextConditionedPooling as TextConditionedPooling
     from flair_jax.models.config import FlairConfig as FlairConfig
     from flair_jax.models.config import TextConfig as TextConfig
     from flair_jax.models.config import VisionConfig as VisionConfig
-    from flair_jax.models.config import config_from_json as config_from_json
-    from flair_jax.models.config import config_to_json as config_to_json
-    from flair_jax.models.config import read_config as read_config
+    from flair_jax.models.description import config_from_json as config_from_json
+    from flair_jax.models.description import config_to_json as config_to_json
     from flair_jax.models.flair import Flair as Flair
-    from flair_jax.models.flair import FlairModule as FlairModule
     from flair_jax.models.flair import Params as Params
+    from flair_jax.models.module import FlairModule as FlairModule
+    from flair_jax.models.module import text_conditioned_pooling as text_conditioned_pooling
+    from flair_jax.models.module import text_tower as text_tower
+    from flair_jax.models.module import vision_tower as vision_tower
     from flair_jax.models.normalize import l2_normalize as l2_normalize
-    from flair_jax.models.pooling import PreparedImage as PreparedImage
+    from flair_jax.models.pooling import Pooling as Pooling
     from flair_jax.models.pooling import PreparedTexts as PreparedTexts
-    from flair_jax.models.pooling import TextConditionedPooling as TextConditionedPooling
+    from flair_jax.models.presets import PRESETS as PRESETS
+    from flair_jax.models.presets import read_config as read_config
     from flair_jax.models.resize import resize_position_embedding as resize_position_embedding
     from flair_jax.models.text import TextTower as TextTower
     from flair_jax.models.transformer import Attention as Attention
@@ -32,18 +35,14 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
-            "config": [
-                "PRESETS",
-                "FlairConfig",
-                "TextConfig",
-                "VisionConfig",
-                "config_from_json",
-                "config_to_json",
-                "read_config",
-            ],
-            "flair": ["Flair", "FlairModule", "Params"],
+            "attention_pooling": ["TextConditionedPooling"],
+            "config": ["FlairConfig", "TextConfig", "VisionConfig"],
+            "description": ["config_from_json", "config_to_json"],
+            "flair": ["Flair", "Params"],
+            "module": ["FlairModule", "text_conditioned_pooling", "text_tower", "vision_tower"],
             "normalize": ["l2_normalize"],
-            "pooling": ["PreparedImage", "PreparedTexts", "TextConditionedPooling"],
+            "pooling": ["Pooling", "PreparedTexts"],
+            "presets": ["PRESETS", "read_config"],
             "resize": ["resize_position_embedding"],
             "text": ["TextTower"],
             "transformer": ["Attention", "Block", "Mlp", "run_stacked"],

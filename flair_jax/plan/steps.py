@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+import optax
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
@@ -19,65 +20,81 @@ from flair_jax.plan.topology import Topology
 from flair_jax.scoring.scorer import score_all_step
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
-from flair_jax.train.optim import make_optimizer, make_schedule
+from flair_jax.train.losses import Loss
+from flair_jax.train.objects import find_model, make_objects
 from flair_jax.train.step import Batch, abstract_state, make_train_step
 
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
 
 
-def plan_training(settings: TrainSettings, topology: Topology) -> Plan:
-    """The very step that `flair_jax.train.run` runs.
+def plan_training(
+    settings: TrainSettings,
+    topology: Topology,
+    *,
+    model: Flair | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Loss | None = None,
+) -> Plan:
+    """The very step that `flair_jax.train.train` runs with the same arguments.
 
     Args:
-      settings: of the run.
+      settings: of the run; its factories are called.
       topology: from `find_topology`.
+      model: see `flair_jax.train.train`.
+      optimizer: likewise.
+      loss: likewise.
 
     Raises:
-      ConfigError: if the mesh or the batch do not fit the topology.
+      ConfigError: if the mesh or the batch do not fit the topology, or an object or a factory is wrong.
     """
     mesh = make_mesh(settings.mesh, topology.devices)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
-    model = Flair(settings.model_config())
     steps = settings.total_steps(0)
+    # Where the data decides how many steps there are, so many that a schedule can be made: the program is the same.
     longest = settings.optimizer.warmup_steps + settings.optimizer.cooldown_steps
-    optimizer = make_optimizer(
-        settings.optimizer, make_schedule(settings.optimizer, max(steps, longest)), settings.lock
-    )
-    size, images, captions = model.config.vision.image_size, settings.batch_size, settings.captions_per_image
+    whole = dataclasses.replace(settings, steps=max(steps, longest, 1))
+    objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
-        state = abstract_state(model, optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
-        shape: Any = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
-        batch = Batch(
-            shape((images, size, size, 3), jnp.uint8),
-            shape((images * captions, model.config.text.context_length), jnp.int32),
-        )
-        step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
-        return _plan(
-            step,
-            (state, batch),
-            topology,
-            mesh,
-            sizes=(_bytes(state.params), _bytes(state.opt_state), _bytes(batch)),
+        state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
+        batch = _abstract_batch(objects.model, settings, mesh)
+        step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
+        planned = Step(
+            function=jax.jit(step, donate_argnums=0),
+            arguments=(state, batch),
+            parameters=(state.params, state.ema),
+            optimizer=state.opt_state,
+            batch=batch,
             unit="image",
-            units=images,
+            units=settings.batch_size,
             useful_flops=step_flops(
-                model.config, images, captions, settings.group_size, terms=settings.loss.terms, lock=settings.lock
+                *(objects.model.config, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
             ),
             steps=steps,
         )
+        return compile_step(planned, topology, mesh)
 
 
-def plan_scoring(settings: TrainSettings, topology: Topology) -> Plan:
+def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
+    size, images = model.config.vision.image_size, settings.batch_size
+    texts, length = images * settings.captions_per_image, model.config.text.context_length
+    sharding = batch_sharding(mesh)
+    pixels: Any = jax.ShapeDtypeStruct((images, size, size, 3), jnp.uint8, sharding=sharding)
+    tokens: Any = jax.ShapeDtypeStruct((texts, length), jnp.int32, sharding=sharding)
+    return Batch(pixels, tokens)
+
+
+def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
     """The step of the evaluation that scores a block of pictures with COCO's 25,014 captions.
 
     Args:
       settings: of the run; those of the model and `evaluation.batch_size` count.
       topology: from `find_topology`.
+      model: see `flair_jax.train.train`.
 
     Raises:
       ConfigError: if the block does not divide over the chips.
     """
-    model = Flair(settings.model_config())
+    model, _ = find_model(settings, model)
     images = settings.evaluation.batch_size
     if images % len(topology.devices):
         raise ConfigError(f"config.evaluation.batch_size={images} does not divide over {len(topology.devices)} devices")
@@ -91,14 +108,14 @@ def plan_scoring(settings: TrainSettings, topology: Topology) -> Plan:
     texts = jax.tree.map(on_all, jax.eval_shape(model.prepare_texts, params, text))
     score = score_all_step(model, mesh)
     pairs = images * _TEXTS
-    return _plan(
-        score,
-        (params, local, texts),
-        topology,
-        mesh,
-        sizes=(_bytes(params), 0, _bytes(local) + _bytes(texts)),
+    planned = Step(
+        function=score,
+        arguments=(params, local, texts),
+        parameters=params,
+        optimizer=(),
+        batch=(local, texts),
         unit="pair",
         units=pairs,
         useful_flops=pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2),
-        steps=0,
     )
+    return compile_step(planned, topology, mesh)

@@ -21,7 +21,8 @@ import orbax.checkpoint as ocp
 from flair_jax.checkpoint import AVERAGE, DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
-from flair_jax.models.config import FlairConfig, read_json_object
+from flair_jax.models.description import read_json_object
+from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.identity import changes, from_earlier
@@ -36,17 +37,17 @@ _ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, _PROGRESS)  # the average on
 class RunCheckpoints:
     """The checkpoints of one run; use it as a context manager, whose end waits for the last save."""
 
-    def __init__(self, workdir: Path, settings: CheckpointSettings, config: FlairConfig, run: dict[str, Any]) -> None:
+    def __init__(self, workdir: Path, settings: CheckpointSettings, model: Flair, run: dict[str, Any]) -> None:
         """Opens, and where needed makes, the run's folder.
 
         Args:
           workdir: the run's folder.
           settings: what to keep.
-          config: the model's description, saved with the weights.
+          model: its description is saved with the weights.
           run: from `run_identity.describe`; saved with each checkpoint, and compared when the run goes on.
         """
         self._settings = settings
-        self._description = describe(config, {"run": workdir.name})
+        self._description = describe(model, {"run": workdir.name})
         self._run = run
         self._hosts = Processes.all()
         self._folder = workdir.absolute() / RUN_FOLDER

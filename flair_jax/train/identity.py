@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flair_jax.configs.default import get_config
-from flair_jax.models.config import FlairConfig, config_from_json
+from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_convention
+from flair_jax.models.description import config_from_json
 from flair_jax.settings import NO_FACTORIES, TrainSettings
 
 # With another value of these, going on is not the same as never having stopped: the samples, the loss, the optimiser or
@@ -19,7 +20,7 @@ from flair_jax.settings import NO_FACTORIES, TrainSettings
 IDENTITY = (
     *("dtype", "seed", "batch_size", "captions_per_image", "samples"),
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
-    *("lock", "loss.terms", "loss.group_size"),
+    *("lock", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
     *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
     *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
@@ -47,6 +48,12 @@ _OPEN_GROUPS = ("extra.", "factories.")
 
 _COMPUTE_SETTINGS = ("dtype", "remat", "unroll")
 _INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
+_MODEL_SIZES = {
+    f"model.{prefix}{field.name}"
+    for prefix, kind in (("", FlairConfig), ("vision.", VisionConfig), ("text.", TextConfig))
+    for field in dataclasses.fields(kind)
+    if field.type in ("int", "float") and not is_convention(field)
+}.difference(_INITIAL)
 
 
 class _NotSet:
@@ -77,7 +84,7 @@ class Change(NamedTuple):
     @property
     def of_model_size(self) -> bool:
         """Whether no state of the run can be kept."""
-        return self.name.startswith("model.") and self.of_identity and not isinstance(self.now, bool)
+        return self.name in _MODEL_SIZES
 
     def __str__(self) -> str:
         group, _, kind = self.name.partition(".")

@@ -88,13 +88,17 @@ def make_optimizer(
     if (settings.layer_decay, settings.image_rate, settings.text_rate) != (1, 1, 1):
         rates = {_TOWER["image"]: settings.image_rate, _TOWER["text"]: settings.text_rate}
         parts.append(scale_by_rates(settings.layer_decay, rates))
-    chain = optax.chain(*parts)
+    return keep_locked(optax.chain(*parts), lock)
+
+
+def keep_locked(optimizer: optax.GradientTransformation, lock: tuple[str, ...]) -> optax.GradientTransformation:
+    """An optimiser under which locked towers ("image", "text") keep their weights, and have no state."""
     if not lock:
-        return chain
+        return optimizer
     labels: Callable[[Params], Params] = lambda params: jax.tree.map(  # noqa: E731
         lambda locked: "locked" if locked else "free", lock_mask(params, lock)
     )
-    return optax.multi_transform({"free": chain, "locked": optax.set_to_zero()}, labels)
+    return optax.multi_transform({"free": optimizer, "locked": optax.set_to_zero()}, labels)
 
 
 def _adamw(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -62,9 +62,7 @@ class SmallRun:
         self.optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
 
     def checkpoints(self) -> RunCheckpoints:
-        return RunCheckpoints(
-            self.workdir, self.settings.checkpoint, self.model.config, describe(self.settings, self.samples)
-        )
+        return RunCheckpoints(self.workdir, self.settings.checkpoint, self.model, describe(self.settings, self.samples))
 
     @functools.cached_property
     def target(self) -> TrainState:
