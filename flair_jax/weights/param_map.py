@@ -183,7 +183,11 @@ def complete(tensors: Mapping[str, np.ndarray], config: FlairConfig) -> dict[str
     """The towers of `towers_of_clip` with a pooling, scale and bias drawn as for training from nothing (seed 0)."""
     local, text = jnp.zeros((1, 1, config.embed_dim)), jnp.zeros((1, config.embed_dim))
     # What is drawn depends on a parameter's name alone, so the towers need not be drawn.
-    drawn = FlairModule(config).init(jax.random.key(0), local, text, method=lambda module, *args: module.pooling(*args))
+    drawn = FlairModule(config).init(
+        jax.random.key(0),
+        *(local, text),
+        method=lambda module, *arrays: (module.pooling(*arrays), module.logit_scale, module.logit_bias),
+    )
     rows = [row for row in TABLE if row.torch.startswith("visual_proj.") or row.torch in _CLIP_DROPPED]
     return {**_tensors(rows, jax.device_get(drawn["params"]), config), **tensors}
 
