@@ -38,7 +38,7 @@ def build(kind: str, source: Path, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     script = f"import setuptools.build_meta as it; print(it.build_{kind}({str(target)!r}))"
     made = target / run("-c", script, folder=source).splitlines()[-1]
-    shutil.rmtree(source / "flair_jax.egg-info")  # metadata, with which the folder would count as installed
+    shutil.rmtree(source / "flair_jax.egg-info", ignore_errors=True)  # or it counts as installed
     return made
 
 

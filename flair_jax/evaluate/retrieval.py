@@ -50,10 +50,10 @@ class Evaluation:
 
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
-      ties: what equal scores decide of them.
+      ties: how equal scores affect them.
       images: pictures scored.
       texts: captions scored.
-      cut_off: what the model does not read of the captions.
+      cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
     """
@@ -77,12 +77,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several processes, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
-    pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
-    ones. The matrix of scores is never in one place.
+    With several processes, every process must call this. Each reads and embeds its part of the pictures and texts, and
+    scores its pictures with all texts. They exchange text features, each text's score with its own picture, and counts
+    of better scores; the whole score matrix is never in one place.
 
     Args:
-      model: gives picture size and context length.
+      model: for its image size and context length.
       retriever: the model on its devices.
       data: pictures and captions.
       settings: how.
@@ -90,10 +90,10 @@ def evaluate(
       processes: that share the work.
 
     Returns:
-      The outcome, the same on all processes but for the seconds.
+      The outcome, the same on all processes except for `seconds`.
 
     Raises:
-      DatasetError: listing the pictures that could not be read, on whatever process.
+      DatasetError: listing the pictures that could not be read, by any process.
     """
     return _Evaluator(model, retriever, settings, store, processes).run(data)
 
@@ -123,7 +123,7 @@ class _Evaluator:
         check_broken(broken, len(data.images), skip=self.settings.skip_broken)
         data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
         first -= sum(number < first for number in broken)
-        # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
+        # Which texts and rows there are depends on what was left out, and a picture may be repaired before the next run.
         left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
         text, distinct = self.embed_texts(data.texts, left_out)
         scores = processes.together(lambda: self.score(blocks, text, distinct, f"scores-{left_out}", first))
@@ -155,9 +155,9 @@ class _Evaluator:
         )
 
     def embed_texts(self, texts: Sequence[str], left_out: str) -> tuple[np.ndarray, np.ndarray]:
-        """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
+        """Features [U, D] of the distinct texts, and int64 [N], the index among these of each text.
 
-        Texts of the same tokens get one feature and so one score: they tie whatever their batch and process.
+        Texts with the same tokens share one feature and so one score: they tie in whatever batch and process.
         """
         tokens, distinct = np.unique(tokenize_for(self.model.config.text, texts), axis=0, return_inverse=True)
         part = self.processes.part(len(tokens))
@@ -179,7 +179,7 @@ class _Evaluator:
         Args:
           blocks: image tokens.
           text: features of the distinct texts.
-          distinct: [N], which of these each text is.
+          distinct: [N], each text's index among these.
           name: what to call scores in the store, with the number of their first image.
           first: number of this process's first image.
         """

@@ -55,6 +55,7 @@ class VisionConfig:
 
     @property
     def heads(self) -> int:
+        """Attention heads of the tower's layers."""
         return self.width // self.head_width
 
     @property

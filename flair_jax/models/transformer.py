@@ -23,7 +23,7 @@ packed_xavier_init: Initializer = jax.nn.initializers.variance_scaling(1 / 2, "f
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., Array]:
-    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in)."""
+    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in), of any shape."""
     bound = fan_in**-0.5
     return partial(jax.random.uniform, minval=-bound, maxval=bound)
 

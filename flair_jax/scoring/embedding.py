@@ -40,7 +40,7 @@ def compute_in_blocks(
     Args:
       items: what there is to read.
       read: reads one; raises ImageError for a broken picture.
-      compute: of what was read of at most `size` items, in order -> an array with a row for each.
+      compute: of what was read of at most `size` items, in order -> an array [items, ...].
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
       skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.

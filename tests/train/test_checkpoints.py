@@ -207,6 +207,11 @@ IDENTITY_CHANGES = {
     "optimizer.b2": 0.9,
     "optimizer.eps": 1e-6,
     "optimizer.weight_decay": 0.1,
+    "optimizer.name": "lion",
+    "optimizer.layer_decay": 0.9,
+    "optimizer.image_rate": 0.5,
+    "optimizer.text_rate": 0.1,
+    "optimizer.ema_decay": 0.5,
 }
 
 
@@ -234,7 +239,7 @@ def test_every_setting_is_known_to_belong_to_the_run_or_not() -> None:
             part = getattr(flair_jax.settings, of, None)
             yield from names(part, f"{prefix}{name}.") if part else [f"{prefix}{name}"]
 
-    known = [*identity.IDENTITY, *identity.LENGTH, *identity.FREE]
+    known = [*identity.IDENTITY, *identity.LENGTH, *identity.FREE, *identity.OPEN]
     assert sorted(known) == sorted(["samples", *names(TrainSettings)])
 
 
