@@ -11,7 +11,18 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The hyper-parameters of FLAIR's CC3M-recap run, and settings that suit one machine."""
     c = ml_collections.ConfigDict()
+    _model_and_length(c)
+    _loss_and_optimizer(c)
+    _devices_and_data(c)
+    _what_is_kept(c)
+    _your_own(c)
+    c.lock()
+    c.extra.unlock()
+    return c
 
+
+def _model_and_length(c: ml_collections.ConfigDict) -> None:
+    """What is trained, from which weights, and for how long."""
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
@@ -28,6 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
     c.accumulation_steps = 1  # parts in which the towers see a batch; the loss is always over all of it
 
+
+def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
+    """How it learns."""
     # Loss
     c.loss = ml_collections.ConfigDict()
     c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid
@@ -52,6 +66,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.text_rate = 1.0  # and of the text tower's
     c.optimizer.ema_decay = 0.0  # of the moving average of the parameters that is evaluated and exported; 0: none
 
+
+def _devices_and_data(c: ml_collections.ConfigDict) -> None:
+    """Where it runs, and what it sees."""
     # Devices: sizes of the mesh's axes; -1: what is left
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # batch split, parameters copied
@@ -70,6 +87,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.merged_sentences = 3  # a caption is 1 to so many sentences
     c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to
 
+
+def _what_is_kept(c: ml_collections.ConfigDict) -> None:
+    """Checkpoints, metrics, evaluations and compiled programs."""
     # Checkpoints, in WORKDIR/checkpoints
     c.checkpoint = ml_collections.ConfigDict()
     c.checkpoint.every_steps = 1000
@@ -92,6 +112,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Compiled programs are kept here and found again by the next run; "": nowhere
     c.compilation_cache = "~/.cache/flair_jax/compiled"
 
+
+def _your_own(c: ml_collections.ConfigDict) -> None:
+    """Your own objects and fields."""
     # Functions that make what training takes instead of its own, from the run's settings: see `flair_jax.train.train`
     c.factories = ml_collections.ConfigDict()
     c.factories.model = None  # a flair_jax.Flair
@@ -101,6 +124,3 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Fields of your own for those functions, which find them in `settings.extra`; this group takes new names
     c.extra = ml_collections.ConfigDict()
-    c.lock()
-    c.extra.unlock()
-    return c

@@ -16,10 +16,10 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
+from flair_jax.weights.infer import infer_config
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
-    infer_config,
     is_clip,
     params_from_torch,
     towers_of_clip,

@@ -110,8 +110,7 @@ def evaluate_checkpoint(
     loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
     unfinished = output and Path(f"{output}.partial")
-    results: list[dict[str, Any]] = []
-    failures: list[str] = []
+    results, failures = list[dict[str, Any]](), list[str]()
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)
         try:

@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flair_jax.models.layout import split_rows
@@ -27,7 +28,7 @@ def torch_bias_init(fan_in: int) -> Callable[..., Array]:
     return partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
-def layer_norm(epsilon: float, dtype: jnp.dtype | None = None, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike | None = None, name: str | None = None) -> nn.LayerNorm:
     """A LayerNorm with PyTorch's variance, in two passes; Flax's, E[x^2] - E[x]^2, loses digits if the mean is large.
 
     Args:
