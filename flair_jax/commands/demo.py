@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
-from flair_jax.commands.parser import add_command, new_folder
+from flair_jax.commands.parser import Commands, add_command, new_folder
 from flair_jax.console import environment
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from flair_jax.commands.index import report
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,

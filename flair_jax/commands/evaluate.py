@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
