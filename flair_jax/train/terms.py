@@ -97,7 +97,7 @@ def multi_positive_sigmoid(context: LossContext) -> Float[Array, ""]:
 
 def sample_captions(
     key: Array, group: Int[Array, ""], row: Int[Array, ""], *, group_size: int, captions_per_image: int
-) -> Int[Array, " B+K-1"]:
+) -> Int[Array, " C"]:
     """The captions that pool one image: its own K, and one drawn uniformly from each other image of a group.
 
     Ascending, so that the image's own stand at columns row to row+K-1. The draw depends on (key, group, row) and on
@@ -111,7 +111,7 @@ def sample_captions(
       captions_per_image: K.
 
     Returns:
-      Indices into the group's B*K captions.
+      Indices into the group's B*K captions, B+K-1 of them.
     """
     choice = jax.random.randint(
         jax.random.fold_in(jax.random.fold_in(key, group), row), (group_size,), 0, captions_per_image
