@@ -268,7 +268,7 @@ def test_what_is_no_table(tmp_path) -> None:
     (tmp_path / "e.csv").mkdir()
     os.mkfifo(tmp_path / "f.csv")
     for name in "ef":
-        with pytest.raises(DatasetError, match=rf"{name}\.csv: is no file"):
+        with pytest.raises(DatasetError, match=rf"{name}\.csv: is not a file"):
             list(read_table(tmp_path / f"{name}.csv"))
     with pytest.raises(DatasetError, match=r"must end in \.parquet"):
         write_url_table(tmp_path / "a.csv", tmp_path / "out.csv")
