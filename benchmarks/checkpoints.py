@@ -60,7 +60,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as folder,
         jax.set_mesh(mesh),
-        RunCheckpoints(Path(folder), settings.checkpoint, model.config, describe(settings, 1)) as checkpoints,
+        RunCheckpoints(Path(folder), settings.checkpoint, model, describe(settings, 1)) as checkpoints,
     ):
         for number in range(2 * options.rounds):
             how, step = (WITHOUT, WITH)[number % 2], number + 1
@@ -72,7 +72,7 @@ def main() -> None:
             how = (WITHOUT, WITH)[number % 2]
             with checked(how):
                 add("flair_jax.load", how, lambda: flair_jax.load(newest))
-                add("going on from it", how, lambda: checkpoints.restore(target))
+                add("going on from it", how, lambda: checkpoints.restore(target, optimizer))
         sizes = [f"{part} {size(newest / part) / 1e6:,.0f} MB" for part in ("params", "optimizer")]
     print(f"on disk: {', '.join(sizes)}")
     print(f"{'seconds':<26}{WITHOUT:>10}{WITH:>10}{'of cores: ' + WITHOUT:>24}{WITH:>10}")

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from gpu_attention import Attention, Row, Turns, attention_rows, blocking, in_turns
 from sides import initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
 
-from flair_jax.models.config import PRESETS
+from flair_jax.configs.default import get_config
+from flair_jax.models.presets import PRESETS
+from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
+from flair_jax.train.losses import make_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +101,14 @@ def _train_group(sizes: Sizes) -> str:
 
 
 def _train_row(name: str, sizes: Sizes, seconds: float, peak: int) -> Row:
+    loss = make_loss(TrainSettings.from_config(get_config()).loss, sizes.images)
     return {
         "group": _train_group(sizes),
         "name": name,
         "seconds": seconds,
         "count": sizes.images,
         "unit": "images",
-        "flops": step_flops(PRESETS[sizes.model], sizes.images, sizes.captions, sizes.images),
+        "flops": step_flops(PRESETS[sizes.model], sizes.images, sizes.captions, loss),
         "peak_bytes": peak,
     }
 

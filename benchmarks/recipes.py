@@ -3,7 +3,7 @@
     python benchmarks/recipes.py --output docs/recipes.md
 
 Needs the extra `tpu`, but no TPU. A recipe that does not fit as it stands takes the first settings that do, from
-`flair_jax.plan.compile.changes_that_fit`. Minutes: each line compiles a training step of ViT-B/16, some several.
+`flair_jax.plan.changes.changes_that_fit`. Minutes: each line compiles a training step of ViT-B/16, some several.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plan_one(job: tuple[Any, ...]) -> tuple[dict[str, Any], Any]:
     """The changes that a recipe takes to fit, and its plan with them."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_STDERR_LOG_LEVEL"] = "3"
-    from flair_jax.plan.compile import changes_that_fit
+    from flair_jax.plan.changes import changes_that_fit
     from flair_jax.plan.report import Planner
     from flair_jax.train.flags import parse_config
 
@@ -105,7 +105,7 @@ def recipes_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
 def scaling_table(plans: list[tuple[dict[str, Any], Any]]) -> list[str]:
     """Markdown lines: what grows with the chips when each has as many images."""
     from flair_jax.configs.cc3m_recap import get_config
-    from flair_jax.models.config import read_config
+    from flair_jax.models.presets import read_config
 
     config = get_config()
     captions, model = config.captions_per_image, read_config(config.model)

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from sides import initial_params, random_features, torch_scores
 
-from flair_jax.models.config import PRESETS
 from flair_jax.models.flair import Flair
+from flair_jax.models.presets import PRESETS
 from flair_jax.scoring.scorer import Retriever
 
 

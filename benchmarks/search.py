@@ -26,9 +26,9 @@ import numpy as np
 from tqdm import tqdm
 
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.models.config import PRESETS
 from flair_jax.models.flair import Flair, Params
 from flair_jax.models.normalize import l2_normalize
+from flair_jax.models.presets import PRESETS
 from flair_jax.search import Searcher, SearchIndex
 from flair_jax.search.build import SHARD_ROWS, add_faiss
 from flair_jax.search.fingerprint import fingerprint

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flair_jax.models.config import PRESETS, FlairConfig
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.presets import PRESETS
 
 
 def random_batch(images: int, captions: int, config: FlairConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -52,6 +53,7 @@ def jax_step(
     from flair_jax.models.flair import Flair
     from flair_jax.parallel.sharding import global_batch, make_mesh
     from flair_jax.settings import TrainSettings
+    from flair_jax.train.losses import make_loss
     from flair_jax.train.optim import make_optimizer
     from flair_jax.train.step import Batch, init_state, make_train_step
 
@@ -63,7 +65,8 @@ def jax_step(
     optimizer = make_optimizer(settings.optimizer, lambda step: 5e-4, ())
     pixels, tokens, drawn = random_batch(images, captions, model.config)
     table = jnp.asarray(drawn)
-    step = jax.jit(make_train_step(model, optimizer, settings, lambda key, group, row: table[row]), donate_argnums=0)
+    loss = make_loss(settings.loss, settings.group_size, sampler=lambda key, group, row: table[row])
+    step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, mesh, 0)
         batch = global_batch(Batch(pixels, tokens), mesh)

@@ -2,7 +2,7 @@
 
     flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m
 
-Fields are locked: a field that does not exist, or a value of another type, is an error.
+Fields are locked: a field that does not exist, or a value of another type, is an error. `extra` is for your own.
 """
 
 import ml_collections
@@ -30,12 +30,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Loss
     c.loss = ml_collections.ConfigDict()
-    c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid; their mean
+    c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid
+    c.loss.weights = ()  # a factor for each term, whose sum is the loss; (): their mean
     c.loss.group_size = 128  # images that draw captions from each other, as on one GPU of the original; 0: all
     c.loss.pairs_per_block = 8192  # (image, caption) pairs pooled at once by a device; changes memory and speed only
 
-    # Optimiser: AdamW
+    # Optimiser (docs/optimizers.md)
     c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "adamw"  # as published; or "lion", "muon" (AdamW for all but matrices), "adafactor"
     c.optimizer.learning_rate = 5e-4  # at its highest
     c.optimizer.schedule = "cosine"  # to 0; or "constant", or "constant-cooldown"
     c.optimizer.warmup_steps = 2000  # of linear warm-up
@@ -45,6 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.5  # not of biases, LayerNorms, the class token and the logit scale and bias
     c.optimizer.clip_norm = 0.0  # gradients are scaled down to this norm; 0: never
+    c.optimizer.layer_decay = 1.0  # factor of the learning rate from each layer of a tower to the one below it
+    c.optimizer.image_rate = 1.0  # factor of the image tower's learning rate; `lock` keeps its weights
+    c.optimizer.text_rate = 1.0  # and of the text tower's
+    c.optimizer.ema_decay = 0.0  # of the moving average of the parameters that is evaluated and exported; 0: none
 
     # Devices: sizes of the mesh's axes; -1: what is left
     c.mesh = ml_collections.ConfigDict()
@@ -85,4 +91,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Compiled programs are kept here and found again by the next run; "": nowhere
     c.compilation_cache = "~/.cache/flair_jax/compiled"
-    return c.lock()
+
+    # Functions that make what training takes instead of its own, from the run's settings: see `flair_jax.train.train`
+    c.factories = ml_collections.ConfigDict()
+    c.factories.model = None  # a flair_jax.Flair
+    c.factories.optimizer = None  # an optax.GradientTransformation
+    c.factories.loss = None  # a flair_jax.train.Loss
+    c.factories.sources = None  # training samples: a list of flair_jax.data.Source
+
+    # Fields of your own for those functions, which find them in `settings.extra`; this group takes new names
+    c.extra = ml_collections.ConfigDict()
+    c.lock()
+    c.extra.unlock()
+    return c

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
-from flair_jax.models.config import FlairConfig, config_to_release_json
+from flair_jax.models.config import FlairConfig, VisionConfig
+from flair_jax.models.description import config_to_release_json, images_to_json, refused_by_release
 from flair_jax.models.flair import Flair
-from flair_jax.models.normalize import MEAN, STD
 from flair_jax.weights import digests, hub
 from flair_jax.weights.param_map import torch_from_params
 from flair_jax.weights.read import check_finite
@@ -36,8 +37,8 @@ def preprocessing(config: FlairConfig) -> dict[str, Any]:
     return {
         "size": config.vision.image_size,
         "mode": "RGB",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(config.vision.image_mean),
+        "std": list(config.vision.image_std),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
         "fill_color": 0,
@@ -116,14 +117,16 @@ def _write(source: Path, folder: Path, card: str | None, *, name: str, address: 
     model, tensors = load_tensors(source)
     origin = checkpoint.read_description(source).get("source", {})
     description = config_to_release_json(model.config)
-    if "pooling_heads" in description:
+    if refused := refused_by_release(model.config):
         logging.warning(
-            "%s: the PyTorch release pools with 8 heads only; its constructor refuses this model's description, which "
-            "says pooling_heads=%d, and must not be given the weights",
-            *(name, model.config.pooling_heads),
+            "%s: the PyTorch release %s; its constructor refuses this model's description, which says %s, and must not "
+            "be given the weights",
+            name,
+            "pools with 8 heads only" if refused.keys() == {"pooling_heads"} else "has no such settings",
+            ", ".join(f"{setting}={value}" for setting, value in refused.items()),
         )
     write_tensors(folder / WEIGHTS, tensors, quick_gelu=model.config.quick_gelu)
-    _write_json(folder / CONFIG, {**description, "source": origin})
+    _write_json(folder / CONFIG, {**description, **images_to_json(model.config.vision), "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
     digests.write(folder, (CONFIG, WEIGHTS))  # the card is its publisher's to change
     size = sum(tensor.size for tensor in tensors.values())
@@ -136,7 +139,10 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _card(config: FlairConfig, parameters: int, origin: dict[str, str], name: str, address: str) -> str:
-    vision, text = config.vision, config.text
+    vision, text, tokenizer = config.vision, config.text, find_tokenizer(config.text.tokenizer)
+    prepared = "CLIP's mean and deviation"
+    if (vision.image_mean, vision.image_std) != (VisionConfig.image_mean, VisionConfig.image_std):
+        prepared = f"mean {vision.image_mean} and deviation {vision.image_std}"
     made_from = ", ".join(f"{key} `{value}`" for key, value in origin.items())
     return f"""---
 library_name: flair_jax
@@ -159,8 +165,8 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 | text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
 | shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
 | activation | {"QuickGELU, x * sigmoid(1.702 x)" if config.quick_gelu else "exact GELU"} |
-| pictures | {vision.image_size} x {vision.image_size}, bicubic and cropped, with CLIP's mean and deviation |
-| texts | CLIP's byte-pair encoding, padded with 0 |
+| pictures | {vision.image_size} x {vision.image_size}, bicubic and cropped, with {prepared} |
+| texts | {tokenizer.description}, padded with {tokenizer.padding} |
 
 ## Use
 
@@ -168,7 +174,7 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 import flair_jax, jax
 
 model, params = flair_jax.load("{address}")
-images = flair_jax.normalize(flair_jax.preprocess("picture.jpg", model.config.vision.image_size)[None])
+images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision.image_size)[None])
 tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.text.context_length)
 print(jax.jit(model.logits)(params, images, tokens))
 ```

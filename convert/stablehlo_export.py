@@ -17,9 +17,10 @@ from jax import export as jax_export
 from flair_jax import checkpoint
 from flair_jax.convert.folder import preprocessing
 from flair_jax.convert.stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
-from flair_jax.models.config import config_to_json
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import save_safetensors
@@ -36,13 +37,16 @@ class _Function:
     results: tuple[str, ...]
 
 
-def export(source: str | Path, target: str | Path, *, dtype: str = "float32") -> dict[str, Any]:
+def export(
+    source: str | Path, target: str | Path, *, dtype: str = "float32", model: Flair | None = None
+) -> dict[str, Any]:
     """Writes a checkpoint's `encode_image`, `encode_text` and `pool`, with their parameters, as a folder.
 
     Args:
       source: a checkpoint, as `flair_jax.load` takes it.
       target: folder to make, NAME.stablehlo; an older export there is replaced.
       dtype: compute dtype, "float32" or "bfloat16"; parameters, arguments and results are float32 either way.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
 
     Returns:
       The contents of the folder's `description.json`.
@@ -56,7 +60,8 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
     source = checkpoint.locate(source)
-    model, nested = checkpoint.load(source, dtype=dtype)
+    model, nested = checkpoint.load(source, model=model, dtype=dtype)
+    tokenizer = find_tokenizer(model.config.text.tokenizer)
     params = flatten_dict(jax.device_get(nested), sep="/")
     check_finite(source, params)
     exported = {name: (function, _export(model, name, function, params)) for name, function in _table(model).items()}
@@ -67,16 +72,16 @@ def export(source: str | Path, target: str | Path, *, dtype: str = "float32") ->
             name: {**_signature(function, each), "sha256": digest(files[name])}
             for name, (function, each) in exported.items()
         },
-        "compute_dtype": dtype,
+        "compute_dtype": model.config.dtype,
         "platforms": list(PLATFORMS),
         "calling_convention_version": exported["pool"][1].calling_convention_version,
         "versions": {name: metadata.version(name) for name in ("flair-jax", "jax", "jaxlib")},
         "preprocessing": preprocessing(model.config),
         "tokenizer": {
-            "name": "CLIP's byte-pair encoding",
+            "name": tokenizer.description,
             "context_length": model.config.text.context_length,
             "vocab_size": model.config.text.vocab_size,
-            "padding": 0,
+            "padding": tokenizer.padding,
         },
         "model": config_to_json(model.config),
         "source": checkpoint.read_description(source).get("source", {}),

@@ -12,7 +12,8 @@ import numpy as np
 from flair_jax import checkpoint
 from flair_jax.convert.folder import load_tensors, preprocessing
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import FlairConfig, config_from_json
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.param_map import (
@@ -184,7 +185,7 @@ def verify(source: str, target: str | Path, state_dict: str | None = None) -> di
     size, text = model.config.vision.image_size, model.config.text
     images = rng.standard_normal((2, size, size, 3), dtype=np.float32)
     tokens = rng.integers(1, text.vocab_size - 1, (3, text.context_length), dtype=np.int32)
-    tokens[:, -1] = text.vocab_size - 1
+    tokens[:, -1] = text.vocab_size - 1 if text.end_of_text_id is None else text.end_of_text_id
 
     with torch.no_grad():
         theirs_global, theirs_local = reference.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))

@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import expand, replace_when_complete
-from flair_jax.models.config import FlairConfig, config_from_json, config_to_json, read_json_object
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests
@@ -28,8 +29,12 @@ from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
 
-# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters.
-PARAMS, DESCRIPTION = "params", "description"
+# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters, and their moving
+# average where the run keeps one.
+PARAMS, AVERAGE, DESCRIPTION = "params", "ema", "description"
+
+# In a description: the modules that are not those that the model's config means, by the names of their classes.
+_MODULES = "modules"
 
 # The folder of a training run's checkpoints, in its workdir.
 RUN_FOLDER = "checkpoints"
@@ -56,13 +61,14 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
         partial.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, params)
-        (partial / CONFIG).write_text(json.dumps(describe(model.config, source), indent=2) + "\n", encoding="utf-8")
+        (partial / CONFIG).write_text(json.dumps(describe(model, source), indent=2) + "\n", encoding="utf-8")
         digests.write(partial, (CONFIG, PARAMS))
 
 
-def describe(config: FlairConfig, source: dict[str, str]) -> dict[str, Any]:
+def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
     """The description of a checkpoint that has digests, by which it is known that they are missing if they are."""
-    return {**config_to_json(config), "source": source, "digests": digests.FILE}
+    modules = {_MODULES: model.own_modules} if model.own_modules else {}
+    return {**config_to_json(model.config), **modules, "source": source, "digests": digests.FILE}
 
 
 def check_target(path: Path) -> None:
@@ -116,7 +122,15 @@ def _fetch(name: str) -> Path:
     return hub.download(name) if hub.split(name)[2] else hub.download_checkpoint(name)
 
 
-def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **settings: Any) -> tuple[Flair, Params]:
+def load(
+    path: str | Path,
+    *,
+    model: Flair | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+    dtype: str = FlairConfig.dtype,
+    remat: str = FlairConfig.remat,
+    unroll: int = FlairConfig.unroll,
+) -> tuple[Flair, Params]:
     """Reads a checkpoint: one that `flair-jax convert` or `flair-jax export` made, or of a training run.
 
     Args:
@@ -124,20 +138,26 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
         `.safetensors` file whose sizes are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for
         what `flair-jax export` put there, `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files
         need PyTorch.
+      model: whose parameters they are, for a model with a tower or a pooling of its own, which no file holds. The
+        compute settings are then its.
       sharding: where to put every parameter; the first device if not given.
-      **settings: compute settings of `FlairConfig`: `dtype`, `remat`, `unroll`.
+      dtype: compute dtype; see `FlairConfig`, as for the next two.
+      remat: what the backward pass recomputes.
+      unroll: layers in each step of the layer loop.
 
     Returns:
-      The model and its float32 parameters, ready for the model's methods.
+      The model and its float32 parameters, ready for the model's methods; of a training run that keeps an average of
+      them (`config.optimizer.ema_decay`), the average.
 
     Raises:
-      CheckpointError: if there is no checkpoint, or it is damaged.
+      CheckpointError: if there is no checkpoint, it is damaged, or it is that of another model than `model`.
       ConfigError: if its description or a setting is wrong.
       ConversionError: if it cannot be had from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
-    config = dataclasses.replace(read_model_config(path), **settings)
-    model = Flair(config)
+    config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll)
+    model = model or Flair(config)
+    _check_model(path, config, model)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
@@ -146,8 +166,26 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None, **s
     return model, restore_params(path, target)
 
 
+def _check_model(path: Path, config: FlairConfig, model: Flair) -> None:
+    """Raises CheckpointError unless a model is the one that a checkpoint describes."""
+    described, given = read_description(path).get(_MODULES, {}), model.own_modules
+    if described != given:
+        of_checkpoint, of_model = (
+            ", ".join(f"{name} {each}" for name, each in modules.items()) or "the modules of FLAIR"
+            for modules in (described, given)
+        )
+        raise CheckpointError(
+            f"{path}: holds a model with {of_checkpoint}, and not with {of_model}; give load the model that was saved, "
+            "as model=Flair(config, ...)"
+        )
+    found, wanted = config_to_json(config), config_to_json(model.config)
+    different = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if different:
+        raise CheckpointError(f"{path}: is not of the model that is given; they differ in {', '.join(different)}")
+
+
 def restore_params(path: str | Path, target: Params, processes: Processes = ALONE) -> Params:
-    """The parameters of a checkpoint, put where `target` says.
+    """The parameters of a checkpoint, or their average if it has one, put where `target` says.
 
     Args:
       path: the checkpoint, as in `load`.
@@ -158,18 +196,27 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
       CheckpointError: if they are damaged, or of other shapes.
     """
     path = locate(path).absolute()
-    if not path.is_file():
-        _check(path, [WEIGHTS if (path / WEIGHTS).is_file() else PARAMS], processes)
+    item = AVERAGE if (path / AVERAGE).is_dir() else PARAMS
+    if not path.is_file():  # an average that is missing is damage as well
+        _check(path, [WEIGHTS] if (path / WEIGHTS).is_file() else {item, AVERAGE}, processes)
     if path.is_file() or (path / WEIGHTS).is_file():
         return jax.tree.map(functools.partial(_put, path), target, _params_from_torch(path))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path / PARAMS, target)
+            params = checkpointer.restore(path / item, target)
     except Exception as error:  # Orbax and its storage raise many kinds for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
         raise CheckpointError(
             f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
         ) from error
+    if item == AVERAGE:
+        _say_averaged(path)
+    return params
+
+
+@functools.cache
+def _say_averaged(path: Path) -> None:
+    logging.warning("%s: taking the average of the parameters, which the run keeps (config.optimizer.ema_decay)", path)
 
 
 def _params_from_torch(path: Path) -> Params:

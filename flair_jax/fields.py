@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import reprlib
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -18,7 +20,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_fields(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass of numbers, texts, tuples of them, and further dataclasses.
+    """A dataclass of numbers, texts, tuples of them, functions or None, dicts of JSON values, and further dataclasses.
 
     Args:
       kind: the dataclass.
@@ -61,6 +63,10 @@ def _read(expected: Any, value: Any, where: str) -> Any:
         return read_fields(expected, value, where)
     if get_origin(expected) is tuple:
         return _tuple(get_args(expected), value, where)
+    if get_origin(expected) is dict:
+        return _group(value, where)
+    if get_origin(expected) is UnionType:
+        return _function(value, where)
     found = f"{where}={reprlib.repr(value)}"
     if expected is str:
         if not isinstance(value, str) or "\0" in value:
@@ -88,3 +94,33 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     return tuple(
         _read(kind, each, f"{where}[{number}]") for number, (kind, each) in enumerate(zip(kinds, value, strict=True))
     )
+
+
+def _group(values: Any, where: str) -> dict[str, Any]:
+    """Fields of any names, whose values JSON can hold."""
+    if not hasattr(values, "keys"):
+        raise ConfigError(f"{where}={reprlib.repr(values)} must be a group of fields")
+    for name in values:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ConfigError(f"{where}: a field is named {name!r}; names are texts without dots")
+    return {name: _json(_get(values, name, where), f"{where}.{name}") for name in values}
+
+
+def _json(value: Any, where: str) -> Any:
+    if hasattr(value, "keys"):
+        return _group(value, where)
+    if isinstance(value, (list, tuple)):
+        return tuple(_json(each, f"{where}[{number}]") for number, each in enumerate(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}={value} must be a finite number")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(
+        f"{where}={reprlib.repr(value)} must be a number, a text, a boolean, None, or a tuple or group of them"
+    )
+
+
+def _function(value: Any, where: str) -> Any:
+    if value is None or (callable(value) and not isinstance(value, type)):
+        return value
+    raise ConfigError(f"{where}={reprlib.repr(value)} must be a function of the settings, or None")

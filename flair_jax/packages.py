@@ -8,16 +8,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
+from flair_jax import __version__
+
 # Pixels depend on Pillow: its resampling differs by up to 2 levels between versions.
-_RECORDED = ("flair-jax", "jax", "jaxlib", "flax", "numpy", "pillow")
+_RECORDED = ("jax", "jaxlib", "flax", "numpy", "pillow")
 
 
 def how_to_install(extra: str) -> str:
-    """What to type to have an extra, be the package installed from a checkout or a wheel."""
+    """What to type to have an extra, be the package installed from a checkout or a wheel, or not installed."""
     try:
         requirements = importlib.metadata.requires("flair-jax") or []
-    except importlib.metadata.PackageNotFoundError:  # imported from a folder that was never installed
-        requirements = []
+    except importlib.metadata.PackageNotFoundError:
+        return f'pip install -e ".[{extra}]" in the checkout of flair_jax (the extra `{extra}`)'
     marker = f'extra == "{extra}"'
     needed = " ".join(f'"{each.partition(";")[0].strip()}"' for each in requirements if marker in each)
     return f"pip install {needed} (the extra `{extra}`)"
@@ -25,4 +27,5 @@ def how_to_install(extra: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions by package, and of Python."""
-    return {name: importlib.metadata.version(name) for name in _RECORDED} | {"python": platform.python_version()}
+    others = {name: importlib.metadata.version(name) for name in _RECORDED}
+    return {"flair-jax": __version__, **others, "python": platform.python_version()}

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.fields import read_fields
-from flair_jax.models.config import FlairConfig, read_config
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
+OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
-LOSS_TERMS = ("tcs", "mps")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
 _MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
@@ -29,14 +31,16 @@ class LossSettings:
     """The loss."""
 
     terms: tuple[str, ...]
+    weights: tuple[float, ...]
     group_size: int
     pairs_per_block: int
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule."""
+    """The optimiser, its schedule, and the average of the parameters."""
 
+    name: str
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -46,6 +50,10 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     clip_norm: float
+    layer_decay: float
+    image_rate: float
+    text_rate: float
+    ema_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +101,34 @@ class EvaluationSettings:
     batch_size: int
 
 
+# Makes one of the objects that training takes.
+Factory = Callable[["TrainSettings"], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Factories:
+    """Functions of a configuration file that make what training takes instead of its own; see `flair_jax.train.train`.
+
+    Each is called with the run's settings. For all but `sources`, whose samples decide it, `steps` is then the number
+    of steps of the whole run.
+    """
+
+    model: Factory | None
+    optimizer: Factory | None
+    loss: Factory | None
+    sources: Factory | None
+
+
+NO_FACTORIES = Factories(None, None, None, None)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """All of a training run."""
+    """All of a training run.
+
+    `extra` holds the fields that a configuration file adds for its own factories, as JSON values: numbers, texts,
+    booleans, None, tuples of them, and further groups as dicts.
+    """
 
     model: str
     init: str
@@ -118,6 +151,8 @@ class TrainSettings:
     wandb_project: str
     evaluation: EvaluationSettings
     compilation_cache: str
+    extra: dict[str, Any]
+    factories: Factories
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
@@ -161,75 +196,87 @@ class TrainSettings:
         return steps
 
     def _check(self) -> None:
-        positive = {
-            "batch_size": self.batch_size,
-            "captions_per_image": self.captions_per_image,
-            "accumulation_steps": self.accumulation_steps,
-            "loss.pairs_per_block": self.loss.pairs_per_block,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-            "optimizer.eps": self.optimizer.eps,
-            "data.merged_sentences": self.data.merged_sentences,
-            "checkpoint.every_steps": self.checkpoint.every_steps,
-            "checkpoint.keep": self.checkpoint.keep,
-            "log_every_steps": self.log_every_steps,
-            "evaluation.batch_size": self.evaluation.batch_size,
-            "evaluation.top_k": self.evaluation.top_k,
-            "epochs or steps": self.steps or self.epochs,
-        }
-        not_negative = {
-            "steps": self.steps,
-            "seed": self.seed,
-            "loss.group_size": self.loss.group_size,
-            "optimizer.warmup_steps": self.optimizer.warmup_steps,
-            "optimizer.cooldown_steps": self.optimizer.cooldown_steps,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
-            "optimizer.clip_norm": self.optimizer.clip_norm,
-            "data.epoch_samples": self.data.epoch_samples,
-            "data.workers": self.data.workers,
-            "checkpoint.keep_every_steps": self.checkpoint.keep_every_steps,
-            "evaluation.every_steps": self.evaluation.every_steps,
-        }
-        for name, value in not_negative.items():
-            if not value >= 0:
-                raise ConfigError(f"config.{name}={value} must not be negative")
-        for name, value in positive.items():
-            if not np.float32(value) > 0:  # as the devices see it
-                raise ConfigError(f"config.{name}={value} must be greater than 0")
-        choices = (
-            ("optimizer.schedule", (self.optimizer.schedule,), SCHEDULES),
-            ("lock", self.lock, TOWERS),
-            ("loss.terms", self.loss.terms, LOSS_TERMS),
-        )
-        for name, chosen, known in choices:
+        """Raises ConfigError for the first setting that is invalid."""
+        for names, fits, demand in _RANGES:
+            for name in names:
+                value = operator.attrgetter(name)(self)
+                if not fits(np.float32(value)):  # as the devices see it
+                    raise ConfigError(f"config.{name}={value} must {demand}")
+        for name, known in _CHOICES.items():
+            value = operator.attrgetter(name)(self)
+            chosen = (value,) if isinstance(value, str) else value
             if not set(chosen) <= set(known) or len(set(chosen)) != len(chosen):
                 raise ConfigError(f"config.{name}={chosen}: each must be one of {', '.join(known)}, and only once")
-        if not self.loss.terms:
-            raise ConfigError("config.loss.terms is empty; choose tcs, mps or both")
-        for name, value in (("b1", self.optimizer.b1), ("b2", self.optimizer.b2)):
-            if not 0 <= np.float32(value) < 1:
-                raise ConfigError(f"config.optimizer.{name}={value} must be from 0 to below 1")
-        if self.captions_per_image > _MOST_CAPTIONS:
-            raise ConfigError(
-                f"config.captions_per_image={self.captions_per_image}: recaptioned sets have some 10 to 40 sentences "
-                f"a picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
-            )
-        if self.batch_size % self.group_size:
-            raise ConfigError(
-                f"config.batch_size={self.batch_size} is not a multiple of config.loss.group_size={self.group_size}"
-            )
-        if self.batch_size % self.accumulation_steps:
-            raise ConfigError(
-                f"config.batch_size={self.batch_size} is not a multiple of "
-                f"config.accumulation_steps={self.accumulation_steps}"
-            )
-        if not all(weight > 0 for weight in self.data.weights):
-            raise ConfigError(f"config.data.weights={self.data.weights} must all be greater than 0")
-        low, high = self.data.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"config.data.crop_scale={self.data.crop_scale} must be 0 < from <= to <= 1")
-        if self.data.workers > _MOST_WORKERS:
-            raise ConfigError(
-                f"config.data.workers={self.data.workers}: each is a process; {_MOST_WORKERS} are the most"
-            )
+        for problem in _problems(self):
+            raise ConfigError(f"config.{problem}")
         self.total_steps(1)
         self.model_config()
+
+
+# Dotted names of numbers, what they must fulfil, and that in words.
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] = (
+    (
+        (
+            *("steps", "seed", "loss.group_size"),
+            *(f"optimizer.{name}" for name in ("warmup_steps", "cooldown_steps", "weight_decay", "clip_norm")),
+            *("data.epoch_samples", "data.workers", "checkpoint.keep_every_steps", "evaluation.every_steps"),
+        ),
+        lambda value: bool(value >= 0),
+        "not be negative",
+    ),
+    (
+        (
+            *("batch_size", "captions_per_image", "accumulation_steps", "loss.pairs_per_block"),
+            *(f"optimizer.{name}" for name in ("learning_rate", "eps", "layer_decay", "image_rate", "text_rate")),
+            "data.merged_sentences",
+            *("checkpoint.every_steps", "checkpoint.keep", "log_every_steps"),
+            *("evaluation.batch_size", "evaluation.top_k"),
+        ),
+        lambda value: bool(value > 0),
+        "be greater than 0",
+    ),
+    (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
+    (
+        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
+        lambda value: bool(0 <= value < 1),
+        "be from 0 to below 1",
+    ),
+)
+
+# Settings that are one or several of a few words.
+_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
+
+
+def _problems(settings: TrainSettings) -> Iterator[str]:
+    """What does not go together, in words that begin with the setting's name."""
+    if not np.float32(settings.steps or settings.epochs) > 0:
+        yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
+    yield from _problems_of_loss(settings.loss)
+    if settings.captions_per_image > _MOST_CAPTIONS:
+        yield (
+            f"captions_per_image={settings.captions_per_image}: recaptioned sets have some 10 to 40 sentences "
+            f"a picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
+        )
+    for name, part in (("loss.group_size", settings.group_size), ("accumulation_steps", settings.accumulation_steps)):
+        if settings.batch_size % part:
+            yield f"batch_size={settings.batch_size} is not a multiple of config.{name}={part}"
+    if not all(weight > 0 for weight in settings.data.weights):
+        yield f"data.weights={settings.data.weights} must all be greater than 0"
+    low, high = settings.data.crop_scale
+    if not 0 < low <= high <= 1:
+        yield f"data.crop_scale={settings.data.crop_scale} must be 0 < from <= to <= 1"
+    if settings.data.workers > _MOST_WORKERS:
+        yield f"data.workers={settings.data.workers}: each is a process; {_MOST_WORKERS} are the most"
+
+
+def _problems_of_loss(loss: LossSettings) -> Iterator[str]:
+    """The names of terms are looked up when the loss is made: its table may have others."""
+    terms, weights = loss.terms, loss.weights
+    if not terms:
+        yield "loss.terms is empty; choose tcs, mps or both"
+    if len(set(terms)) != len(terms):
+        yield f"loss.terms={terms}: each may be there only once"
+    if weights and len(weights) != len(terms):
+        yield f"loss.weights={weights} must have one factor for each of config.loss.terms={terms}, or be ()"
+    if weights and not (all(weight >= 0 for weight in weights) and np.float32(sum(weights)) > 0):
+        yield f"loss.weights={weights} must not be negative, nor all 0"

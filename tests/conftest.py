@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair_jax.models.config import FlairConfig, config_from_json
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 
 
@@ -49,7 +50,7 @@ def golden_config(golden: Path) -> FlairConfig:
 def golden_checkpoint(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden weights, through the real converter."""
     from flair_jax.convert.transfer import convert
-    from flair_jax.models.config import read_config
+    from flair_jax.models.presets import read_config
 
     target = tmp_path_factory.mktemp("golden") / "checkpoint"
     convert(str(golden / "tiny.safetensors"), target, read_config(golden / "tiny_config.json"))

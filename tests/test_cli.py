@@ -38,7 +38,7 @@ def only_result(document: dict) -> dict:
 @pytest.mark.golden
 def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
     """The main job: a training checkpoint in, numbers out. Real photographs, the console command, nothing mocked."""
-    from flair_jax.models.config import PRESETS
+    from flair_jax.models.presets import PRESETS
     from flair_jax.weights.param_map import torch_shapes
 
     rng = np.random.default_rng(0)

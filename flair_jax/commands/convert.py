@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import read_description
     from flair_jax.convert.transfer import convert, verify
-    from flair_jax.models.config import read_config
+    from flair_jax.models.presets import read_config
     from flair_jax.weights.write import require_torch
 
     if options.verify:

@@ -22,7 +22,7 @@ from absl import flags
 from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
 from flair_jax.data.sources import Concatenated, Source
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import DatasetError, FlairError
 
@@ -41,6 +41,7 @@ class SampleSettings:
       captions_per_image: K.
       merged_sentences: see `sample_caption`.
       crop_scale: see `random_crop_box`.
+      tokenizer: the model's.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class SampleSettings:
     captions_per_image: int
     merged_sentences: int = 3
     crop_scale: tuple[float, float] = (0.9, 1.0)
+    tokenizer: Tokenizer = TOKENIZERS["clip"]
 
 
 class LocalBatch(NamedTuple):
@@ -96,7 +98,8 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
         captions = [
             sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(settings.captions_per_image)
         ]
-        pixels, tokens = resized_crop(picture, box, settings.image_size), tokenize(captions, settings.context_length)
+        pixels = resized_crop(picture, box, settings.image_size)
+        tokens = settings.tokenizer.tokenize(captions, settings.context_length)
         return Sample(pixels, tokens, chosen)
     raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
 

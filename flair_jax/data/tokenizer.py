@@ -1,22 +1,26 @@
-"""CLIP's byte-pair encoding (Radford et al. 2021), equal id for id to the tokenizer of the PyTorch release.
+"""Tokenizers by name, and CLIP's byte-pair encoding, equal id for id to the tokenizer of the PyTorch release.
 
 Imports no JAX, so that input workers start fast.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import heapq
 import html
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 import ftfy
 import numpy as np
 import regex
+
+from flair_jax.errors import ConfigError
+from flair_jax.models.config import TextConfig
 
 CONTEXT_LENGTH = 77
 _START, _END = "<start_of_text>", "<end_of_text>"
@@ -61,6 +65,61 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
 def count_tokens(texts: Sequence[str]) -> np.ndarray:
     """Number of tokens of each text, without start and end, and not cut off: int64 [N]."""
     return np.array([len(_vocabulary().encode(text)) for text in texts], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """How a model's texts become token ids; it goes to worker processes, so its functions are a module's own.
+
+    Attributes:
+      description: a few words for people.
+      tokenize: (N texts, T) -> int32 [N, T]; what is too long is cut, and its last token is still `end`.
+      count_tokens: N texts -> int64 [N], how many tokens each has, without `start` and `end`.
+      start: id of the token that each text starts with; None if there is none.
+      end: id of the token that each text ends with.
+      padding: id of what follows.
+    """
+
+    description: str
+    tokenize: Callable[[Sequence[str], int], np.ndarray]
+    count_tokens: Callable[[Sequence[str]], np.ndarray]
+    start: int | None
+    end: int
+    padding: int
+
+    def room(self, context_length: int) -> int:
+        """How many tokens of its own a text may have."""
+        return context_length - 1 - (self.start is not None)
+
+
+# `TextConfig.tokenizer` is a name here. CLIP's (Radford et al. 2021) is that of all released models.
+TOKENIZERS: dict[str, Tokenizer] = {
+    "clip": Tokenizer("CLIP's byte-pair encoding", tokenize, count_tokens, start=49406, end=49407, padding=0)
+}
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a name.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    if name not in TOKENIZERS:
+        raise ConfigError(f"text.tokenizer={name!r} is unknown; the tokenizers are {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name]
+
+
+def tokenize_for(text: TextConfig, texts: Sequence[str]) -> np.ndarray:
+    """Token ids int32 [N, T] of texts, as a model takes them: by its own tokenizer, T its context length.
+
+    Args:
+      text: the model's `config.text`.
+      texts: N of them.
+
+    Raises:
+      ConfigError: if the model's tokenizer is unknown.
+    """
+    return find_tokenizer(text.tokenizer).tokenize(texts, text.context_length)
 
 
 def clean(text: str) -> str:

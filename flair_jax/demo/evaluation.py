@@ -21,7 +21,7 @@ from flair_jax.data.sets.scenes import (
     relations,
 )
 from flair_jax.data.sets.scenes_builder import LabelledScene
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.evaluate.localization import (
     attention_by_object,
     intersection_over_union,
@@ -158,17 +158,20 @@ class _Scorer:
         ]
         self._image = np.concatenate(tokens)
 
-        def attend(params: Params, local: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def one(local: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array]:
-                pooled, weights = model.pool_with_weights(params, local[None], text[None])
-                return pooled[0, 0], weights[0, :, 0, :-1].mean(axis=0)
+        def pool(params: Params, local: jax.Array, text: jax.Array) -> jax.Array:
+            return jax.vmap(lambda local, text: model.pool(params, local[None], text[None])[0, 0])(local, text)
+
+        def attend(params: Params, local: jax.Array, text: jax.Array) -> jax.Array:
+            def one(local: jax.Array, text: jax.Array) -> jax.Array:
+                _, weights = model.pool_with_weights(params, local[None], text[None])
+                return weights[0, :, 0, :-1].mean(axis=0)
 
             return jax.vmap(one)(local, text)
 
-        self._attend = jax.jit(attend)
+        self._pool, self._attend = jax.jit(pool), jax.jit(attend)
 
     def _texts(self, captions: Sequence[str]) -> np.ndarray:
-        tokens = tokenize(captions, self._model.config.text.context_length)
+        tokens = tokenize_for(self._model.config.text, captions)
         blocks = [tokens[start : start + _ROWS] for start in range(0, len(tokens), _ROWS)]
         return np.concatenate([self._retriever.encode_texts(block, pad_to=_ROWS) for block in blocks])
 
@@ -187,32 +190,28 @@ class _Scorer:
         )
         return scores
 
-    def _attended(self, pairs: Sequence[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Text features [P, D], pooled features [P, D] and attention [P, L] of P images with one caption each."""
-        text = self._texts([caption for _, caption in pairs])
-        numbers = np.array([number for number, _ in pairs])
-        results: list[Any] = []
-        for start in range(0, len(pairs), _ROWS):
-            rows = slice(start, start + _ROWS)
-            count = len(numbers[rows])
-            local, block = self._image[numbers[rows], 1:], text[rows]
-            local = np.pad(local, ((0, _ROWS - count), (0, 0), (0, 0)))
-            block = np.pad(block, ((0, _ROWS - count), (0, 0)))
-            results.append([np.asarray(each)[:count] for each in self._attend(self._params, local, block)])
-        pooled, weights = (np.concatenate(each) for each in zip(*results, strict=True))
-        return text, pooled, weights
+    def _of_pairs(self, function: Any, numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
+        """function(params, local [P, L, D], text [P, D]) of images with one text each, a few at once: [P, ...]."""
+        results = []
+        for start in range(0, len(numbers), _ROWS):
+            chosen, block = numbers[start : start + _ROWS], text[start : start + _ROWS]
+            missing = _ROWS - len(chosen)
+            local = np.pad(self._image[list(chosen), 1:], ((0, missing), (0, 0), (0, 0)))
+            found = function(self._params, local, np.pad(block, ((0, missing), (0, 0))))
+            results.append(np.asarray(found)[: len(chosen)])
+        return np.concatenate(results)
 
     def attention(self, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
         """Attention over the patches, averaged over heads: [P, G, G]."""
+        numbers, captions = zip(*pairs, strict=True)
         grid = self._model.config.vision.grid
-        return self._attended(pairs)[2].reshape(len(pairs), grid, grid)
+        return self._of_pairs(self._attend, numbers, self._texts(captions)).reshape(len(pairs), grid, grid)
 
     def pair_scores(self, pairs: Sequence[tuple[int, str]], text_conditioned: bool) -> np.ndarray:
         """Cosines of P images with one caption each: [P]."""
-        if text_conditioned:
-            text, image, _ = self._attended(pairs)
-        else:
-            text, image = self._texts([caption for _, caption in pairs]), self._image[[n for n, _ in pairs], 0]
+        numbers, captions = zip(*pairs, strict=True)
+        text = self._texts(captions)
+        image = self._of_pairs(self._pool, numbers, text) if text_conditioned else self._image[list(numbers), 0]
         return np.sum(text * image, axis=1) / np.linalg.norm(text, axis=1) / np.linalg.norm(image, axis=1)
 
 

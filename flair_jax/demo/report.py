@@ -16,11 +16,10 @@ import numpy as np
 
 from flair_jax.data.sets.scenes import describe_object
 from flair_jax.data.sets.scenes_builder import LabelledScene
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.demo.evaluation import ScenesResult
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
-from flair_jax.models.normalize import normalize
 from flair_jax.show.draw import new_figure, overlay
 from flair_jax.show.maps import attention_maps
 
@@ -59,8 +58,8 @@ def examples(model: Flair, params: Params, scenes: Sequence[LabelledScene]) -> l
     attention, found = jax.jit(functools.partial(attention_maps, model)), []
     for labelled in chosen[:_EXAMPLES]:
         captions = [describe_object(item) for item in labelled.scene.objects[:2]]
-        tokens = tokenize(captions, model.config.text.context_length)
-        maps = np.asarray(attention(params, normalize(labelled.pixels[None]), tokens).heads[0].mean(axis=1))
+        tokens = tokenize_for(model.config.text, captions)
+        maps = np.asarray(attention(params, model.normalize(labelled.pixels[None]), tokens).heads[0].mean(axis=1))
         found.append(Example(labelled.pixels, list(zip(captions, maps, strict=True))))
     return found
 

@@ -1,1 +1,52 @@
 """Scoring with a trained model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flair_jax.lazy import public
+
+if TYPE_CHECKING:
+    from flair_jax.evaluate.class_features import class_features as class_features
+    from flair_jax.evaluate.classification import CLASSIFICATION_MODES as CLASSIFICATION_MODES
+    from flair_jax.evaluate.classification import Classification as Classification
+    from flair_jax.evaluate.classification import ClassificationSettings as ClassificationSettings
+    from flair_jax.evaluate.classification import Classifier as Classifier
+    from flair_jax.evaluate.classification import classify as classify
+    from flair_jax.evaluate.overlays import write_comparison as write_comparison
+    from flair_jax.evaluate.retrieval import RETRIEVAL_MODES as RETRIEVAL_MODES
+    from flair_jax.evaluate.retrieval import Evaluation as Evaluation
+    from flair_jax.evaluate.retrieval import RetrievalSettings as RetrievalSettings
+    from flair_jax.evaluate.retrieval import evaluate as evaluate
+    from flair_jax.evaluate.segmentation import SEGMENT_BY as SEGMENT_BY
+    from flair_jax.evaluate.segmentation import PatchScorer as PatchScorer
+    from flair_jax.evaluate.segmentation import Segmentation as Segmentation
+    from flair_jax.evaluate.segmentation import SegmentationSettings as SegmentationSettings
+    from flair_jax.evaluate.segmentation import segment as segment
+    from flair_jax.evaluate.segmentation_metrics import confusion_matrix as confusion_matrix
+    from flair_jax.evaluate.segmentation_task import segment_checkpoint as segment_checkpoint
+    from flair_jax.evaluate.tasks import Task as Task
+    from flair_jax.evaluate.tasks import evaluate_checkpoint as evaluate_checkpoint
+    from flair_jax.evaluate.windows import Windows as Windows
+    from flair_jax.evaluate.windows import plan_windows as plan_windows
+else:
+    __getattr__, __dir__, __all__ = public(
+        __name__,
+        {
+            "class_features": ["class_features"],
+            "classification": [
+                "CLASSIFICATION_MODES",
+                "Classification",
+                "ClassificationSettings",
+                "Classifier",
+                "classify",
+            ],
+            "overlays": ["write_comparison"],
+            "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],
+            "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
+            "segmentation_metrics": ["confusion_matrix"],
+            "segmentation_task": ["segment_checkpoint"],
+            "tasks": ["Task", "evaluate_checkpoint"],
+            "windows": ["Windows", "plan_windows"],
+        },
+    )

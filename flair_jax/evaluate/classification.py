@@ -16,6 +16,7 @@ from flair_jax.data.sets.classification import ClassificationData
 from flair_jax.data.sets.labelled import LabelledExample
 from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
+from flair_jax.evaluate.class_features import class_features
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
@@ -72,20 +73,6 @@ class Classification:
     whole: int | None
     skipped: list[str]
     seconds: float
-
-
-def class_features(features: Float[np.ndarray, "C N D"]) -> Float[np.ndarray, "C D"]:
-    """One text feature for each class from those of its N sentences, not normalised.
-
-    Its direction is CLIP's: the mean of the normalised features (Radford et al. 2021, section 3.1.4). Its length is the
-    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, depends
-    on it only through that norm's epsilon; so the query is as long as those it was trained with. A single sentence
-    gives its own feature, and so exactly what `Flair.logits` gives.
-    """
-    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
-    direction = (features / np.maximum(lengths, 1e-12)).mean(axis=1)
-    direction /= np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-12)
-    return direction * lengths.mean(axis=1)
 
 
 class Classifier:
@@ -162,7 +149,7 @@ def classify(
         ties,
         _by_class(data, labels, ranks.by_index, first),
         templates,
-        cut_off([text for name in names for text in sentences(templates, name)], model.config.text.context_length),
+        cut_off([text for name in names for text in sentences(templates, name)], model.config.text),
         len(labels),
         data.whole,
         list(broken.values()),

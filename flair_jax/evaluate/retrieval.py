@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.sets.retrieval import RetrievalData
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.scoring.blocks import BlockStore
@@ -122,7 +122,7 @@ def evaluate(
         ties,
         len(data.images),
         len(data.texts),
-        cut_off(data.texts, model.config.text.context_length),
+        cut_off(data.texts, model.config.text),
         list(broken.values()),
         time.monotonic() - start,
     )
@@ -169,7 +169,7 @@ def _embed_texts(
 
     Texts with the same tokens share one feature and so one score: they tie in whatever batch and process.
     """
-    tokens, distinct = np.unique(tokenize(texts, model.config.text.context_length), axis=0, return_inverse=True)
+    tokens, distinct = np.unique(tokenize_for(model.config.text, texts), axis=0, return_inverse=True)
     part = processes.part(len(tokens))
 
     def embed() -> np.ndarray:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
+from flair_jax.evaluate.class_features import class_features
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
@@ -95,10 +96,10 @@ class PatchScorer:
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
         words = [word for alternatives in data.texts for word in alternatives]
         sentences = [template.replace("{}", word) for word in words for template in data.templates]
-        self.cut_off = cut_off(sentences, model.config.text.context_length)
+        self.cut_off = cut_off(sentences, model.config.text)
         with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
-        text = _mean_direction(features.reshape(len(words), len(data.templates), -1))
+        text = class_features(features.reshape(len(words), len(data.templates), -1))
         if settings.segment_by == "patches":
             self._cosines: Callable[[np.ndarray], np.ndarray] = partial(self._of_patches, text)
         else:
@@ -149,13 +150,6 @@ def _take(waiting: deque[tuple[_Tag, int]], scores: list[np.ndarray]) -> tuple[_
     taken = np.array(scores[:count], np.float32)
     del scores[:count]
     return tag, taken
-
-
-def _mean_direction(features: Float[np.ndarray, "N T D"]) -> Float[np.ndarray, "N D"]:
-    """The mean of the T normalised features of each of N words, at their usual length, as CLIP joins templates."""
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    mean = np.mean(features / length, axis=1)
-    return (mean / np.linalg.norm(mean, axis=-1, keepdims=True) * length.mean(axis=1)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

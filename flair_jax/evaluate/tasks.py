@@ -78,6 +78,7 @@ def evaluate_checkpoint(
     dtype: str,
     output: Path | None,
     task: Task | None = None,
+    model: Flair | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first prints and writes.
@@ -90,6 +91,7 @@ def evaluate_checkpoint(
       dtype: compute dtype.
       output: JSON file to write, or None. While the run is at work, finished blocks are kept beside it.
       task: what to evaluate; retrieval if not given.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
       processes: that share the work; every process must call this, and the task must share its work among them, as
         retrieval does.
 
@@ -104,7 +106,7 @@ def evaluate_checkpoint(
     processes.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
     if output and any(processes.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    loaded = _load(checkpoint, dtype, settings, processes)
+    loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
     results, failures = [], []
     for entry, folder in sets:
@@ -147,13 +149,13 @@ def _say_nothing(*_: object, **__: object) -> None:
     """`print` on the other processes."""
 
 
-def _load(checkpoint: str | Path, dtype: str, settings: Any, processes: Processes) -> _Loaded:
+def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any, processes: Processes) -> _Loaded:
     files = processes.together(lambda: locate(checkpoint))
     processes.agree(files.name, "the newest checkpoints in --checkpoint")
     everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
-    model, params = processes.together(lambda: load(files, dtype=dtype, sharding=everywhere))
+    model, params = processes.together(lambda: load(files, model=model, dtype=dtype, sharding=everywhere))
     source = processes.together(lambda: read_description(files).get("source", {}))
-    environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
+    environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 
 

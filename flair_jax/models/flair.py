@@ -1,4 +1,4 @@
-"""FLAIR: two towers, text-conditioned pooling, and the public model with pure, jittable methods."""
+"""FLAIR: the public model, with pure, jittable methods."""
 
 from __future__ import annotations
 
@@ -10,45 +10,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.errors import FlairError
 from flair_jax.models.config import FlairConfig
-from flair_jax.models.normalize import l2_normalize
-from flair_jax.models.pooling import PreparedImage, PreparedTexts, TextConditionedPooling
-from flair_jax.models.text import TextTower
-from flair_jax.models.vision import VisionTower
+from flair_jax.models.module import FlairModule
+from flair_jax.models.normalize import normalize
+from flair_jax.models.pooling import Pooling, PreparedTexts
+from flair_jax.models.text import find_end
 
 Params = dict[str, Any]
 AnyArray = Array | np.ndarray
-
-
-class FlairModule(nn.Module):
-    """All parameters of FLAIR: `vision`, `text`, `pooling`, `logit_scale` (its log is stored) and `logit_bias`."""
-
-    config: FlairConfig
-
-    def setup(self) -> None:
-        constant = jax.nn.initializers.constant
-        self.vision = VisionTower(self.config)
-        self.text = TextTower(self.config)
-        self.pooling = TextConditionedPooling(self.config)
-        self.logit_scale = self.param("logit_scale", constant(self.config.init_logit_scale), ())
-        self.logit_bias = self.param("logit_bias", constant(self.config.init_logit_bias), ())
-
-    def __call__(self, images: Float[Array, "B S1 S2 3"], tokens: Int[Array, "N T"]) -> Float[Array, "B N"]:
-        """Text-conditioned logits; touches every parameter, so that `init` makes them all."""
-        _, local = self.vision(images)
-        text = self.text(tokens)
-        pooled, _ = self.pooling(local, text)
-        return self.scale() * jnp.einsum("bnd,nd->bn", l2_normalize(pooled), l2_normalize(text)) + self.logit_bias
-
-    def global_logits(self, images: Float[Array, "B S1 S2 3"], tokens: Int[Array, "N T"]) -> Float[Array, "B N"]:
-        features, _ = self.vision(images)
-        return self.scale() * l2_normalize(features) @ l2_normalize(self.text(tokens)).T
-
-    def scale(self) -> Float[Array, ""]:
-        return jnp.exp(self.logit_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +32,43 @@ class Flair:
     `config.dtype="bfloat16"` the matrix products that lead to them are rounded, except for the last projections.
 
     Letters: B images, N texts, T tokens of a text, S pixels of a side, L local image tokens, D embedding width,
-    H pooling heads, C their width.
+    H pooling heads.
+
+    Attributes:
+      config: the description. What its sizes and conventions say holds for other modules too: that images are of
+        `vision.image_size` in patches of `vision.patch_size`, that features are of `embed_dim`, how images are
+        normalised and texts tokenised.
+      vision: a Linen module in place of the vision tower: images [B, S1, S2, 3] -> global [B, D] and local [B, L, D].
+      text: a Linen module in place of the text tower: tokens [N, T] -> [N, D].
+      pooling: a `flair_jax.models.pooling.Pooling` in place of FLAIR's own.
     """
 
     config: FlairConfig
+    vision: nn.Module | None = None
+    text: nn.Module | None = None
+    pooling: Pooling | None = None
+
+    @property
+    def module(self) -> FlairModule:
+        """The Linen module that has all parameters."""
+        return FlairModule(self.config, **self._given())
+
+    @property
+    def own_modules(self) -> dict[str, str]:
+        """Which modules are not those that `config` means: "vision", "text" or "pooling" -> the class's full name."""
+        return {
+            name: f"{type(module).__module__}.{type(module).__qualname__}" for name, module in self._given().items()
+        }
+
+    def normalize(self, pixels: UInt8[AnyArray, "*batch 3"]) -> Float[Array, "*batch 3"]:
+        """Pixels as `encode_image` takes them: `flair_jax.normalize` with the model's own mean and deviation."""
+        return normalize(pixels, self.config.vision.image_mean, self.config.vision.image_std)
+
+    def text_lengths(self, tokens: Int[np.ndarray, "N T"]) -> Int[np.ndarray, " N"]:
+        """How many of the first columns of each row decide its feature: up to the end of the text, or all of them."""
+        if not self.config.text.causal:
+            return np.full(len(tokens), tokens.shape[1])
+        return find_end(tokens, self.config.text.end_of_text_id) + 1
 
     def init(self, key: Array) -> Params:
         """Random parameters, drawn from the distributions of the PyTorch release.
@@ -73,7 +78,7 @@ class Flair:
         """
         size = self.config.vision.image_size
         images, tokens = jnp.zeros((1, size, size, 3)), jnp.zeros((1, self.config.text.context_length), jnp.int32)
-        return FlairModule(self.config).init(key, images, tokens)["params"]
+        return self.module.init(key, images, tokens)["params"]
 
     def abstract_params(self) -> Params:
         """Shapes and dtypes of the parameters as `jax.ShapeDtypeStruct`, at no cost in memory."""
@@ -86,7 +91,7 @@ class Flair:
 
         Args:
           params: from `flair_jax.load` or `init`.
-          images: what `flair_jax.normalize` gives. Any size that is a multiple of the patch size: position tables are
+          images: what `normalize` gives. Any size that is a multiple of the patch size: position tables are
             interpolated as in the PyTorch release.
 
         Raises:
@@ -100,8 +105,8 @@ class Flair:
 
         Args:
           params: from `flair_jax.load` or `init`.
-          tokens: int32 ids from `flair_jax.tokenize`; T up to the context length. Columns that hold only padding may be
-            cut off: they change nothing.
+          tokens: int32 ids from `flair_jax.tokenize`, or the model's own tokenizer; T up to the context length. To a
+            causal model, columns that hold only padding change nothing, and may be cut off.
 
         Raises:
           FlairError: if the texts are longer than the context.
@@ -124,8 +129,18 @@ class Flair:
     def pool_with_weights(
         self, params: Params, local: Float[AnyArray, "B L D"], text: Float[AnyArray, "N D"]
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"]]:
-        """`pool`, and its attention weights per head; the last column is the weight of the empty slot."""
-        return self._apply(params, lambda module, *arrays: module.pooling(*arrays), local, text)
+        """`pool`, and its attention weights per head; the last column is the weight of the empty slot.
+
+        Raises:
+          FlairError: if the pooling has no such weights.
+        """
+        pooled, weights = self._apply(params, lambda module, *arrays: module.pooling(*arrays), local, text)
+        if weights is None:
+            raise FlairError(
+                f"{type(self.pooling).__name__}, the model's pooling, has no attention weights, so there are no maps "
+                "of them; scores and `patch_similarity` need none"
+            )
+        return pooled, weights
 
     def logits(
         self, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
@@ -143,13 +158,11 @@ class Flair:
         self._check_tokens(tokens)
         return self._apply(params, lambda module, *arrays: module.global_logits(*arrays), images, tokens)
 
-    def project_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> Float[Array, "N D"]:
+    def project_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> Float[Array, "N Q"]:
         """Text features as queries of the pooling, for `pool_queries`."""
         return self._apply(params, lambda module, text: module.pooling.project_texts(text), text)
 
-    def pool_queries(
-        self, params: Params, query: Float[AnyArray, "B C D"], images: PreparedImage
-    ) -> Float[Array, "B C D"]:
+    def pool_queries(self, params: Params, query: Float[AnyArray, "B C Q"], images: Any) -> Float[Array, "B C D"]:
         """Each image as seen by its own C texts, not normalised; the loss pools so.
 
         Args:
@@ -159,7 +172,7 @@ class Flair:
         """
         return self._apply(params, lambda module, query: module.pooling.pool_queries(query, images), query)
 
-    def prepare_images(self, params: Params, local: Float[AnyArray, "B L D"]) -> PreparedImage:
+    def prepare_images(self, params: Params, local: Float[AnyArray, "B L D"]) -> Any:
         """The part of text-conditioned scoring that depends on images alone; `local` is from `encode_image`."""
         return self._apply(params, lambda module, local: module.pooling.prepare_images(local), local)
 
@@ -167,7 +180,7 @@ class Flair:
         """The part of text-conditioned scoring that depends on texts alone; `text` is from `encode_text`."""
         return self._apply(params, lambda module, text: module.pooling.prepare_texts(text), text)
 
-    def cosines(self, params: Params, image: PreparedImage, texts: PreparedTexts) -> Float[Array, " N"]:
+    def cosines(self, params: Params, image: Any, texts: PreparedTexts) -> Float[Array, " N"]:
         """cos(pool(image, text), text) of one image with every text, faster than by `pool`.
 
         Args:
@@ -189,12 +202,16 @@ class Flair:
         """
         return self._apply(params, lambda module, *arrays: module.pooling.cosines_with_text(*arrays), local, text)
 
+    def _given(self) -> dict[str, Any]:
+        given = {"vision": self.vision, "text": self.text, "pooling": self.pooling}
+        return {name: module for name, module in given.items() if module is not None}
+
     def _apply(self, params: Params, method: Callable[..., Any], *arrays: AnyArray) -> Any:
         """method(module, *arrays) with the parameters bound and NumPy arrays made JAX's."""
         # float32 means float32: accelerators round the inputs of matrix products unless told not to.
         precision = "highest" if self.config.dtype == "float32" else "default"
         with jax.default_matmul_precision(precision):
-            return nn.apply(method, FlairModule(self.config))({"params": params}, *map(jnp.asarray, arrays))
+            return nn.apply(method, self.module)({"params": params}, *map(jnp.asarray, arrays))
 
     def _check_images(self, images: AnyArray) -> None:
         patch = self.config.vision.patch_size

@@ -7,22 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-# Channel means and deviations of CLIP's training pictures (Radford et al. 2021), which FLAIR keeps.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+from flair_jax.models.config import VisionConfig
 
 
-def normalize(pixels: UInt8[Array | np.ndarray, "*batch 3"]) -> Float[Array, "*batch 3"]:
+def normalize(
+    pixels: UInt8[Array | np.ndarray, "*batch 3"],
+    mean: tuple[float, float, float] = VisionConfig.image_mean,
+    std: tuple[float, float, float] = VisionConfig.image_std,
+) -> Float[Array, "*batch 3"]:
     """Scales uint8 pixels to [0, 1], subtracts the mean and divides by the deviation of each channel.
 
-    Jittable: on an accelerator, send the uint8 pixels and call this there.
+    Jittable: on an accelerator, send the uint8 pixels and call this there. `Flair.normalize` does it with the model's
+    own mean and deviation.
+
+    Args:
+      pixels: such as `flair_jax.preprocess` gives.
+      mean: of the channels of scaled pixels; those of CLIP's training images, FLAIR's own, if not given.
+      std: likewise, their deviation.
 
     Returns:
       float32, of the same shape.
     """
     scaled = jnp.asarray(pixels, jnp.float32) / 255
-    mean, std = (jnp.broadcast_to(jnp.array(each), scaled.shape) for each in (MEAN, STD))
-    return (scaled - mean) / std
+    means, deviations = (jnp.broadcast_to(jnp.array(each), scaled.shape) for each in (mean, std))
+    return (scaled - means) / deviations
 
 
 def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

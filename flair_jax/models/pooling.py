@@ -1,164 +1,106 @@
-"""Text-conditioned attention pooling, FLAIR's own layer (Xiao et al., CVPR 2025, arXiv 2412.03561)."""
+"""Text-conditioned pooling: what every pooling has, and what it may have to be fast."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flair_jax.models.config import FlairConfig
 from flair_jax.models.normalize import l2_normalize
-from flair_jax.models.transformer import LayerNorm, packed_xavier_init, split_heads, torch_linear_init
-
-
-class PreparedImage(NamedTuple):
-    """Local image tokens as keys and values of the pooling; with a leading axis, of several images."""
-
-    key: Float[Array, "*B H L C"]
-    value: Float[Array, "*B H L C"]
 
 
 class PreparedTexts(NamedTuple):
-    """Texts as queries and targets of the pooling, and its out-projection in the basis where it is triangular."""
+    """What scoring needs of N texts, made once for all images.
 
-    query: Float[Array, "H C N"]
-    target: Float[Array, "D N"]
-    triangle: Float[Array, "D D"]
-    bias: Float[Array, " D"]
-
-
-class TextConditionedPooling(nn.Module):
-    """Cross-attention in which each text queries each image's local tokens.
-
-    To the keys and values one pair of zeros is added, the empty slot: its logit is 0 and it adds nothing, so a text
-    that matches nothing in the picture can attend to nothing.
-
-    Queries depend on texts alone, keys and values on images alone; `prepare_texts`, `prepare_images` and `cosines` use
-    that to score many images with many texts.
+    Attributes:
+      each: tree of arrays that have the N texts along their LAST axis; scoring takes some of them, or blocks, and knows
+        nothing else about it.
+      shared: tree of arrays that all texts share.
     """
 
-    config: FlairConfig
+    each: Any
+    shared: Any = ()
 
-    def setup(self) -> None:
-        dtype, width = jnp.dtype(self.config.dtype), self.config.embed_dim
-        self.ln_q, self.ln_k, self.ln_v = (LayerNorm(dtype=dtype) for _ in range(3))
-        self.query, self.key, self.value = (
-            nn.Dense(width, dtype=dtype, kernel_init=packed_xavier_init) for _ in range(3)
-        )
-        self.out = nn.Dense(width, dtype=dtype, kernel_init=torch_linear_init)
+    @property
+    def size(self) -> int:
+        """N."""
+        return int(jax.tree.leaves(self.each)[0].shape[-1])
+
+
+class Pooling(nn.Module):
+    """A pooling of local image tokens that depends on a text; a subclass writes the first three methods.
+
+    `project_texts`, `prepare_images` and `pool_queries` are what the loss needs, and all else follows from them. The
+    other methods are here in their plain form: correct for every pooling, in time and memory that grow with D for each
+    pair. A pooling that can do better overrides them, as `flair_jax.models.attention_pooling` does: `prepare_texts`
+    together with `cosines` for scoring and classification, `cosines_with_text` for search, and `__call__` if it has
+    attention weights to show. Whether it does changes no result but for rounding.
+
+    Letters: B images, L local tokens of each, N texts, C texts of an image's own, D embedding width, Q that of a query.
+    """
+
+    def project_texts(self, text: Float[Array, "*N D"]) -> Float[Array, "*N Q"]:
+        """Texts as queries: what of the pooling depends on texts alone.
+
+        Args:
+          text: features from the text tower, not normalised; N may be any number of axes, none included.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no project_texts, which every pooling must have")
+
+    def prepare_images(self, local: Float[Array, "B L D"]) -> Any:
+        """Images as `pool_queries` takes them: what of the pooling depends on images alone.
+
+        Args:
+          local: local tokens from the vision tower, not normalised.
+
+        Returns:
+          A tree of arrays, each with the B images along its FIRST axis.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no prepare_images, which every pooling must have")
+
+    def pool_queries(self, query: Float[Array, "B C Q"], images: Any) -> Float[Array, "B C D"]:
+        """Each image as seen by its own C texts, not normalised, float32.
+
+        Args:
+          query: rows of `project_texts`.
+          images: from `prepare_images`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no pool_queries, which every pooling must have")
 
     def __call__(
         self, local: Float[Array, "B L D"], text: Float[Array, "N D"]
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"]]:
-        """Every image as seen by every text, and the attention weights; the last column is the empty slot's."""
-        query = split_heads(self.project_texts(text), self.config.pooling_heads)
-        key, value = self.prepare_images(local)
-        logits = jnp.einsum("nhc,bhlc->bhnl", query, key, preferred_element_type=jnp.float32)
-        weights = _softmax_with_empty_slot(logits)
-        return self._mix(value, weights), weights
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N L+1"] | None]:
+        """Every image as seen by every text.
 
-    def pool_queries(self, query: Float[Array, "B C D"], images: PreparedImage) -> Float[Array, "B C D"]:
-        """Each image as seen by its own C texts, which come as `project_texts` gives them."""
-        query = split_heads(query, self.config.pooling_heads)
-        logits = jnp.einsum("bnhc,bhlc->bhnl", query, images.key, preferred_element_type=jnp.float32)
-        return self._mix(images.value, _softmax_with_empty_slot(logits))
-
-    def _mix(self, value: Float[Array, "B H L C"], weights: Float[Array, "B H N L+1"]) -> Float[Array, "B N D"]:
-        mixed = jnp.einsum("bhnl,bhlc->bnhc", weights[..., :-1].astype(value.dtype), value)
-        return self.out(mixed.reshape(*mixed.shape[:2], -1)).astype(jnp.float32)
-
-    def project_texts(self, text: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
-        """Text features projected to queries and divided by the root of the head width."""
-        head_width = self.config.embed_dim // self.config.pooling_heads
-        return self.query(self.ln_q(text)) * head_width**-0.5
-
-    def prepare_images(self, local: Float[Array, "B L D"]) -> PreparedImage:
-        """All that `cosines` needs of images, along a leading axis."""
-        heads = self.config.pooling_heads
-        key, value = split_heads(self.key(self.ln_k(local)), heads), split_heads(self.value(self.ln_v(local)), heads)
-        return PreparedImage(key.swapaxes(1, 2), value.swapaxes(1, 2))
+        Returns:
+          Pooled features, and the weights of H attention heads over the local tokens, with the weight of nothing in the
+          last column; None if the pooling has no such weights.
+        """
+        query = self.project_texts(text)
+        queries = jnp.broadcast_to(query[None], (local.shape[0], *query.shape))
+        return self.pool_queries(queries, self.prepare_images(local)), None
 
     def prepare_texts(self, text: Float[Array, "N D"]) -> PreparedTexts:
-        """All that `cosines` needs of texts.
+        """All that `cosines` needs of texts."""
+        return PreparedTexts((self.project_texts(text).T, l2_normalize(text).T))
 
-        The out-projection W takes most of the work of scoring a pair, and only the angle between W a + b and the text t
-        counts. With W = Q R, R triangular, that angle is the one between R a + Q'b and Q't, since a rotation keeps
-        lengths and angles; and multiplying by R costs little more than half.
+    def cosines(self, image: Any, texts: PreparedTexts) -> Float[Array, " N"]:
+        """cos(pool(image, text), text) of one image with every text.
+
+        Args:
+          image: one image of `prepare_images`, without the leading axis.
+          texts: from `prepare_texts`, or some of its columns.
         """
-        kernel, bias = self.out.variables["params"]["kernel"], self.out.variables["params"]["bias"]
-        rotation, triangle = jnp.linalg.qr(kernel.T)  # kernel is [in, out], so W is its transpose
-        target = l2_normalize(text) @ rotation
-        dtype = jnp.dtype(self.config.dtype)
-        query = split_heads(self.project_texts(text), self.config.pooling_heads).transpose(1, 2, 0)
-        return PreparedTexts(query, target.T, triangle.astype(dtype), bias @ rotation)
-
-    def cosines(self, image: PreparedImage, texts: PreparedTexts) -> Float[Array, " N"]:
-        """cos(pool(image, text), text) of one image with every text: `__call__`, arranged for speed.
-
-        Texts run along the last axis throughout, so that the softmax and the sums over channels are element-wise over
-        long rows. There is no axis for images because CPUs lose half the speed by it; loop over them, or `jax.vmap`.
-        """
-        dtype = image.value.dtype
-
-        def mix(
-            key: Float[Array, "L C"], query: Float[Array, "C N"], value: Float[Array, "L C"]
-        ) -> Float[Array, "C N"]:
-            logits = jnp.matmul(key, query, preferred_element_type=jnp.float32)
-            highest = jnp.maximum(logits.max(axis=0, keepdims=True), 0)  # 0 is the empty slot's logit
-            weights = jnp.exp(logits - highest)
-            total = weights.sum(axis=0, keepdims=True) + jnp.exp(-highest)
-            return jnp.matmul(value.T, weights.astype(dtype), preferred_element_type=jnp.float32) / total
-
-        # One head after the other: what lies between the two products is then small enough for a CPU's cache.
-        heads = zip(image.key, texts.query, image.value, strict=True)
-        mixed = jnp.concatenate([mix(*head) for head in heads]).astype(dtype)
-        pooled = _times_triangle(texts.triangle, mixed) + texts.bias[:, None]
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=0), 1e-24))
-        return jnp.sum(pooled * texts.target, axis=0) / norm
+        query, target = texts.each
+        pooled = self.pool_queries(query.T[None], jax.tree.map(lambda leaf: leaf[None], image))[0]
+        return jnp.sum(l2_normalize(pooled) * target.T, axis=-1)
 
     def cosines_with_text(self, local: Float[Array, "B L D"], text: Float[Array, " D"]) -> Float[Array, " B"]:
-        """cos(pool(image, text), text) of many images with one text: `__call__`, arranged for a search.
-
-        With so few queries, projecting L tokens of each image to keys and values is nearly all of the work. Since
-        q'(K x) = (K'q)'x, and a weighted sum of V x is V times that sum of x, both projections can act on one vector
-        for each head instead: about C times less work, and what remains is reading the tokens.
-        """
-        heads = self.config.pooling_heads
-        kernel = {name: split_heads(getattr(self, name).variables["params"]["kernel"], heads) for name in _LOCAL}
-        bias = {name: split_heads(getattr(self, name).variables["params"]["bias"], heads) for name in _LOCAL}
-        query = split_heads(self.project_texts(text), heads)
-        query, dtype = query.astype(jnp.float32), query.dtype
-        into = jnp.einsum("hc,dhc->hd", query, kernel["key"]).astype(dtype)
-        offset = jnp.einsum("hc,hc->h", query, bias["key"])
-        logits = jnp.einsum("hd,bld->bhl", into, self.ln_k(local), preferred_element_type=jnp.float32)
-        weights = _softmax_with_empty_slot((logits + offset[None, :, None])[:, :, None])[:, :, 0, :-1]
-        mixed = jnp.einsum("bhl,bld->bhd", weights.astype(dtype), self.ln_v(local), preferred_element_type=jnp.float32)
-        value = jnp.einsum("bhd,dhc->bhc", mixed, kernel["value"]) + weights.sum(-1)[..., None] * bias["value"][None]
-        pooled = self.out(value.reshape(len(local), -1)).astype(jnp.float32)
+        """cos(pool(image, text), text) of many images with one text."""
+        query = self.project_texts(text[None])
+        queries = jnp.broadcast_to(query[None], (local.shape[0], *query.shape))
+        pooled = self.pool_queries(queries, self.prepare_images(local))[:, 0]
         return l2_normalize(pooled) @ l2_normalize(text)
-
-
-def _softmax_with_empty_slot(logits: Float[Array, "B H N L"]) -> Float[Array, "B H N L+1"]:
-    """Attention weights; the last column is that of the empty slot, whose logit is 0."""
-    return jax.nn.softmax(jnp.pad(logits, ((0, 0), (0, 0), (0, 0), (0, 1))), axis=-1)
-
-
-def _times_triangle(triangle: Float[Array, "D D"], x: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Upper triangular matrix times x in float32, leaving out blocks of zeros."""
-    step = -(-triangle.shape[0] // _TRIANGLE_BLOCKS)
-    starts = range(0, triangle.shape[0], step)
-    rows = [
-        jnp.matmul(triangle[start : start + step, start:], x[start:], preferred_element_type=jnp.float32)
-        for start in starts
-    ]
-    return jnp.concatenate(rows)
-
-
-# The projections of local tokens.
-_LOCAL = ("key", "value")
-
-# 2 blocks of rows save a quarter of the work, 4 save three eighths; more make the products too small to be fast.
-_TRIANGLE_BLOCKS = 4

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from flair_jax.models.config import FlairConfig
 from flair_jax.models.layout import gather, split_rows
-from flair_jax.models.transformer import Block, LayerNorm, run_stacked
+from flair_jax.models.transformer import Block, layer_norm, run_stacked
+
+_Ids = TypeVar("_Ids", jax.Array, np.ndarray)
+
+
+def find_end(tokens: _Ids, end_of_text_id: int | None) -> _Ids:
+    """Where each text ends: int [N] of tokens [N, T], of NumPy or JAX.
+
+    The one place that knows the rule: the first token of this id, or of the row's highest id if it is None; position 0
+    if there is none.
+    """
+    return (tokens if end_of_text_id is None else tokens == end_of_text_id).argmax(axis=-1)
 
 
 class TextTower(nn.Module):
-    """Causal transformer; padding after the end-of-text token needs no mask, since nothing before it sees it."""
+    """Transformer whose feature is read at the end of the text (Radford et al. 2021).
 
-    config: FlairConfig
+    As long as it is causal, padding after the end-of-text token needs no mask, since nothing before it sees it.
+    `flair_jax.models.flair.text_tower` makes it from a `FlairConfig`. Any module can take its place that gives what
+    `__call__` gives.
+
+    Attributes:
+      context_length: tokens that it reads at most.
+      vocab_size: V; token ids are below it.
+      width: W of the layers.
+      layers: how many.
+      heads: attention heads of each.
+      embed_dim: D of what comes out.
+      mlp_ratio: hidden units of an MLP for each of its width.
+      quick_gelu: the activation, see `FlairConfig`.
+      layer_norm_eps: what each LayerNorm adds to the variance.
+      end_of_text_id: see `find_end`.
+      causal: whether a token sees only itself and those before it; else it sees all, padding too.
+      dtype: compute dtype of the layers; parameters are float32.
+      remat: see `FlairConfig`.
+      unroll: see `FlairConfig`.
+    """
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    embed_dim: int
+    mlp_ratio: float = 4.0
+    quick_gelu: bool = False
+    layer_norm_eps: float = 1e-5
+    end_of_text_id: int | None = None
+    causal: bool = True
+    dtype: DTypeLike = "float32"
+    remat: str = "none"
+    unroll: int = 1
 
     def setup(self) -> None:
-        config = self.config.text
         normal = jax.nn.initializers.normal
-        self.token_embedding = self.param("token_embedding", normal(0.02), (config.vocab_size, config.width))
-        self.position_embedding = self.param("position_embedding", normal(0.01), (config.context_length, config.width))
-        in_std = config.width**-0.5
+        self.token_embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
+        self.position_embedding = self.param("position_embedding", normal(0.01), (self.context_length, self.width))
+        in_std = self.width**-0.5
         self.blocks = Block(
-            heads=config.heads,
-            hidden=int(config.width * config.mlp_ratio),
-            causal=True,
-            quick_gelu=self.config.quick_gelu,
+            heads=self.heads,
+            hidden=int(self.width * self.mlp_ratio),
+            causal=self.causal,
+            quick_gelu=self.quick_gelu,
             # CLIP's initialisation (Radford et al. 2021): layers that write to the residual stream shrink with depth.
-            init_std=(in_std, in_std * (2 * config.layers) ** -0.5, (2 * config.width) ** -0.5),
-            dtype=jnp.dtype(self.config.dtype),
+            init_std=(in_std, in_std * (2 * self.layers) ** -0.5, (2 * self.width) ** -0.5),
+            dtype=jnp.dtype(self.dtype),
+            layer_norm_eps=self.layer_norm_eps,
         )
-        self.ln_final = LayerNorm()
-        self.projection = nn.Dense(self.config.embed_dim, use_bias=False, kernel_init=normal(in_std))
+        self.ln_final = layer_norm(self.layer_norm_eps)
+        self.projection = nn.Dense(self.embed_dim, use_bias=False, kernel_init=normal(in_std))
 
     def end_of_text(self, tokens: Int[Array, "N T"]) -> Float[Array, "N W"]:
-        """The normalised feature at the end-of-text token, which has the highest id, before projection."""
+        """The normalised feature at the end-of-text token, before projection."""
         x = gather(self.token_embedding)[tokens] + self.position_embedding[None, : tokens.shape[1]]
-        x = run_stacked(
-            self.blocks, x, layers=self.config.text.layers, remat=self.config.remat, unroll=self.config.unroll
-        )
-        last = tokens.argmax(axis=-1)[:, None, None]
+        x = run_stacked(self.blocks, x, layers=self.layers, remat=self.remat, unroll=self.unroll)
+        last = find_end(tokens, self.end_of_text_id)[:, None, None]
         return self.ln_final(split_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
 
     def __call__(self, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
-        """Projected text features [N, D], not normalised."""
+        """Projected text features [N, D], not normalised, of token ids; T may be less than `context_length`."""
         return self.projection(self.end_of_text(tokens))

@@ -14,9 +14,6 @@ from flair_jax.models.layout import split_rows
 
 Initializer = jax.nn.initializers.Initializer
 
-# PyTorch's LayerNorm eps. The two-pass variance is the one PyTorch computes; Flax's default, E[x^2] - E[x]^2, loses
-# digits when the mean is large. Statistics are float32 whatever the compute dtype.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 # PyTorch's default for linear layers, Kaiming-uniform with a = sqrt(5), is uniform within +-1/sqrt(fan_in).
 torch_linear_init: Initializer = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -28,6 +25,17 @@ def torch_bias_init(fan_in: int) -> Callable[..., Array]:
     """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in)."""
     bound = fan_in**-0.5
     return partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+def layer_norm(epsilon: float, dtype: jnp.dtype | None = None, name: str | None = None) -> nn.LayerNorm:
+    """A LayerNorm with PyTorch's variance, in two passes; Flax's, E[x^2] - E[x]^2, loses digits if the mean is large.
+
+    Args:
+      epsilon: added to the variance.
+      dtype: of the result; statistics are float32 whatever it is.
+      name: of the module, where it is not an attribute.
+    """
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def split_heads(x: Float[Array, "*batch D"], heads: int) -> Float[Array, "*batch H C"]:
@@ -92,6 +100,7 @@ class Block(nn.Module):
       init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
+      layer_norm_eps: what each LayerNorm adds to the variance.
     """
 
     heads: int
@@ -100,17 +109,19 @@ class Block(nn.Module):
     quick_gelu: bool
     init_std: tuple[float, float, float] | None
     dtype: jnp.dtype
+    layer_norm_eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+        norm = partial(layer_norm, self.layer_norm_eps, self.dtype)
         if self.init_std is None:
             in_init, residual_init, up_init = packed_xavier_init, torch_linear_init, torch_linear_init
         else:
             in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
         attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, name="attention")
         mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
-        x = x + attention(LayerNorm(dtype=self.dtype, name="ln_1")(x))
-        return x + mlp(LayerNorm(dtype=self.dtype, name="ln_2")(x))
+        x = x + attention(norm("ln_1")(x))
+        return x + mlp(norm("ln_2")(x))
 
 
 def run_stacked(

@@ -1,48 +1,77 @@
-"""Vision tower: a picture as one global and many local tokens."""
+"""Vision tower: an image as one global and many local tokens."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flair_jax.models.config import FlairConfig
 from flair_jax.models.resize import resize_position_embedding
-from flair_jax.models.transformer import Block, LayerNorm, run_stacked
+from flair_jax.models.transformer import Block, layer_norm, run_stacked
 
 
 class VisionTower(nn.Module):
-    """ViT whose class token is the global image token and whose patch tokens are the local ones."""
+    """ViT (Dosovitskiy et al. 2021) whose class token is the global image token and whose patch tokens are local ones.
 
-    config: FlairConfig
+    `flair_jax.models.flair.vision_tower` makes it from a `FlairConfig`. Any module can take its place that gives what
+    `__call__` gives, of images of `config.vision.image_size` in patches of `config.vision.patch_size`.
+
+    Attributes:
+      image_size: S, pixels of a side of the images that the position table is for; others are interpolated.
+      patch_size: pixels of a patch's side.
+      width: W of the layers.
+      layers: how many.
+      heads: attention heads of each.
+      embed_dim: D of what comes out.
+      mlp_ratio: hidden units of an MLP for each of its width.
+      quick_gelu: the activation, see `FlairConfig`.
+      layer_norm_eps: what each LayerNorm adds to the variance.
+      dtype: compute dtype of the layers; parameters are float32.
+      remat: see `FlairConfig`.
+      unroll: see `FlairConfig`.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    embed_dim: int
+    mlp_ratio: float = 4.0
+    quick_gelu: bool = False
+    layer_norm_eps: float = 1e-5
+    dtype: DTypeLike = "float32"
+    remat: str = "none"
+    unroll: int = 1
 
     def setup(self) -> None:
-        config, dtype = self.config.vision, jnp.dtype(self.config.dtype)
-        normal = jax.nn.initializers.normal(config.width**-0.5)
-        patch_shape = (config.patch_size, config.patch_size, 3, config.width)
+        normal = jax.nn.initializers.normal(self.width**-0.5)
+        patch_shape = (self.patch_size, self.patch_size, 3, self.width)
         # PyTorch's default for the convolution; fan_in counts all axes but the last.
         self.patch_embedding = self.param(
             "patch_embedding", jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), patch_shape
         )
-        self.class_token = self.param("class_token", normal, (config.width,))
-        self.position_embedding = self.param("position_embedding", normal, (1 + config.grid**2, config.width))
-        self.ln_pre = LayerNorm()
+        self.class_token = self.param("class_token", normal, (self.width,))
+        positions = 1 + (self.image_size // self.patch_size) ** 2
+        self.position_embedding = self.param("position_embedding", normal, (positions, self.width))
+        self.ln_pre = layer_norm(self.layer_norm_eps)
         self.blocks = Block(
-            heads=config.heads,
-            hidden=int(config.width * config.mlp_ratio),
+            heads=self.heads,
+            hidden=int(self.width * self.mlp_ratio),
             causal=False,
-            quick_gelu=self.config.quick_gelu,
+            quick_gelu=self.quick_gelu,
             init_std=None,
-            dtype=dtype,
+            dtype=jnp.dtype(self.dtype),
+            layer_norm_eps=self.layer_norm_eps,
         )
-        self.ln_post = LayerNorm()
-        self.projection = nn.Dense(self.config.embed_dim, use_bias=False, kernel_init=normal)
+        self.ln_post = layer_norm(self.layer_norm_eps)
+        self.projection = nn.Dense(self.embed_dim, use_bias=False, kernel_init=normal)
 
     def tokens(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B P W"]:
         """All tokens after the last LayerNorm, before projection: the global token first, then the local ones."""
-        dtype = jnp.dtype(self.config.dtype)
-        patch = self.config.vision.patch_size
+        dtype, patch = jnp.dtype(self.dtype), self.patch_size
         batch, height, width, _ = images.shape
         grid = (height // patch, width // patch)
         # A convolution whose stride is its kernel is one matrix product over flattened patches.
@@ -52,16 +81,15 @@ class VisionTower(nn.Module):
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
         x = jnp.concatenate([class_token, x.reshape(batch, grid[0] * grid[1], -1)], axis=1, dtype=jnp.float32)
         x = x + resize_position_embedding(self.position_embedding, grid)[None]
-        x = run_stacked(
-            self.blocks,
-            self.ln_pre(x),
-            layers=self.config.vision.layers,
-            remat=self.config.remat,
-            unroll=self.config.unroll,
-        )
+        x = run_stacked(self.blocks, self.ln_pre(x), layers=self.layers, remat=self.remat, unroll=self.unroll)
         return self.ln_post(x)
 
     def __call__(self, images: Float[Array, "B S1 S2 3"]) -> tuple[Float[Array, "B D"], Float[Array, "B L D"]]:
-        """Global [B, D] and local [B, L, D] image tokens, both projected, not normalised."""
+        """Global [B, D] and local [B, L, D] image tokens, both projected, not normalised.
+
+        Args:
+          images: float32, from `Flair.normalize`; S1 and S2 are multiples of the patch size, L is their product over
+            that of a patch, row by row.
+        """
         projected = self.projection(self.tokens(images))
         return projected[:, 0], projected[:, 1:]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import KeyPath
 
 from flair_jax.errors import ConfigError
 from flair_jax.models.layout import BATCH_AXES
@@ -21,9 +23,9 @@ AXES = ("data", "fsdp", "tensor")
 # A batch is split over the axes that do not split layers.
 BATCH = P(BATCH_AXES)
 
-# Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Adam's moments have
-# the paths of their parameters behind a prefix, so the same row holds for them. What no row names is copied to all:
-# LayerNorms, biases of layers that write to the residual stream, position tables, the class token, the scalars.
+# Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Moments have the paths
+# of their parameters behind a prefix, so the same row holds for them. What no row names is replicated: LayerNorms,
+# biases of layers that write to the residual stream, position tables, the class token, the scalars.
 # Stacked layers have their depth as the first axis.
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),
@@ -37,6 +39,9 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (r"text/token_embedding", P("fsdp", None)),
     (r"vision/patch_embedding", P(None, None, None, "fsdp")),
 )
+
+# Bytes of an array from which on it is worth a warning that every device holds all of it.
+_LARGE = 4 * 2**20
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -114,21 +119,79 @@ def _on_local_devices(leaf: Any, mesh: Mesh) -> jax.Array:
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A `NamedSharding` for every leaf of a tree of arrays or shapes, by `PARTITION_RULES`.
 
-    Raises:
-      ConfigError: if an axis of an array is not a multiple of the mesh's axis that splits it.
-    """
+    A leaf whose path holds a parameter's belongs to it: a moment of the parameter's shape lies as the parameter
+    does, and a statistic over one of its axes, such as Adafactor's, as what is left of it. What belongs to no parameter
+    or does not divide is replicated, with a warning if it is large.
 
-    def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = next((spec for pattern, spec in PARTITION_RULES if re.search(rf"(^|/){pattern}$", name)), P())
-        for size, axis in zip(leaf.shape, spec, strict=False):
-            if axis is not None and size % mesh.shape[axis]:
-                raise ConfigError(
-                    f"config.mesh: {axis}={mesh.shape[axis]} does not divide an axis of {name}, shape {leaf.shape}"
-                )
+    Args:
+      tree: parameters, or a state with the field `params`.
+      mesh: with the axes of `AXES`.
+
+    Raises:
+      ConfigError: if an axis of a parameter, or of a moment of its shape, is not a multiple of the mesh's axis that
+        splits it.
+    """
+    shapes = {_keys(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(getattr(tree, "params", tree))}
+    large: list[tuple[str, int]] = []
+
+    def leaf_sharding(path: KeyPath[Any], leaf: Any) -> NamedSharding:
+        keys = _keys(path)
+        parameter = _parameter(keys, shapes)
+        rule = _rule("/".join(parameter))
+        if parameter and leaf.shape == shapes[parameter]:
+            _check_divides(mesh, "/".join(keys), leaf.shape, rule)
+            return NamedSharding(mesh, rule)
+        spec = _rest_of_rule(mesh, rule, shapes.get(parameter, ()), leaf.shape)
+        size = math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 1)
+        if size >= _LARGE and spec == P() and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
+            large.append(("/".join(keys), size))
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+    found = jax.tree.map_with_path(leaf_sharding, tree)
+    if large and jax.process_index() == 0:
+        logging.warning(
+            "config.mesh: %d large array(s) of the optimiser's state, %.0f MB, are replicated on every device, because "
+            "they are not of a parameter's shape or the mesh does not divide them: %s",
+            len(large),
+            sum(size for _, size in large) / 1e6,
+            ", ".join(name for name, _ in large[:3]) + (", ..." if large[3:] else ""),
+        )
+    return found
+
+
+def _keys(path: KeyPath[Any]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _parameter(keys: tuple[str, ...], parameters: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """The longest part of a path that is a parameter's; () if none is."""
+    parts = (keys[start : start + length] for length in range(len(keys), 0, -1) for start in range(len(keys)))
+    return next((part for part in parts if part in parameters), ())
+
+
+def _rule(name: str) -> P:
+    return next((spec for pattern, spec in PARTITION_RULES if re.search(rf"(^|/){pattern}$", name)), P())
+
+
+def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> None:
+    for size, axis in zip(shape, spec, strict=False):
+        if axis is not None and size % mesh.shape[axis]:
+            raise ConfigError(
+                f"config.mesh: {axis}={mesh.shape[axis]} does not divide an axis of {name}, shape {shape}"
+            )
+
+
+def _rest_of_rule(mesh: Mesh, rule: P, parameter: tuple[int, ...], shape: tuple[int, ...]) -> P:
+    """The rule of a parameter for an array that lacks one of its axes; replicated if that is not what it is."""
+    axes = [*rule, *[None] * (len(parameter) - len(rule))]
+    for gone in reversed(range(len(parameter))):  # of equal axes the last: which of them it was changes little
+        if parameter[:gone] + parameter[gone + 1 :] == shape:
+            rest = axes[:gone] + axes[gone + 1 :]
+            rest = [
+                axis if axis and not size % mesh.shape[axis] else None for size, axis in zip(shape, rest, strict=True)
+            ]
+            return P(*rest) if any(rest) else P()
+    return P()
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "s4": 4, "u4": 4}
-_BITS |= {f"{sign}{bits}": bits for sign in "su" for bits in (8, 16, 32, 64)}
+ARRAY = r"\b(pred|[a-z]+[0-9]+\w*)\[([0-9,]*)\]"  # a regular expression: dtype, such as bf16 or f8e4m3fn, and sizes
 
 _HEADER = re.compile(r"^(ENTRY )?%([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([^\s=]+) = (.+)$")
-_SHAPE = re.compile(r"\b([a-z]+[0-9]+|pred)\[([0-9,]*)\]")
+_SHAPE = re.compile(ARRAY)
 _CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%([^\s,})]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -189,11 +188,27 @@ def _between_slices(instruction: str, times: int, slices: int) -> Collective | N
 
 
 def bytes_of(shape: str) -> int:
-    """Bytes of an array, such as "bf16[128,512]"."""
+    """Bytes of an array, such as "bf16[128,512]".
+
+    Raises:
+      ValueError: if it is none.
+    """
     found = _SHAPE.match(shape)
-    if not found or found[1] not in _BITS:
+    if not found:
         raise ValueError(f"{shape}: not a shape that is known")
-    return math.prod(int(size) for size in found[2].split(",") if size) * _BITS[found[1]] // 8
+    return array_bytes(found[1], [int(size) for size in found[2].split(",") if size])
+
+
+def array_bytes(dtype: str, sizes: Sequence[int]) -> int:
+    """Bytes of an array by the name of its dtype in HLO, such as "bf16", whose number is that of its bits.
+
+    Raises:
+      ValueError: if it is no such name.
+    """
+    found = re.match(r"pred|[a-z]+([0-9]+)", dtype)
+    if not found:
+        raise ValueError(f"{dtype}: not a dtype that is known")
+    return math.prod(sizes) * int(found[1] or 8) // 8
 
 
 def _groups(text: str) -> Iterator[list[int]]:

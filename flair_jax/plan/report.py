@@ -14,7 +14,10 @@ from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
 from flair_jax.parallel.sharding import AXES
-from flair_jax.plan.compile import Plan, changes_that_fit, find_topology, plan_scoring, plan_training
+from flair_jax.plan.changes import changes_that_fit
+from flair_jax.plan.figures import Plan
+from flair_jax.plan.steps import plan_scoring, plan_training
+from flair_jax.plan.topology import find_topology
 from flair_jax.settings import TrainSettings
 
 _GIB = 2**30

@@ -6,20 +6,18 @@ in the chip's own fast memory; of what an operation slices, updates in place, ga
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from flair_jax.plan.hlo import computations_of, runs_of
+from flair_jax.plan.hlo import ARRAY, array_bytes, computations_of, runs_of
 
 _NAME = re.compile(r"^\s+(ROOT )?%([^\s=]+) = (.+)$")
 _KIND = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(([^)]*)\)")
-_ARRAY = re.compile(r"\b(pred|[a-z]+[0-9]+\w*)\[([0-9,]*)\](?:\{([^}]*)\})?")
+_ARRAY = re.compile(ARRAY + r"(?:\{([^}]*)\})?")
 _CALLS = re.compile(r"\bcalls=%([^\s,})]+)")
 _APPLIED = re.compile(r"\bto_apply=%([^\s,})]+)")
 _TILE = re.compile(r"([0-9,]+):T\(([0-9,]+)\)")
-_BITS = re.compile(r"[a-z]+([0-9]+)")
 
 # What moves nothing, or is counted in the computations that it runs; the end of a transfer, which counts at its start.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
@@ -96,8 +94,7 @@ def _size(dtype: str, sizes: str, layout: str) -> int:
     if tile:
         for axis, step in zip(tile[1].split(","), reversed(tile[2].split(",")), strict=False):
             shape[int(axis)] = -(-shape[int(axis)] // int(step)) * int(step)
-    bits = _BITS.match(dtype)
-    return math.prod(shape) * (int(bits[1]) if bits else 8) // 8
+    return array_bytes(dtype, shape)
 
 
 def _moved(operation: _Operation, others: _Computation, parsed: Mapping[str, _Computation]) -> int:

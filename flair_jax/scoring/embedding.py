@@ -12,8 +12,9 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from flair_jax.data.tokenizer import count_tokens, tokenize
+from flair_jax.data.tokenizer import find_tokenizer, tokenize_for
 from flair_jax.errors import DatasetError, ImageError
+from flair_jax.models.config import TextConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.ranking import ScoreBlock
@@ -153,22 +154,23 @@ class CutOff:
     tokens_share: float
 
 
-def cut_off(texts: Sequence[str], context_length: int) -> CutOff:
-    """What a context length cuts off texts, of which there must be one."""
-    tokens = count_tokens(texts)
-    lost = np.maximum(tokens - (context_length - 2), 0)
+def cut_off(texts: Sequence[str], text: TextConfig) -> CutOff:
+    """What a model's context length cuts off texts, of which there must be one."""
+    tokenizer = find_tokenizer(text.tokenizer)
+    tokens = tokenizer.count_tokens(texts)
+    lost = np.maximum(tokens - tokenizer.room(text.context_length), 0)
     longer = int(np.count_nonzero(lost))
-    return CutOff(context_length, longer, longer / len(texts), int(lost.sum()) / max(int(tokens.sum()), 1))
+    return CutOff(text.context_length, longer, longer / len(texts), int(lost.sum()) / max(int(tokens.sum()), 1))
 
 
 def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
     """Features [N, D] of texts, as `embed_tokens` makes them."""
-    return embed_tokens(model, retriever, tokenize(texts, model.config.text.context_length), batch_size, bar)
+    return embed_tokens(model, retriever, tokenize_for(model.config.text, texts), batch_size, bar)
 
 
 def embed_tokens(model: Flair, retriever: Retriever, tokens: np.ndarray, batch_size: int, bar: tqdm) -> np.ndarray:
     """Features [N, D] of tokens [N, T]. Texts of like length share a batch, cut to its longest; `bar` counts texts."""
-    order = np.argsort(tokens.argmax(axis=1), kind="stable")
+    order = np.argsort(model.text_lengths(tokens), kind="stable")
     features = np.empty((len(tokens), model.config.embed_dim), np.float32)
     for start in range(0, len(tokens), batch_size):
         chosen = order[start : start + batch_size]

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.models.flair import Params
-from flair_jax.models.normalize import l2_normalize, normalize
-from flair_jax.models.pooling import PreparedImage, PreparedTexts
+from flair_jax.models.normalize import l2_normalize
+from flair_jax.models.pooling import PreparedTexts
 from flair_jax.parallel.sharding import copy_to, data_mesh
 
 # Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
@@ -37,11 +37,13 @@ _LENGTH_STEP = 16
 class RetrievalModel(Protocol):
     """What a model must offer to be scored here; `flair_jax.Flair` does. See there for shapes."""
 
+    def normalize(self, pixels: Any) -> Any: ...
+    def text_lengths(self, tokens: np.ndarray) -> np.ndarray: ...
     def encode_image(self, params: Params, images: Any) -> tuple[Any, Any]: ...
     def encode_text(self, params: Params, tokens: Any) -> Any: ...
-    def prepare_images(self, params: Params, local: Any) -> PreparedImage: ...
+    def prepare_images(self, params: Params, local: Any) -> Any: ...
     def prepare_texts(self, params: Params, text: Any) -> PreparedTexts: ...
-    def cosines(self, params: Params, image: PreparedImage, texts: PreparedTexts) -> Any: ...
+    def cosines(self, params: Params, image: Any, texts: PreparedTexts) -> Any: ...
     def cosines_with_text(self, params: Params, local: Any, text: Any) -> Any: ...
 
 
@@ -61,13 +63,14 @@ class Retriever:
           devices: all local ones if not given.
         """
         devices = jax.local_devices() if devices is None else devices
+        self._text_lengths = model.text_lengths
         self._mesh = data_mesh(devices)
         self._rows = NamedSharding(self._mesh, P("data"))
         self._everywhere = NamedSharding(self._mesh, P())
         self._params = copy_to(self._mesh, params)
 
         def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:
-            image, local = model.encode_image(params, normalize(pixels))
+            image, local = model.encode_image(params, model.normalize(pixels))
             return jnp.concatenate([image[:, None], local], axis=1) if with_local else image[:, None]
 
         self._encode_images = jax.jit(tokens_of, static_argnames="with_local", out_shardings=self._rows)
@@ -106,9 +109,9 @@ class Retriever:
     def encode_texts(self, tokens: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Text features, not normalised: int32 [N, T] -> float32 [N, D]; `pad_to` as in `encode_images`.
 
-        The columns after the last end of text are cut off first: no feature depends on them.
+        The columns after the last end of text are cut off first if no feature depends on them.
         """
-        longest = int(tokens.argmax(axis=1).max()) + 1
+        longest = int(self._text_lengths(tokens).max())
         length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, tokens.shape[1])
         return self._by_rows(self._encode_texts, pad_to, tokens[:, :length])
 
@@ -119,7 +122,7 @@ class Retriever:
 
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
-        count = texts.query.shape[-1]
+        count = texts.size
         return self._by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
 
     def score_top_k(
@@ -187,7 +190,7 @@ def _score_all(
     model: RetrievalModel, pairs_per_step: int, params: Params, local: jax.Array, texts: PreparedTexts
 ) -> jax.Array:
     """One device's images [b, L, D] with all N texts -> [b, N rounded up to whole blocks]."""
-    count = texts.query.shape[-1]
+    count = texts.size
     blocks = -(-count // _TEXTS_PER_STEP)
     size = -(-count // (16 * blocks)) * 16  # whole cache lines and vector registers
     images = model.prepare_images(params, local)
@@ -196,11 +199,11 @@ def _score_all(
         padded = jnp.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, blocks * size - count)])
         return jnp.moveaxis(padded.reshape(*columns.shape[:-1], blocks, size), -2, 0)
 
-    def score_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
-        some = texts._replace(query=block[0], target=block[1])
+    def score_block(block: Any) -> jax.Array:
+        some = texts._replace(each=block)
         return _map(lambda image: model.cosines(params, image, some), images, pairs_per_step // size)
 
-    scores = jax.lax.map(score_block, (in_blocks(texts.query), in_blocks(texts.target)))
+    scores = jax.lax.map(score_block, jax.tree.map(in_blocks, texts.each))
     return jnp.moveaxis(scores, 0, 1).reshape(len(local), -1)
 
 
@@ -214,9 +217,9 @@ def _score_top_k(
 ) -> jax.Array:
     """One device's images [b, L, D], each with its own candidates [b, K] -> [b, K]."""
 
-    def score_image(row: tuple[jax.Array, PreparedImage]) -> jax.Array:
+    def score_image(row: tuple[jax.Array, Any]) -> jax.Array:
         chosen, image = row
-        own = texts._replace(query=texts.query[..., chosen], target=texts.target[..., chosen])
+        own = texts._replace(each=jax.tree.map(lambda columns: columns[..., chosen], texts.each))
         return model.cosines(params, image, own)
 
     images = model.prepare_images(params, local)

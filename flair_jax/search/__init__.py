@@ -7,20 +7,31 @@ hits = Searcher(index, model, params).search("a red kettle on a gas stove", top=
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flair_jax.lazy import public
 
 if TYPE_CHECKING:
+    from flair_jax.search.build import IndexSettings as IndexSettings
+    from flair_jax.search.build import add_faiss as add_faiss
+    from flair_jax.search.build import update as update
+    from flair_jax.search.export import embed_lines as embed_lines
+    from flair_jax.search.export import embed_pictures as embed_pictures
+    from flair_jax.search.page import write_page as write_page
+    from flair_jax.search.pictures import Picture as Picture
+    from flair_jax.search.pictures import find_pictures as find_pictures
     from flair_jax.search.searcher import Hit as Hit
     from flair_jax.search.searcher import Searcher as Searcher
     from flair_jax.search.store import SearchIndex as SearchIndex
-
-# Public name -> module, imported on first use: to open an index loads no JAX.
-_HOME = {"Hit": "searcher", "SearchIndex": "store", "Searcher": "searcher"}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+else:
+    __getattr__, __dir__, __all__ = public(
+        __name__,
+        {
+            "build": ["IndexSettings", "add_faiss", "update"],
+            "export": ["embed_lines", "embed_pictures"],
+            "page": ["write_page"],
+            "pictures": ["Picture", "find_pictures"],
+            "searcher": ["Hit", "Searcher"],
+            "store": ["SearchIndex"],
+        },
+    )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.errors import FlairError, SearchIndexError, require_text
 from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.scorer import Retriever
@@ -47,7 +47,7 @@ class Searcher:
         Raises:
           SearchIndexError: if the index was made by another checkpoint.
         """
-        self._fingerprint, self._context_length = fingerprint(model, params), model.config.text.context_length
+        self._fingerprint, self._text = fingerprint(model, params), model.config.text
         self.use(index)
         self._retriever = Retriever(model, params)
 
@@ -89,7 +89,7 @@ class Searcher:
         require_text(sentence)
         if top < 1 or rerank < 1:
             raise FlairError(f"top={top} and rerank={rerank} must be at least 1")
-        text = self._retriever.encode_texts(tokenize(sentence, self._context_length))[0]
+        text = self._retriever.encode_texts(tokenize_for(self._text, [sentence]))[0]
         index, candidates = self._state
         rows, global_scores = candidates(text, max(top, rerank))
         scores = self._rerank(index, rows, text)

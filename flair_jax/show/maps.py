@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from flair_jax.data.tokenizer import tokenize
+from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.errors import FlairError, require_text
 from flair_jax.models.flair import AnyArray, Flair, Params
-from flair_jax.models.normalize import l2_normalize, normalize
+from flair_jax.models.normalize import l2_normalize
 
 
 class AttentionMaps(NamedTuple):
@@ -60,7 +60,7 @@ def attention_maps(
     Args:
       model: such as `flair_jax.load` gives.
       params: its parameters.
-      images: what `flair_jax.normalize` gives.
+      images: what `model.normalize` gives.
       tokens: from `flair_jax.tokenize`.
 
     Raises:
@@ -142,7 +142,7 @@ def explain_picture(
         if not sentence.strip():
             raise FlairError(f"sentence {number} of {len(sentences)} is empty; leave it out or write one")
         require_text(sentence)
-    tokens = tokenize(sentences, model.config.text.context_length)
+    tokens = tokenize_for(model.config.text, sentences)
     # Up to a power of two, so that few numbers of sentences are compiled; rows of zeros are texts like any other.
     tokens = np.pad(tokens, [(0, (1 << (len(sentences) - 1).bit_length()) - len(sentences)), (0, 0)])
     found = _explain_pixels(model, params, pixels[None], tokens)
@@ -150,7 +150,7 @@ def explain_picture(
 
 
 def _explain_pixels_of(model: Flair, params: Params, pixels: Array, tokens: Array) -> Explanation:
-    return explain(model, params, normalize(pixels), tokens)
+    return explain(model, params, model.normalize(pixels), tokens)
 
 
 _explain_pixels = jax.jit(_explain_pixels_of, static_argnums=0)

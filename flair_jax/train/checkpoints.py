@@ -13,12 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import optax
 import orbax.checkpoint as ocp
 
-from flair_jax.checkpoint import DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
+from flair_jax.checkpoint import AVERAGE, DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
-from flair_jax.models.config import FlairConfig, read_json_object
+from flair_jax.models.description import read_json_object
+from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.identity import changes, from_earlier
@@ -27,23 +31,23 @@ from flair_jax.train.step import TrainState
 from flair_jax.weights import digests
 
 _OPTIMIZER, _PROGRESS = "optimizer", "progress"
-_ITEMS = (DESCRIPTION, _OPTIMIZER, PARAMS, _PROGRESS)
+_ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, _PROGRESS)  # the average only where there is one
 
 
 class RunCheckpoints:
     """The checkpoints of one run; use it as a context manager, whose end waits for the last save."""
 
-    def __init__(self, workdir: Path, settings: CheckpointSettings, config: FlairConfig, run: dict[str, Any]) -> None:
+    def __init__(self, workdir: Path, settings: CheckpointSettings, model: Flair, run: dict[str, Any]) -> None:
         """Opens, and where needed makes, the run's folder.
 
         Args:
           workdir: the run's folder.
           settings: what to keep.
-          config: the model's description, saved with the weights.
+          model: its description is saved with the weights.
           run: from `run_identity.describe`; saved with each checkpoint, and compared when the run goes on.
         """
         self._settings = settings
-        self._description = describe(config, {"run": workdir.name})
+        self._description = describe(model, {"run": workdir.name})
         self._run = run
         self._hosts = Processes.all()
         self._folder = workdir.absolute() / RUN_FOLDER
@@ -83,18 +87,16 @@ class RunCheckpoints:
             return
         self._manager.wait_until_finished()  # so that the step that is being saved is one
         self._saving = step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS: ocp.args.StandardSave(state.params),
-                    _OPTIMIZER: ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-                    DESCRIPTION: ocp.args.JsonSave(self._description),
-                    # The data stream's whole state is the number of its next batch.
-                    _PROGRESS: ocp.args.JsonSave({"next_batch": step, "run": self._run}),
-                }
-            ),
-        )
+        items: dict[str, ocp.args.CheckpointArgs] = {
+            PARAMS: ocp.args.StandardSave(state.params),
+            _OPTIMIZER: ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            DESCRIPTION: ocp.args.JsonSave(self._description),
+            # The data stream's whole state is the number of its next batch.
+            _PROGRESS: ocp.args.JsonSave({"next_batch": step, "run": self._run}),
+        }
+        if state.ema is not None:
+            items[AVERAGE] = ocp.args.StandardSave(state.ema)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
         """Raises what a save in the background has failed with."""
@@ -110,13 +112,16 @@ class RunCheckpoints:
         (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         digests.write(unfinished, _ITEMS)
 
-    def restore(self, target: TrainState, accept_changes: bool = False) -> tuple[TrainState, int] | None:
+    def restore(
+        self, target: TrainState, optimizer: optax.GradientTransformation, accept_changes: bool = False
+    ) -> tuple[TrainState, int] | None:
         """The newest checkpoint that is whole, and its step; None if there has never been one.
 
         Those that are damaged are named in warnings and set aside, and so are settings that are not the checkpoint's.
 
         Args:
           target: from `abstract_state`: shapes and shardings, whatever devices the checkpoint was saved from.
+          optimizer: whose state `target` describes.
           accept_changes: go on even if settings make the run another one; of the optimiser's state what fits is kept.
 
         Raises:
@@ -134,7 +139,7 @@ class RunCheckpoints:
             self._check_never_had_any(damaged)
             return None
         self._compare(step, accept_changes)
-        state = self._read(step, target, accept_changes)
+        state = self._read(step, target, optimizer, accept_changes)
         self._hosts.first_does(lambda: self._set_aside(damaged))
         self._manager.reload()
         return state, step
@@ -191,20 +196,33 @@ class RunCheckpoints:
             )
         return recorded
 
-    def _read(self, step: int, target: TrainState, accept_changes: bool) -> TrainState:
+    def _read(
+        self, step: int, target: TrainState, optimizer: optax.GradientTransformation, accept_changes: bool
+    ) -> TrainState:
         of_optimizer = {"step": target.step, "opt_state": target.opt_state}
-        items = {PARAMS: ocp.args.StandardRestore(target.params)}
+        averaged = (self.path(step) / AVERAGE).is_dir()
+        items: dict[str, ocp.args.CheckpointArgs] = {PARAMS: ocp.args.StandardRestore(target.params)}
         if not accept_changes:
             items[_OPTIMIZER] = ocp.args.StandardRestore(of_optimizer)
+        if averaged and target.ema is not None:
+            items[AVERAGE] = ocp.args.StandardRestore(target.ema)
         try:
             restored = dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())
             if accept_changes:
-                restored[_OPTIMIZER], lost = restore_what_fits(self.path(step) / _OPTIMIZER, of_optimizer)
+                restored[_OPTIMIZER], lost = restore_what_fits(
+                    self.path(step) / _OPTIMIZER, of_optimizer, optimizer, restored[PARAMS]
+                )
                 for each in lost:
                     self._warn("the optimiser's state: %s", each)
         except Exception as error:  # Orbax and its storage raise many kinds
             raise self._unreadable(step, error) from error
-        return TrainState(restored[_OPTIMIZER]["step"], restored[PARAMS], restored[_OPTIMIZER]["opt_state"])
+        if target.ema is not None and not averaged:
+            self._warn("the average of the parameters starts from those of step %s, which has none", f"{step:,}")
+            restored[AVERAGE] = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(restored[PARAMS])
+        elif target.ema is None and averaged:
+            self._warn("the average of the parameters ends with step %s", f"{step:,}")
+        of_optimizer = restored[_OPTIMIZER]
+        return TrainState(of_optimizer["step"], restored[PARAMS], of_optimizer["opt_state"], restored.get(AVERAGE))
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:
         """What to say of a checkpoint that is not proven to be damaged."""

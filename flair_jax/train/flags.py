@@ -147,14 +147,16 @@ def _find(name: str) -> Path:
 
 
 def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
-    """Raises ConfigError if a configuration lacks a field, by its dotted name."""
+    """Raises ConfigError if a configuration lacks a field, by its dotted name, or a command line cannot set it."""
+    if name.split(".")[0] == "factories":
+        raise ConfigError(f"--config.{name}: is a function, which only a configuration file can set")
     group: Any = config
     for part in name.split("."):
         if not isinstance(group, ml_collections.ConfigDict) or part not in group:
             known = group if isinstance(group, ml_collections.ConfigDict) else ()
-            raise ConfigError(
-                f"--config.{name}: no such field; configs/default.py lists all{did_you_mean(part, known)}"
-            )
+            where = "the configuration file defines those of `extra`"
+            where = where if name.startswith("extra.") else "configs/default.py lists all"
+            raise ConfigError(f"--config.{name}: no such field; {where}{did_you_mean(part, known)}")
         group = group[part]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from flair_jax.models.config import FlairConfig
-from flair_jax.settings import LOSS_TERMS
+from flair_jax.train.losses import CountedLoss, Loss
+from flair_jax.train.terms import LossSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,28 +68,20 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
-def step_flops(
-    config: FlairConfig,
-    images: int,
-    captions: int,
-    group_size: int,
-    *,
-    terms: Sequence[str] = LOSS_TERMS,
-    lock: Sequence[str] = (),
-) -> float:
+def step_flops(config: FlairConfig, images: int, captions: int, loss: Loss, lock: Sequence[str] = ()) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     Counted are the matrix products of the model, at 2 FLOPs a multiplication. A product of what is learned costs 3
     times its forward pass, or 2 times where nothing below it learns: pictures, and the features of a locked tower, need
     no gradient. A locked tower costs its forward pass alone. What rematerialisation or accumulation computes again is
-    not counted, so that the utilisation is of useful work.
+    not counted, so that the utilisation is of useful work. Of the loss, what its `flops` says counts, and nothing
+    where it is no `CountedLoss`. Features by averaged parameters are not counted.
 
     Args:
       config: the model.
       images: N in a batch.
       captions: K of each image.
-      group_size: B, see `flair_loss`.
-      terms: of the loss: "tcs", "mps" or both; see `flair_loss`.
+      loss: see `Loss`.
       lock: towers that keep their weights: "image", "text".
     """
     vision, text, width = config.vision, config.text, config.embed_dim
@@ -100,13 +93,8 @@ def step_flops(
     texts = images * captions
     caption = texts * (_blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width)
     total = patches * (1 + image_learns) + image * (1 + 2 * image_learns) + caption * (1 + 2 * text_learns)
-    if "tcs" in terms:  # the pooling always learns
-        pairs = images * (images // group_size) * (group_size + captions - 1)
-        total += 3 * pairs * (4 * local * width + 2 * width**2)
-        total += (2 + image_learns) * images * 4 * local * width**2  # keys and values
-        total += (2 + text_learns) * texts * 2 * width**2  # queries
-    if "mps" in terms:
-        total += (1 + image_learns + text_learns) * images * texts * 2 * width
+    if isinstance(loss, CountedLoss):
+        total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flair_jax.models.config import config_from_json
-from flair_jax.settings import TrainSettings
+from flair_jax.configs.default import get_config
+from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_convention
+from flair_jax.models.description import config_from_json
+from flair_jax.settings import NO_FACTORIES, TrainSettings
 
 # With another value of these, going on is not the same as never having stopped: the samples, the loss, the optimiser or
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
@@ -16,9 +20,10 @@ from flair_jax.settings import TrainSettings
 IDENTITY = (
     *("dtype", "seed", "batch_size", "captions_per_image", "samples"),
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
-    *("lock", "loss.terms", "loss.group_size"),
+    *("lock", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
-    *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
+    *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
 )
 
 # These say how long the run is, and when its cool-down begins. They may change as long as no step that is done would
@@ -37,8 +42,28 @@ FREE = (
     *(f"evaluation.{name}" for name in ("every_steps", "dataset", "dir", "mode", "top_k", "batch_size")),
 )
 
+# Groups whose fields all make the run what it is: a configuration's own fields, and what it takes instead of ours.
+OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
+_OPEN_GROUPS = ("extra.", "factories.")
+
 _COMPUTE_SETTINGS = ("dtype", "remat", "unroll")
 _INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
+_MODEL_SIZES = {
+    f"model.{prefix}{field.name}"
+    for prefix, kind in (("", FlairConfig), ("vision.", VisionConfig), ("text.", TextConfig))
+    for field in dataclasses.fields(kind)
+    if field.type in ("int", "float") and not is_convention(field)
+}.difference(_INITIAL)
+
+
+class _NotSet:
+    """A field that a configuration does not have."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_NOT_SET = _NotSet()
 
 
 class Change(NamedTuple):
@@ -59,23 +84,41 @@ class Change(NamedTuple):
     @property
     def of_model_size(self) -> bool:
         """Whether no state of the run can be kept."""
-        return self.name.startswith("model.") and self.of_identity and not isinstance(self.now, bool)
+        return self.name in _MODEL_SIZES
 
     def __str__(self) -> str:
+        group, _, kind = self.name.partition(".")
+        if group == "factories":
+            return f"the {kind} was {self.was or 'the standard one'}, is {self.now or 'the standard one'}"
         name = "the number of samples" if self.name == "samples" else f"config.{self.name}"
         unused = " (of no effect: the parameters are the checkpoint's)" if self.name in _INITIAL else ""
         return f"{name} was {self.was!r}, is {self.now!r}{unused}"
 
 
-def describe(settings: TrainSettings, samples: int) -> dict[str, Any]:
-    """All that a run is, as JSON values by name: its settings, its model, the samples of its data, and its steps."""
-    model = {
-        name: value
-        for name, value in dataclasses.asdict(settings.model_config()).items()
-        if name not in _COMPUTE_SETTINGS
+def describe(
+    settings: TrainSettings,
+    samples: int,
+    model: FlairConfig | None = None,
+    objects: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """All that a run is, as JSON values by name: its settings, its model, the samples of its data, and its steps.
+
+    Args:
+      settings: of the run.
+      samples: how many the data has.
+      model: that of the settings if not given.
+      objects: qualified names of what it takes instead of the standard model, optimizer, loss and sources, by kind.
+    """
+    sizes = dataclasses.asdict(model or settings.model_config())
+    plain = dataclasses.replace(settings, extra={}, factories=NO_FACTORIES)
+    described = {
+        **_flat(dataclasses.asdict(plain)),
+        **_flat(settings.extra, "extra."),
+        **{f"factories.{kind.name}": objects.get(kind.name, "") for kind in dataclasses.fields(NO_FACTORIES)},
+        **_flat({name: value for name, value in sizes.items() if name not in _COMPUTE_SETTINGS}, "model."),
+        "samples": samples,
+        "total_steps": settings.total_steps(samples),
     }
-    flat = {**_flat(dataclasses.asdict(settings)), **_flat(model, "model.")}
-    described = {**flat, "samples": samples, "total_steps": settings.total_steps(samples)}
     return dict(json.loads(json.dumps(described)))  # tuples are lists in a checkpoint
 
 
@@ -94,13 +137,20 @@ def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[Change]:
-    """The settings that differ; those that one of the two does not know are passed over.
+    """The settings that differ.
+
+    A setting that the checkpoint does not know is younger than it, and had then what is its default today. What neither
+    the checkpoint nor a default tells is passed over, and so is all that the first checkpoints did not tell.
 
     Args:
       was: of the checkpoint; from `describe` or `from_earlier`.
       now: of the run that goes on; from `describe`.
       done: steps that the checkpoint has behind it.
     """
+    complete = "total_steps" in was
+    was = {**(_defaults() if complete else {}), **was}
+    own = {name: _NOT_SET for name in (*now, *was) if name.startswith("extra.")}
+    was, now = ({**own, **was}, {**own, **now}) if complete else (was, now)
     other_rates = _other_rates(was, now, done)
     return [
         Change(name, was[name], value, _of_identity(name) or (name in LENGTH and other_rates))
@@ -109,8 +159,17 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
     ]
 
 
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    """Of all settings, in the form of `describe`. Samples that a caller gave were once not told of."""
+    settings = get_config().to_dict()
+    objects = {f"factories.{kind}": "" for kind in settings.pop("factories") if kind != "sources"}
+    defaults = {**_flat(settings), **objects, **_flat(dataclasses.asdict(FlairConfig()), "model.")}
+    return MappingProxyType(json.loads(json.dumps(defaults)))
+
+
 def _of_identity(name: str) -> bool:
-    return name in IDENTITY or (name.startswith("model.") and name not in _INITIAL)
+    return name in IDENTITY or name.startswith(_OPEN_GROUPS) or (name.startswith("model.") and name not in _INITIAL)
 
 
 def _other_rates(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> bool:

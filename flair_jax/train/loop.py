@@ -90,7 +90,7 @@ class Run:
             return
         try:
             with self.preemption.may_break():
-                values = self.evaluation.run(state.params)
+                values = self.evaluation.run(state.evaluated)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             self.logger.say(f"the evaluation after step {done:,} has failed, and training goes on: {reason}")

@@ -1,90 +1,181 @@
-"""FLAIR's losses (Xiao et al., CVPR 2025, arXiv 2412.03561): text-conditioned and multi-positive sigmoid, sharded."""
+"""FLAIR's loss (Xiao et al., CVPR 2025, arXiv 2412.03561): a sum of terms over all pairs of a batch, sharded.
+
+`flair_jax.train.terms` has the terms; here is what they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.normalize import l2_normalize
-
-Params = dict[str, Any]
-TERMS = ("tcs", "mps")
-
-# (key, group, row) -> int32 [B+K-1]: captions of `group` that pool an image in row `row` of its own group.
-CaptionSampler = Callable[[Array, Array, Array], Array]
+from flair_jax.models.flair import Flair, Params
+from flair_jax.settings import LossSettings
+from flair_jax.train.loss_context import CaptionSampler, Features, LossContext
+from flair_jax.train.terms import TERMS, LossSizes, Term, sample_captions
 
 
-class Pooling(Protocol):
-    """Text-conditioned pooling as functions of arrays; `flair_jax.Flair` offers it. See there for shapes."""
+class LossValues(NamedTuple):
+    """A loss and its parts.
 
-    def project_texts(self, params: Params, text: Any) -> Any: ...
-    def prepare_images(self, params: Params, local: Any) -> Any: ...
-    def pool_queries(self, params: Params, query: Any, images: Any) -> Any: ...
-
-
-class Features(NamedTuple):
-    """What the towers give for N images with K captions each; rows i*K to i*K+K-1 of `text` belong to image i."""
-
-    image: Float[Array, "N D"]
-    local: Float[Array, "N L D"]
-    text: Float[Array, "NK D"]
-
-
-class Losses(NamedTuple):
-    """The loss and its parts; a part that was not asked for is 0."""
+    Attributes:
+      total: what is differentiated.
+      terms: scalars by name, each of which is logged under it.
+    """
 
     total: Float[Array, ""]
-    tcs: Float[Array, ""]
-    mps: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
 
 
-def sample_captions(
-    key: Array, group: Int[Array, ""], row: Int[Array, ""], *, group_size: int, captions_per_image: int
-) -> Int[Array, " B+K-1"]:
-    """The captions that pool one image: its own K, and one drawn uniformly from each other image of a group.
+class Loss(Protocol):
+    """A loss, as `make_train_step` takes it: any function of these arguments, jittable and differentiable."""
 
-    Ascending, so that the image's own stand at columns row to row+K-1. The draw depends on (key, group, row) and on
-    nothing about devices.
+    def __call__(
+        self, model: Flair, params: Params, features: Features, key: Array, teacher: Features | None, /
+    ) -> LossValues:
+        """The loss of a batch.
+
+        Args:
+          model: the model.
+          params: all of its parameters.
+          features: of the whole batch by `params`, not normalised, float32; rows are sharded over the mesh.
+          key: from `jax.random.key`, a new one each step.
+          teacher: features of the same batch by the averaged parameters, without a gradient; None where
+            `config.optimizer.ema_decay` is 0. They cost nothing where they are not used.
+        """
+        ...
+
+
+@runtime_checkable
+class CountedLoss(Loss, Protocol):
+    """A loss that tells its FLOPs; for any other, utilisation and plans count the towers alone."""
+
+    def flops(self, sizes: LossSizes) -> float:
+        """FLOPs of its matrix products in one step, forward and backward, over all devices; counted as of a `Term`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TermsLoss:
+    """A `Loss` that is a weighted sum of terms of a table; `make_loss` checks and makes it, `flair_loss` explains it.
+
+    Attributes:
+      terms: by name, with the weight of each.
+      group_size: B.
+      pairs_per_block: how many (image, caption) pairs a device pools at once.
+      sampler: draws captions; None: `sample_captions`.
+    """
+
+    terms: Mapping[str, tuple[Term, float]]
+    group_size: int
+    pairs_per_block: int
+    sampler: CaptionSampler | None = None
+
+    def __call__(
+        self, model: Flair, params: Params, features: Features, key: Array, teacher: Features | None = None, /
+    ) -> LossValues:
+        """See `Loss`.
+
+        Raises:
+          ConfigError: if the batch does not divide into groups, or over the mesh.
+        """
+        count, captions = len(features.image), len(features.text) // max(len(features.image), 1)
+        if len(features.text) != count * captions or count % self.group_size:
+            raise ConfigError(
+                f"{len(features.text)} captions and loss groups of {self.group_size} do not divide a batch of {count} "
+                "images"
+            )
+        mesh = jax.sharding.get_abstract_mesh()
+        axes = () if mesh.empty else mesh.axis_names
+        if count % (mesh.size if axes else 1):
+            raise ConfigError(f"a batch of {count} images does not divide over {mesh.size} devices")
+        params = {name: leaves for name, leaves in params.items() if name not in ("vision", "text")}
+        shares = partial(self._sums, model, axes, captions)
+        if axes:
+            rows = P(axes)
+            shares = jax.shard_map(shares, in_specs=(P(), rows, P(), rows), out_specs=P())
+        values = shares(params, features, key, teacher)
+        total = sum((weight * values[name] for name, (_, weight) in self.terms.items()), start=jnp.zeros(()))
+        return LossValues(total, values)
+
+    def _sums(
+        self,
+        model: Flair,
+        axes: tuple[str, ...],
+        captions: int,
+        params: Params,
+        features: Features,
+        key: Array,
+        teacher: Features | None,
+    ) -> dict[str, Array]:
+        """The terms' values, added up over all devices; `features` are one device's."""
+        if axes:  # or the gradients of the parameters would be summed over devices in every block
+            params = lax.pcast(params, axes, to="varying")
+        text = lax.all_gather(features.text, axes, tiled=True) if axes else features.text
+        context = LossContext(
+            *(model, params, key, features, teacher),
+            text=text.reshape(-1, self.group_size * captions, text.shape[-1]),
+            group_size=self.group_size,
+            captions=captions,
+            pairs_per_block=self.pairs_per_block,
+            sampler=self.sampler or partial(sample_captions, group_size=self.group_size, captions_per_image=captions),
+            axes=axes,
+        )
+        values = {name: term.share(context) for name, (term, _) in self.terms.items()}
+        return lax.psum(values, axes) if axes else values
+
+    def flops(self, sizes: LossSizes) -> float:
+        """The sum of the terms' FLOPs; see `Term`."""
+        return sum(term.flops(sizes, self.group_size) for term, _ in self.terms.values())
+
+
+def make_loss(
+    settings: LossSettings,
+    group_size: int,
+    *,
+    table: Mapping[str, Term] = TERMS,
+    sampler: CaptionSampler | None = None,
+) -> TermsLoss:
+    """The loss that a run's settings ask for.
 
     Args:
-      key: from `jax.random.key`, a new one each step.
-      group: number of the group whose captions are drawn.
-      row: place of the image in its own group.
-      group_size: B, images in a group.
-      captions_per_image: K.
+      settings: of the loss.
+      group_size: B, such as `TrainSettings.group_size`.
+      table: of terms that the settings may name.
+      sampler: replaces `sample_captions`.
 
-    Returns:
-      Indices into the group's B*K captions.
+    Raises:
+      ConfigError: if a term is not in the table.
     """
-    choice = jax.random.randint(
-        jax.random.fold_in(jax.random.fold_in(key, group), row), (group_size,), 0, captions_per_image
-    )
-    column = jnp.arange(group_size + captions_per_image - 1)
-    own = (column >= row) & (column < row + captions_per_image)
-    image = jnp.where(column < row, column, jnp.where(own, row, column - captions_per_image + 1))
-    return image * captions_per_image + jnp.where(own, column - row, choice[image])
+    terms, weights = settings.terms, settings.weights
+    if not terms or not set(terms) <= set(table):
+        raise ConfigError(f"config.loss.terms={tuple(terms)} are not among {', '.join(table)}")
+    weights = weights or (1 / len(terms),) * len(terms)
+    weighted = {name: (table[name], weight) for name, weight in zip(terms, weights, strict=True)}
+    return TermsLoss(weighted, group_size, settings.pairs_per_block, sampler)
 
 
 def flair_loss(
-    pooling: Pooling,
+    model: Flair,
     params: Params,
     features: Features,
     key: Array,
     *,
     group_size: int,
-    terms: Sequence[str] = TERMS,
+    terms: Sequence[str] = tuple(TERMS),
+    weights: Sequence[float] = (),
     pairs_per_block: int = 8192,
     sampler: CaptionSampler | None = None,
-) -> Losses:
-    """The mean of the terms asked for, over groups of B images; pure, and sharded over the mesh that is set.
+) -> LossValues:
+    """FLAIR's loss over groups of B images; pure, and sharded over the mesh that is set.
 
     With s = exp(logit_scale), b = logit_bias, label +1 for an image's own captions and -1 for others:
 
@@ -107,135 +198,20 @@ def flair_loss(
       `pairs_per_block` * (8 H L + 16 D) bytes; blocks are recomputed in the backward pass if there is more than one.
 
     Args:
-      pooling: the model's pooling.
-      params: with `pooling`, `logit_scale` (its log is stored) and `logit_bias`; others are ignored.
+      model: the model, for its pooling.
+      params: with `pooling`, `logit_scale` (its log is stored) and `logit_bias`; the towers' are ignored.
       features: not normalised; float32.
       key: from `jax.random.key`, a new one each step; the captions are drawn with it.
       group_size: B; must divide N.
       terms: "tcs", "mps" or both.
+      weights: a factor for each term, whose sum is the total; (): their mean, as published.
       pairs_per_block: how many (image, caption) pairs are pooled at once by a device; changes memory and speed only.
       sampler: replaces `sample_captions`.
 
     Raises:
       ConfigError: if sizes do not divide, or a term is unknown.
     """
-    count, captions = len(features.image), len(features.text) // max(len(features.image), 1)
-    if len(features.text) != count * captions or count % group_size:
-        raise ConfigError(
-            f"{len(features.text)} captions and loss groups of {group_size} do not divide a batch of {count} images"
-        )
-    if not terms or not set(terms) <= set(TERMS):
-        raise ConfigError(f"loss terms {tuple(terms)} are not among {', '.join(TERMS)}")
-    params = {name: params[name] for name in ("pooling", "logit_scale", "logit_bias")}
-    if sampler is None:
-        sampler = partial(sample_captions, group_size=group_size, captions_per_image=captions)
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = () if mesh.empty else mesh.axis_names
-    if count % (mesh.size if axes else 1):
-        raise ConfigError(f"a batch of {count} images does not divide over {mesh.size} devices")
-    sums = partial(
-        _sums,
-        pooling,
-        sampler,
-        axes=axes,
-        group_size=group_size,
-        captions=captions,
-        terms=tuple(terms),
-        pairs_per_block=pairs_per_block,
+    settings = LossSettings(
+        terms=tuple(terms), weights=tuple(weights), group_size=group_size, pairs_per_block=pairs_per_block
     )
-    if axes:
-        rows = P(axes)
-        sums = jax.shard_map(sums, in_specs=(P(), rows, P()), out_specs=P())
-    tcs, mps = sums(params, features, key)
-    groups = count // group_size
-    tcs /= groups * (group_size + captions - 1)
-    mps /= groups * group_size * captions
-    return Losses((tcs + mps) / len(terms), tcs, mps)
-
-
-def _sums(
-    pooling: Pooling,
-    sampler: CaptionSampler,
-    params: Params,
-    features: Features,
-    key: Array,
-    *,
-    axes: tuple[str, ...],
-    group_size: int,
-    captions: int,
-    terms: tuple[str, ...],
-    pairs_per_block: int,
-) -> tuple[Array, Array]:
-    """Sums of -log_sigmoid over all groups and devices, for tcs and mps; `features` are one device's."""
-    own = len(features.image)
-    if axes:  # or the gradients of the parameters would be summed over devices in every block
-        params = lax.pcast(params, axes, to="varying")
-    numbers = jnp.arange(own) + (lax.axis_index(axes) * own if axes else 0)
-    group, row = jnp.divmod(numbers, group_size)
-    text = lax.all_gather(features.text, axes, tiled=True) if axes else features.text
-    text = text.reshape(-1, group_size * captions, text.shape[-1])
-    scale, bias = jnp.exp(params["logit_scale"]), params["logit_bias"]
-    image = l2_normalize(features.image)
-
-    width = group_size + captions - 1
-    columns = min(width, pairs_per_block)
-    starts = jnp.arange(0, width, columns)
-    rows = _largest_divisor(own, pairs_per_block // columns)
-    blocks = _split((row, group, pooling.prepare_images(params, features.local)), own // rows) if "tcs" in terms else ()
-
-    def tcs_block(params: Params, block: Any, start: Array, drawn_from: Array, query: Array, target: Array) -> Array:
-        row, group, images = block
-        scale, bias = jnp.exp(params["logit_scale"]), params["logit_bias"]
-        drawn = jax.vmap(partial(sampler, key, drawn_from))(row)
-        column = start + jnp.arange(columns)
-        chosen = drawn[:, jnp.minimum(column, width - 1)]
-        mine = (chosen // captions == row[:, None]) & (group[:, None] == drawn_from)
-        pooled = l2_normalize(pooling.pool_queries(params, query[chosen], images))
-        logits = scale * jnp.einsum("bcd,bcd->bc", pooled, target[chosen]) + bias
-        return jnp.sum(_loss(logits, mine), where=(column < width)[None])
-
-    def mps_block(image: Array, drawn_from: Array, target: Array, scale: Array, bias: Array) -> Array:
-        logits = scale * jnp.matmul(image, target.T, precision=lax.Precision.HIGHEST) + bias
-        owner = jnp.arange(group_size * captions) // captions
-        return jnp.sum(_loss(logits, (owner[None] == row[:, None]) & (group[:, None] == drawn_from)))
-
-    if len(starts) * (own // rows) * len(text) > 1:  # recomputing a single block would save nothing
-        tcs_block, mps_block = (jax.checkpoint(block, prevent_cse=False) for block in (tcs_block, mps_block))
-
-    def one_group(drawn_from: Array, text: Array) -> tuple[Array, Array]:
-        tcs, mps = jnp.zeros(()), jnp.zeros(())
-        target = l2_normalize(text)
-        if "tcs" in terms:
-            query = pooling.project_texts(params, text)
-            tcs = _sum_over(
-                lambda block: _sum_over(
-                    lambda start: tcs_block(params, block, start, drawn_from, query, target), starts
-                ),
-                blocks,
-            )
-        if "mps" in terms:
-            mps = mps_block(image, drawn_from, target, scale, bias)
-        return tcs, mps
-
-    sums = _sum_over(lambda each: one_group(*each), (jnp.arange(len(text)), text))
-    return lax.psum(sums, axes) if axes else sums
-
-
-def _loss(logits: Float[Array, "B N"], positive: Array) -> Float[Array, "B N"]:
-    return -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(divisor for divisor in range(1, max(1, min(number, limit)) + 1) if number % divisor == 0)
-
-
-def _split(tree: Any, parts: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), tree)
-
-
-def _sum_over(function: Callable[[Any], Any], items: Any) -> Any:
-    """Sum of function(item) over the leading axis of `items`, one after the other."""
-    if len(jax.tree.leaves(items)[0]) == 1:
-        return function(jax.tree.map(lambda leaf: leaf[0], items))
-    _, results = lax.scan(lambda _, item: (None, function(item)), None, items)
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), results)
+    return make_loss(settings, group_size, sampler=sampler)(model, params, features, key)

@@ -17,6 +17,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import peak_flops, step_flops
 from flair_jax.train.logger import MetricLogger
+from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.step import StepMetrics
 
 
@@ -34,16 +35,14 @@ class _Pending(NamedTuple):
 class Meter:
     """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
 
-    def __init__(self, settings: TrainSettings, model: Flair, schedule: Any, logger: MetricLogger) -> None:
-        """For a run with these settings."""
+    def __init__(self, settings: TrainSettings, model: Flair, loss: Loss, schedule: Any, logger: MetricLogger) -> None:
+        """For a run with these settings; says so if the loss does not tell its FLOPs and utilisation is measured."""
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(
-            *(model.config, settings.batch_size, settings.captions_per_image, settings.group_size),
-            terms=settings.loss.terms,
-            lock=settings.lock,
-        )
+        self._flops = step_flops(model.config, settings.batch_size, settings.captions_per_image, loss, settings.lock)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
+        if peak and not isinstance(loss, CountedLoss):
+            logger.say("model_flops_utilisation counts the towers alone: the loss has no method `flops`")
         self._pending: deque[_Pending] = deque()
         self._done: list[StepMetrics] = []
         self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
@@ -68,7 +67,7 @@ class Meter:
             self._check(self._pending.popleft())
 
     def _check(self, pending: _Pending) -> None:
-        metrics = StepMetrics(*(float(value) for value in jax.device_get(pending.metrics)))  # type: ignore[arg-type]
+        metrics = jax.tree.map(float, jax.device_get(pending.metrics))
         if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
             samples = ", ".join(map(str, pending.samples))
             raise TrainingError(
@@ -82,10 +81,9 @@ class Meter:
         """Writes the means since the last time, and the speed."""
         self.check_all()
         count, seconds = len(self._done), time.monotonic() - self._since
-        values = {name: float(np.mean([getattr(each, name) for each in self._done])) for name in ("loss", "tcs", "mps")}
-        if set(self._settings.loss.terms) != {"tcs", "mps"}:
-            values = {"loss": values["loss"]}
-        values |= {
+        values = {
+            "loss": float(np.mean([each.loss for each in self._done])),
+            **self._terms(),
             "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
             "logit_scale": float(self._done[-1].logit_scale),
             "learning_rate": float(self._schedule(step - 1)),
@@ -98,3 +96,10 @@ class Meter:
         self._logger.write(step, values)
         self._done.clear()
         self._waited, self._since = 0.0, time.monotonic()
+
+    def _terms(self) -> dict[str, float]:
+        """Means of the loss's terms by name; a single one that is the loss itself is not repeated."""
+        names = list(self._done[0].terms)
+        if len(names) == 1 and all(each.terms[names[0]] == each.loss for each in self._done):
+            return {}
+        return {name: float(np.mean([each.terms[name] for each in self._done])) for name in names}

@@ -1,19 +1,18 @@
-"""AdamW as FLAIR trains with it: schedules, and which parameters decay or stay as they are."""
+"""Optimisers by name, their schedules, and which parameters decay or stay as they are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from flair_jax.errors import ConfigError
+from flair_jax.models.flair import Params
 from flair_jax.settings import OptimizerSettings
-
-Params = dict[str, Any]
+from flair_jax.train.layers import map_names, matrix_axes, per_layer, scale_by_rates, stacked_tower
 
 # No weight decay: the last or last but one part of the name says so. The original's rule (fewer than 2 dimensions, or
 # `bn`, `ln`, `bias`, `logit_scale` in the name) cannot be read off shapes here, because layers are stacked.
@@ -46,7 +45,7 @@ def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
             f"config.optimizer: {warmup} warm-up and {cooldown} cool-down steps do not fit in a run of {steps} steps"
         )
 
-    def schedule(step: Any) -> Any:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         if settings.schedule == "cosine":
             after = 0.5 * (1 + jnp.cos(jnp.pi * (step - warmup) / max(steps - warmup, 1)))
@@ -65,17 +64,19 @@ def decay_mask(params: Params) -> Params:
 
     Biases, LayerNorms, the class token, `logit_scale` and `logit_bias` do not decay.
     """
-    return _map_names(lambda name: name.split("/")[-1] not in _NO_DECAY_LEAVES, params)
+    return map_names(lambda name: name.split("/")[-1] not in _NO_DECAY_LEAVES, params)
 
 
 def lock_mask(params: Params, lock: tuple[str, ...]) -> Params:
     """True for parameters of the locked towers ("image", "text"), with their projections into the shared space."""
     towers = {_TOWER[tower] for tower in lock}
-    return _map_names(lambda name: name.split("/")[0] in towers, params)
+    return map_names(lambda name: name.split("/")[0] in towers, params)
 
 
-def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule, lock: tuple[str, ...]) -> Any:
-    """AdamW with decoupled decay, after clipping by the norm of all gradients.
+def make_optimizer(
+    settings: OptimizerSettings, schedule: optax.Schedule, lock: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The optimiser of `OPTIMIZERS` with decoupled decay, after clipping by the norm of all gradients.
 
     Args:
       settings: the optimiser's.
@@ -83,23 +84,93 @@ def make_optimizer(settings: OptimizerSettings, schedule: optax.Schedule, lock: 
       lock: towers that keep their weights; they have no optimiser state, and are left out of the norm.
     """
     parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    parts.append(
-        optax.adamw(
-            schedule,
-            b1=settings.b1,
-            b2=settings.b2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            mask=decay_mask,
-        )
-    )
-    chain = optax.chain(*parts)
+    parts.append(OPTIMIZERS[settings.name](settings, schedule))
+    if (settings.layer_decay, settings.image_rate, settings.text_rate) != (1, 1, 1):
+        rates = {_TOWER["image"]: settings.image_rate, _TOWER["text"]: settings.text_rate}
+        parts.append(scale_by_rates(settings.layer_decay, rates))
+    return keep_locked(optax.chain(*parts), lock)
+
+
+def keep_locked(optimizer: optax.GradientTransformation, lock: tuple[str, ...]) -> optax.GradientTransformation:
+    """An optimiser under which locked towers ("image", "text") keep their weights, and have no state."""
     if not lock:
-        return chain
+        return optimizer
     labels: Callable[[Params], Params] = lambda params: jax.tree.map(  # noqa: E731
         lambda locked: "locked" if locked else "free", lock_mask(params, lock)
     )
-    return optax.multi_transform({"free": chain, "locked": optax.set_to_zero()}, labels)
+    return optax.multi_transform({"free": optimizer, "locked": optax.set_to_zero()}, labels)
+
+
+def _adamw(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """As FLAIR was trained (Loshchilov and Hutter 2019)."""
+    return optax.adamw(
+        schedule,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        mask=decay_mask,
+    )
+
+
+def _lion(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The sign of a momentum (Chen et al. 2023); its learning rates are 3 to 10 times smaller than AdamW's."""
+    return optax.lion(schedule, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay, mask=decay_mask)
+
+
+def _muon(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan 2024) for matrices, layer by layer, and AdamW for the rest.
+
+    Its updates have the size of AdamW's (Liu et al. 2025, section 2.2), so both take the same learning rate and decay.
+    """
+    muon = optax.contrib.muon(
+        schedule,
+        beta=settings.b1,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrix_axes,
+    )
+
+    def label(params: Params) -> Params:
+        return jax.tree.map(
+            lambda axes: "adamw" if axes is None else "muon",
+            matrix_axes(params),
+            is_leaf=lambda node: node is None or isinstance(node, optax.contrib.MuonDimensionNumbers),
+        )
+
+    return optax.partition({"muon": muon, "adamw": _adamw(settings, schedule)}, label)
+
+
+def _adafactor(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor (Shazeer and Stern 2018), layer by layer, as Zhai et al. (2022, section 3.4) train vision transformers.
+
+    That is with a momentum in bfloat16 and without scaling by the parameters' size, so that AdamW's learning rates and
+    decay suit it.
+    """
+
+    def make() -> optax.GradientTransformation:
+        return optax.adafactor(
+            multiply_by_parameter_scale=False, momentum=settings.b1 or None, dtype_momentum=jnp.bfloat16
+        )
+
+    groups = {**{tower: per_layer(make()) for tower in _TOWER.values()}, "rest": make()}
+
+    def label(params: Params) -> Params:
+        return map_names(lambda name: tower if (tower := stacked_tower(name)) in groups else "rest", params)
+
+    # Optax's would not multiply the decay by the learning rate. Its updates have their sign already.
+    decay = optax.add_decayed_weights(-settings.weight_decay, decay_mask)
+    return optax.chain(optax.partition(groups, label), decay, optax.scale_by_schedule(schedule))
+
+
+# `config.optimizer.name` -> what makes the optimiser, weight decay and learning rate included.
+OPTIMIZERS: dict[str, Callable[[OptimizerSettings, optax.Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "lion": _lion,
+    "muon": _muon,
+    "adafactor": _adafactor,
+}
 
 
 def clamp_logit_scale(params: Params) -> Params:
@@ -107,7 +178,15 @@ def clamp_logit_scale(params: Params) -> Params:
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, _MAX_LOGIT_SCALE)}
 
 
-def _map_names(function: Callable[[str], bool], params: Params) -> Params:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: function(jax.tree_util.keystr(path, simple=True, separator="/")), params
-    )
+def update_ema(ema: Params | None, params: Params, settings: OptimizerSettings) -> Params | None:
+    """The exponential moving average of the parameters after a step, in float32; None where it is off.
+
+    Args:
+      ema: before the step.
+      params: after the step.
+      settings: the optimiser's; `ema_decay` is the share that stays.
+    """
+    if ema is None:
+        return None
+    decay = settings.ema_decay
+    return jax.tree.map(lambda mean, leaf: decay * mean + (1 - decay) * leaf, ema, params)

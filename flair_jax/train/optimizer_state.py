@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import orbax.checkpoint as ocp
 
-# AdamW's moments and counts of steps; what stands before them in a name depends on the form: clipping, locked towers.
-_STATES = ("mu", "nu", "count")
+from flair_jax.models.flair import Params
 
+# The fields that a state has beside a leaf's, the leaf's own, and the path below it: ("count,mu,nu", "mu", "vision",
+# ...). Only states with the same fields mean the same by them.
 _Name = tuple[str, ...]
 
+# What counts steps and nothing else, such as a schedule's state.
+_STEPS = ("count", "count")
 
-def restore_what_fits(folder: Path, target: Any) -> tuple[Any, list[str]]:
-    """Reads an optimiser's state; what the checkpoint does not have in the same shape starts at zero.
+
+def restore_what_fits(
+    folder: Path, target: dict[str, Any], optimizer: optax.GradientTransformation, params: Params
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads an optimiser's state; what the checkpoint does not have in the same shape is as `optimizer` begins.
+
+    Schedules go on from the checkpoint's step all the same.
 
     Args:
-      folder: Orbax's, of any tree with such a state.
-      target: tree of `jax.ShapeDtypeStruct` with shardings.
+      folder: Orbax's, of a tree with `step` and `opt_state`.
+      target: such a tree of `jax.ShapeDtypeStruct` with shardings.
+      optimizer: whose state `target` describes.
+      params: the checkpoint's.
 
     Returns:
       The state, and what was not kept, in words.
@@ -30,36 +41,59 @@ def restore_what_fits(folder: Path, target: Any) -> tuple[Any, list[str]]:
     handler = ocp.PyTreeCheckpointHandler()
     saved, structure = _named(handler.metadata(folder).tree)
     wanted, target_structure = _named(target)
-    kept = {name for name, leaf in wanted.items() if name in saved and tuple(saved[name].shape) == leaf.shape}
+    kept = {name for name, leaf in wanted.items() if name in saved and _fits(saved[name], leaf)}
     item = jax.tree.unflatten(structure, [wanted[name] if name in kept else ocp.PLACEHOLDER for name in saved])
     restore_args = jax.tree.map(
-        lambda leaf: ocp.RestoreArgs() if leaf is ocp.PLACEHOLDER else ocp.ArrayRestoreArgs(sharding=leaf.sharding),
+        lambda leaf: (
+            ocp.RestoreArgs()
+            if leaf is ocp.PLACEHOLDER
+            else ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype)
+        ),
         item,
     )
     restored, _ = _named(handler.restore(folder, args=ocp.args.PyTreeRestore(item, restore_args=restore_args)))
+    step = restored["step", "step"]
     anew = {name: leaf for name, leaf in wanted.items() if name not in kept}
-    zeros = jax.jit(
-        lambda: [jnp.zeros(leaf.shape, leaf.dtype) for leaf in anew.values()],
-        out_shardings=[leaf.sharding for leaf in anew.values()],
-    )()
-    state = {**restored, **dict(zip(anew, zeros, strict=True))}
+
+    def begin(params: Params) -> list[jax.Array]:
+        first, _ = _named({"step": step, "opt_state": optimizer.init(params)})
+        return [jnp.full_like(first[name], step) if name[:2] == _STEPS else first[name] for name in anew]
+
+    begun = jax.jit(begin, out_shardings=[leaf.sharding for leaf in anew.values()])(params)
+    state = {**restored, **dict(zip(anew, begun, strict=True))}
     lost = [*_groups(anew, "starts anew"), *_groups(saved.keys() - kept, "has no use any more")]
     return jax.tree.unflatten(target_structure, [state[name] for name in wanted]), lost
 
 
-def _named(tree: Any) -> tuple[dict[_Name, Any], Any]:
+def _fits(saved: Any, leaf: jax.ShapeDtypeStruct) -> bool:
+    return getattr(saved, "shape", None) == leaf.shape and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+
+
+def _named(tree: Any) -> tuple[dict[_Name, Any], jax.tree_util.PyTreeDef]:
     """The leaves in their order under names that do not depend on the optimiser's form, and the tree's structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, structure = jax.tree.flatten_with_path(tree)
+    paths = [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves]
+    starts = [_first_field(keys) for keys in paths]
+    fields: dict[_Name, set[str]] = defaultdict(set)
+    for keys, start in zip(paths, starts, strict=True):
+        fields[keys[:start]].add(keys[start])
     named: dict[_Name, Any] = {}
-    for path, leaf in leaves:
-        keys = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-        name = keys[next((number for number, key in enumerate(keys) if key in _STATES), 0) :]
-        while name in named:  # the count of steps is there twice
+    for keys, start, (_, leaf) in zip(paths, starts, leaves, strict=True):
+        name = (",".join(sorted(fields[keys[:start]])), *keys[start:])
+        while name in named:  # a schedule's count may be there twice
             name += ("again",)
         named[name] = leaf
     return named, structure
 
 
+def _first_field(keys: tuple[str, ...]) -> int:
+    """Where in a path what stands for an optimiser's form ends: chains, wrappers, and groups of parameters."""
+    number = 0
+    while number < len(keys) - 1 and (keys[number].isdecimal() or keys[number].startswith(("opt_state", "inner"))):
+        number += 2 if keys[number] == "inner_states" else 1
+    return min(number, len(keys) - 1)
+
+
 def _groups(names: Iterable[_Name], what: str) -> list[str]:
-    groups = Counter("/".join(name[:2]) for name in names)
+    groups = Counter("/".join(name[1:3]) for name in names if name[:2] != _STEPS)
     return [f"{group} ({count} array(s)) {what}" for group, count in sorted(groups.items())]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
-from flair_jax.data.sets.training import open_sets
 from flair_jax.data.sources import Source
-from flair_jax.errors import CheckpointError, ConfigError
-from flair_jax.files import expand, locked
-from flair_jax.models.config import config_to_json
-from flair_jax.models.flair import Flair
+from flair_jax.data.tokenizer import find_tokenizer
+from flair_jax.errors import ConfigError
+from flair_jax.files import expand
+from flair_jax.models.description import config_to_json
+from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import Processes, join_cluster
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
@@ -29,10 +29,12 @@ from flair_jax.train.flags import TrainOptions
 from flair_jax.train.identity import describe
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
+from flair_jax.train.losses import Loss
 from flair_jax.train.meter import Meter
-from flair_jax.train.optim import make_optimizer, make_schedule
+from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.preemption import Preemption
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
+from flair_jax.train.surroundings import alone, compilation_cache, no_tracebacks_logged
 
 
 class Outcome(NamedTuple):
@@ -46,24 +48,36 @@ class Outcome(NamedTuple):
 
 def train(
     settings: TrainSettings,
-    workdir: Path,
-    sources: Sequence[Source] = (),
+    workdir: str | Path,
     *,
+    sources: Sequence[Source] = (),
+    model: Flair | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Loss | None = None,
     accept_changes: bool = False,
     stopped_status: int = 0,
 ) -> Outcome:
     """Trains, or goes on training, until the last step or a SIGTERM.
 
+    Four objects may take the place of our own. A configuration file can make them as well, with functions in
+    `config.factories`, so that `flair-jax train` and `flair-jax plan` work for it; what is given here goes before
+    those. The run's identity has their qualified names: with others it is another run.
+
     Args:
-      settings: of the run.
+      settings: of the run. `settings.extra` is for objects of your own.
       workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
-      sources: training samples, instead of the data sets that the settings name.
+      sources: training samples instead of the data sets that `settings.data` names.
+      model: instead of the one that `settings.model` names. `dtype`, `remat` and `unroll` of its `config` must be those
+        of the settings.
+      optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
+        `settings.lock` keep their weights all the same.
+      loss: instead of `make_loss(settings.loss, settings.group_size)`.
       accept_changes: go on with a run even if its settings were others that make it another run.
       stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
         one of `interrupts.run`.
 
     Raises:
-      ConfigError: if the settings cannot be.
+      ConfigError: if the settings or an object cannot be, or a factory fails.
       DatasetError: if the data is not there, that of the evaluation included.
       CheckpointError: if the folder holds another run, one that is at work or no checkpoint that is whole, `init` is no
         checkpoint, or one cannot be written.
@@ -71,88 +85,100 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
+    workdir = expand(workdir)
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     with Preemption(stopped_status) as preemption:
-        sources = sources or open_sets(settings.data)
+        sources, name_of_sources = find_sources(settings, sources)
         samples = sum(map(len, sources))
-        model = Flair(settings.model_config())
+        whole = dataclasses.replace(settings, steps=settings.total_steps(samples))
+        objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
         evaluation = (
-            RetrievalEvaluation.from_settings(settings.evaluation, model) if settings.evaluation.every_steps else None
+            RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
+            if settings.evaluation.every_steps
+            else None
         )
-        with _alone(workdir), _compilation_cache(settings.compilation_cache), jax.set_mesh(mesh):
-            return _train(settings, workdir, mesh, sources, samples, model, evaluation, preemption, accept_changes)
-
-
-def _train(
-    settings: TrainSettings,
-    workdir: Path,
-    mesh: Mesh,
-    sources: Sequence[Source],
-    samples: int,
-    model: Flair,
-    evaluation: RetrievalEvaluation | None,
-    preemption: Preemption,
-    accept_changes: bool,
-) -> Outcome:
-    steps = settings.total_steps(samples)
-    schedule = make_schedule(settings.optimizer, steps)
-    optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
-    with RunCheckpoints(workdir, settings.checkpoint, model.config, describe(settings, samples)) as checkpoints:
-        state, first = _start(model, optimizer, mesh, settings, checkpoints, accept_changes)
-        if first == steps:
-            if jax.process_index() == 0:
-                print(f"finished: all {steps:,} steps are done", flush=True)
-            return Outcome(checkpoints.path(steps), finished=True)
-        train_step = jax.jit(make_train_step(model, optimizer, settings), donate_argnums=0)
+        names = {**name_of_sources, **objects.names}
+        identity = describe(settings, samples, objects.model.config, names)
         with (
-            MetricLogger(
-                workdir,
-                first_step=first,
-                steps=steps,
-                wandb_project=settings.wandb_project,
-                active=jax.process_index() == 0,
-            ) as logger,
-            _input(sources, model, settings, first) as stream,
+            alone(workdir),
+            compilation_cache(settings.compilation_cache),
+            jax.set_mesh(mesh),
+            RunCheckpoints(workdir, settings.checkpoint, objects.model, identity) as checkpoints,
         ):
-            logger.say(
-                f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {samples:,} samples, "
-                f"{steps:,} steps of {settings.batch_size} images on {mesh.size} "
-                f"{jax.devices()[0].device_kind} device(s)" + (f"; going on after step {first:,}" if first else "")
-            )
-            meter = Meter(settings, model, schedule, logger)
-            run = Run(settings, steps, mesh, train_step, meter, checkpoints, evaluation, logger, preemption)
-            done = run.go_on(state, first, stream)
-            return Outcome(checkpoints.path(done), finished=done == steps)
+            setup = _Setup(whole, mesh, sources, objects, names, evaluation, checkpoints, preemption)
+            state, first = _start(setup, accept_changes)
+            if first == whole.steps:
+                if jax.process_index() == 0:
+                    print(f"finished: all {whole.steps:,} steps are done", flush=True)
+                return Outcome(checkpoints.path(first), finished=True)
+            done = _go_on(setup, workdir, state, first)
+            return Outcome(checkpoints.path(done), finished=done == whole.steps)
 
 
-@contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder, which the processes of this one share."""
-    busy = CheckpointError(f"{workdir}: another run is at work in this folder; wait for it to end, or choose another")
-    with ExitStack() as stack:
-        Processes.all().first_does(lambda: stack.enter_context(locked(workdir, busy)))
-        yield
+class _Setup(NamedTuple):
+    """A run that is ready to start; the settings say how many steps it has, `names` what is not our own."""
+
+    settings: TrainSettings
+    mesh: Mesh
+    sources: Sequence[Source]
+    objects: Objects
+    names: Mapping[str, str]
+    evaluation: RetrievalEvaluation | None
+    checkpoints: RunCheckpoints
+    preemption: Preemption
 
 
-def _start(
-    model: Flair,
-    optimizer: Any,
-    mesh: Mesh,
-    settings: TrainSettings,
-    checkpoints: RunCheckpoints,
-    accept_changes: bool,
-) -> tuple[TrainState, int]:
+def _start(setup: _Setup, accept_changes: bool) -> tuple[TrainState, int]:
     """The state to go on from, and the steps that it has behind it."""
-    target = abstract_state(model, optimizer, mesh)
-    resumed = checkpoints.restore(target, accept_changes)
+    model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
+    ema = settings.optimizer.ema_decay > 0
+    target = abstract_state(model, optimizer, setup.mesh, ema=ema)
+    resumed = setup.checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:
         return resumed
     params = _initial_params(settings.init, model, target.params) if settings.init else None
-    return init_state(model, optimizer, mesh, settings.seed, params), 0
+    return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
-def _initial_params(name: str, model: Flair, target: Any) -> Any:
+def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
+    """Trains after `first` steps; returns how many are done at the end, or at a SIGTERM."""
+    settings, objects = setup.settings, setup.objects
+    step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
+    with (
+        MetricLogger(
+            workdir,
+            first_step=first,
+            steps=settings.steps,
+            wandb_project=settings.wandb_project,
+            active=jax.process_index() == 0,
+        ) as logger,
+        _input(setup.sources, objects.model, settings, first) as stream,
+    ):
+        logger.say(
+            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
+            f"{sum(map(len, setup.sources)):,} samples, {settings.steps:,} steps of {settings.batch_size} images on "
+            f"{setup.mesh.size} {jax.devices()[0].device_kind} device(s)"
+            + (f"; going on after step {first:,}" if first else "")
+            + ("; evaluations take the average of the parameters" if state.ema is not None else "")
+        )
+        if setup.names:
+            logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in setup.names.items()))
+        run = Run(
+            settings=settings,
+            steps=settings.steps,
+            mesh=setup.mesh,
+            train_step=jax.jit(step, donate_argnums=0),
+            meter=Meter(settings, objects.model, objects.loss, objects.schedule, logger),
+            checkpoints=setup.checkpoints,
+            evaluation=setup.evaluation,
+            logger=logger,
+            preemption=setup.preemption,
+        )
+        return run.go_on(state, first, stream)
+
+
+def _initial_params(name: str, model: Flair, target: Params) -> Params:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
     processes = Processes.all()
     path = processes.together(lambda: checkpoint.locate(name))
@@ -164,21 +190,6 @@ def _initial_params(name: str, model: Flair, target: Any) -> Any:
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
     return checkpoint.restore_params(path, target, processes)
-
-
-@contextmanager
-def _compilation_cache(folder: str) -> Iterator[None]:
-    """Keeps compiled programs in a folder until the end of the block; "": nowhere."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    if folder:
-        try:
-            jax.config.update("jax_compilation_cache_dir", str(expand(folder)))
-        except ConfigError as error:
-            print(f"flair-jax: compiled programs are not kept: config.compilation_cache={error}", file=sys.stderr)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @contextmanager
@@ -195,6 +206,7 @@ def _input(
             captions_per_image=settings.captions_per_image,
             merged_sentences=settings.data.merged_sentences,
             crop_scale=settings.data.crop_scale,
+            tokenizer=find_tokenizer(model.config.text.tokenizer),
         ),
         settings.batch_size,
         first=first,
@@ -209,21 +221,6 @@ def _input(
         stream.close()
 
 
-@contextmanager
-def _no_tracebacks_logged() -> Iterator[None]:
-    """Orbax logs what fails in the background, in hundreds of lines, before it raises it."""
-
-    def short(record: logging.LogRecord) -> bool:
-        return not record.exc_info
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(short)
-    try:
-        yield
-    finally:
-        logger.removeFilter(short)
-
-
 def run_from_flags(options: TrainOptions) -> int:
     """Runs what a command line names, prints its newest checkpoint, and returns the exit status.
 
@@ -233,7 +230,7 @@ def run_from_flags(options: TrainOptions) -> int:
     settings = TrainSettings.from_config(options.config)
     if options.distributed:
         join_cluster(options.cluster, sigterm_saves=True)
-    with _no_tracebacks_logged():
+    with no_tracebacks_logged():
         outcome = train(
             settings,
             options.workdir,

@@ -1,12 +1,13 @@
 """What training changes, and the compiled step that changes it.
 
-How a batch becomes a gradient: `make_train_step` normalises the pixels and runs the towers (`Flair.encode_image`,
-`Flair.encode_text`), `flair_loss` compares all features, JAX differentiates, and the optimiser of
-`flair_jax.train.optim` moves the parameters.
+How a batch becomes a gradient: `TrainStep.encode` normalises the pixels and runs the towers (`Flair.encode_image`,
+`Flair.encode_text`); a `Loss`, as published `flair_loss`, compares all features; `TrainStep.gradients` differentiates,
+at once or in parts; and the optimiser of `flair_jax.train.optim` moves the parameters.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,22 +20,28 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.models.flair import Flair, Params
-from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
-from flair_jax.train.losses import CaptionSampler, Features, Losses, flair_loss
-from flair_jax.train.optim import clamp_logit_scale, lock_mask
+from flair_jax.train.loss_context import Features
+from flair_jax.train.losses import Loss, LossValues, make_loss
+from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
 
 # Constants folded into the run's seed, one for each use of randomness.
 _INIT, _CAPTIONS = 0, 1
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; a tree of arrays."""
+    """All that a step changes, as a tree of arrays; `ema`, the average of the parameters, is None where it is off."""
 
     step: Int[Array, ""]
     params: Params
-    opt_state: Any
+    opt_state: optax.OptState
+    ema: Params | None = None
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters to evaluate: their average, if there is one."""
+        return self.params if self.ema is None else self.ema
 
 
 class Batch(NamedTuple):
@@ -45,22 +52,36 @@ class Batch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Scalars of one step: the losses before it, the norm of the gradients before clipping, the scale after it."""
+    """Scalars of one step.
+
+    Attributes:
+      loss: before the step.
+      terms: of the loss, by name.
+      grad_norm: norm of all gradients before clipping.
+      logit_scale: exp of the parameter, after the step.
+    """
 
     loss: Float[Array, ""]
-    tcs: Float[Array, ""]
-    mps: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
     grad_norm: Float[Array, ""]
     logit_scale: Float[Array, ""]
 
 
-def abstract_state(model: Flair, optimizer: Any, mesh: Mesh) -> TrainState:
+def abstract_state(
+    model: Flair, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, at no cost in memory; for initialising, restoring and planning.
+
+    Args:
+      model: the model.
+      optimizer: such as `make_optimizer` makes.
+      mesh: where the state is to lie.
+      ema: whether an average of the parameters belongs to it.
 
     Raises:
       ConfigError: if the mesh does not divide a parameter that it should split.
     """
-    state = jax.eval_shape(lambda params: _state(params, optimizer), model.abstract_params())
+    state = jax.eval_shape(lambda params: _state(params, optimizer, ema), model.abstract_params())
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
@@ -68,7 +89,15 @@ def abstract_state(model: Flair, optimizer: Any, mesh: Mesh) -> TrainState:
     )
 
 
-def init_state(model: Flair, optimizer: Any, mesh: Mesh, seed: int, params: Params | None = None) -> TrainState:
+def init_state(
+    model: Flair,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    params: Params | None = None,
+    *,
+    ema: bool = False,
+) -> TrainState:
     """The state before the first step, made in place on the devices that hold it.
 
     Args:
@@ -77,84 +106,124 @@ def init_state(model: Flair, optimizer: Any, mesh: Mesh, seed: int, params: Para
       mesh: where to.
       seed: of random parameters.
       params: parameters to start from instead.
+      ema: whether to keep an average of the parameters, which starts from them.
     """
-    target = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    target = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, ema=ema))
 
     def make(key: Array) -> TrainState:
-        return _state(model.init(key), optimizer)
+        return _state(model.init(key), optimizer, ema)
 
     if params is not None:
-        return jax.jit(lambda params: _state(params, optimizer), out_shardings=target)(params)
+        return jax.jit(lambda params: _state(params, optimizer, ema), out_shardings=target)(params)
     return jax.jit(make, out_shardings=target)(jax.random.fold_in(jax.random.key(seed), _INIT))
 
 
-def _state(params: Params, optimizer: Any) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def _state(params: Params, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+    average = jax.tree.map(jnp.copy, params) if ema else None  # one buffer cannot be donated twice
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def make_train_step(
-    model: Flair, optimizer: Any, settings: TrainSettings, sampler: CaptionSampler | None = None
+    model: Flair,
+    optimizer: optax.GradientTransformation,
+    settings: TrainSettings,
+    loss: Loss | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """One step of training as a pure function; jit it with the state donated, under the mesh (`jax.set_mesh`).
-
-    With `accumulation_steps` > 1 the towers see the batch in parts, twice: first for the features alone, then, once the
-    loss over all features has given their gradients, for the gradients of the parameters. All images and captions are
-    compared with each other whatever the number of parts, and the gradients are those of the undivided batch.
 
     Args:
       model: the model.
       optimizer: from `make_optimizer`.
       settings: of the run.
-      sampler: see `flair_loss`.
+      loss: None for the one that the settings ask for; see `make_loss`.
+
+    Raises:
+      ConfigError: if the settings ask for a term of the loss that is not known.
+    """
+    loss = loss or make_loss(settings.loss, settings.group_size)
+    return TrainStep(model, optimizer, settings, loss).train_step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """The parts of a training step; `make_train_step` makes it.
+
+    With `accumulation_steps` > 1 it is GradCache (Gao et al. 2021, arXiv 2101.06983): the towers see the batch in
+    parts, twice. First for the features alone; then, once the loss over all features has given the gradients of these,
+    for the gradients of the parameters. All images and captions are compared with each other whatever the number of
+    parts, and the gradients are those of the undivided batch.
     """
 
-    def encode(params: Params, batch: Batch) -> Features:
-        params = _stop_locked(params, settings.lock)
-        image, local = model.encode_image(params, normalize(batch.pixels))
-        return Features(image, local, model.encode_text(params, batch.tokens))
+    model: Flair
+    optimizer: optax.GradientTransformation
+    settings: TrainSettings
+    loss: Loss
 
-    def loss(params: Params, features: Features, key: Array) -> tuple[Array, Losses]:
-        losses = flair_loss(
-            model,
-            params,
-            features,
-            key,
-            group_size=settings.group_size,
-            terms=settings.loss.terms,
-            pairs_per_block=settings.loss.pairs_per_block,
-            sampler=sampler,
-        )
-        return losses.total, losses
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """The state after a step, and what was measured in it."""
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.settings.seed), _CAPTIONS), state.step)
+        teacher = None if state.ema is None else jax.lax.stop_gradient(self.features(state.ema, batch))
+        grads, values = self.gradients(state.params, batch, key, teacher)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = clamp_logit_scale(optax.apply_updates(state.params, updates))
+        ema = update_ema(state.ema, params, self.settings.optimizer)
+        metrics = StepMetrics(values.total, values.terms, optax.tree.norm(grads), jnp.exp(params["logit_scale"]))
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
-    def gradients_at_once(params: Params, batch: Batch, key: Array) -> tuple[Params, Losses]:
-        return jax.grad(lambda params: loss(params, encode(params, batch), key), has_aux=True)(params)
+    def encode(self, params: Params, batch: Batch) -> Features:
+        """Features of a batch, or of a part of one."""
+        params = _stop_locked(params, self.settings.lock)
+        image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
+        return Features(image, local, self.model.encode_text(params, batch.tokens))
 
-    def gradients_in_parts(params: Params, batch: Batch, key: Array) -> tuple[Params, Losses]:
-        parts = jax.tree.map(lambda rows: _parts(rows, settings.accumulation_steps), batch)
-        features = jax.lax.map(lambda part: encode(params, part), parts)
-        whole = jax.tree.map(lambda rows: _whole(rows), features)
-        (of_params, of_features), losses = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, whole, key)
+    def features(self, params: Params, batch: Batch) -> Features:
+        """Features of a batch whose parts are encoded one after the other."""
+        if self.settings.accumulation_steps == 1:
+            return self.encode(params, batch)
+        return _whole(jax.lax.map(lambda part: self.encode(params, part), self._parts(batch)))
+
+    def gradients(
+        self, params: Params, batch: Batch, key: Array, teacher: Features | None
+    ) -> tuple[Params, LossValues]:
+        """Gradients of the loss with respect to the parameters, and its values."""
+
+        def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
+            values = self.loss(self.model, params, features, key, teacher)
+            return values.total, values
+
+        if self.settings.accumulation_steps == 1:
+            return jax.grad(lambda params: loss(params, self.encode(params, batch)), has_aux=True)(params)
+        features = self.features(params, batch)
+        (of_params, of_features), values = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, features)
+        return self._add_towers(of_params, params, batch, of_features), values
+
+    def _add_towers(self, of_loss: Params, params: Params, batch: Batch, of_features: Features) -> Params:
+        """The gradients that the loss has by itself, and those by way of the features, one part after the other."""
 
         def add_part(total: Params, part: tuple[Batch, Features]) -> tuple[Params, None]:
-            _, pull_back = jax.vjp(lambda params: encode(params, part[0]), params)
+            _, pull_back = jax.vjp(lambda params: self.encode(params, part[0]), params)
             return jax.tree.map(jnp.add, total, pull_back(part[1])[0]), None
 
-        of_parts = jax.tree.map(lambda rows: _parts(rows, settings.accumulation_steps), of_features)
-        return jax.lax.scan(add_part, of_params, (parts, of_parts))[0], losses
+        return jax.lax.scan(add_part, of_loss, (self._parts(batch), self._parts(of_features)))[0]
 
-    gradients = gradients_at_once if settings.accumulation_steps == 1 else gradients_in_parts
+    def _parts(self, rows: Any) -> Any:
+        """[N, ...] -> [parts, N / parts, ...] for each array, each part spread over all devices."""
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.seed), _CAPTIONS), state.step)
-        grads, losses = gradients(state.params, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = clamp_logit_scale(optax.apply_updates(state.params, updates))
-        metrics = StepMetrics(
-            losses.total, losses.tcs, losses.mps, optax.tree.norm(grads), jnp.exp(params["logit_scale"])
-        )
-        return TrainState(state.step + 1, params, opt_state), metrics
+        def parts(rows: Array) -> Array:
+            split = jnp.swapaxes(rows.reshape(-1, self.settings.accumulation_steps, *rows.shape[1:]), 0, 1)
+            return jax.lax.with_sharding_constraint(split, P(None, *BATCH))
 
-    return train_step
+        return jax.tree.map(parts, rows)
+
+
+def _whole(parts: Any) -> Any:
+    """The inverse of `TrainStep._parts`."""
+
+    def whole(parts: Array) -> Array:
+        rows = jnp.swapaxes(parts, 0, 1)
+        return jax.lax.with_sharding_constraint(rows.reshape(-1, *rows.shape[2:]), BATCH)
+
+    return jax.tree.map(whole, parts)
 
 
 def _stop_locked(params: Params, lock: tuple[str, ...]) -> Params:
@@ -164,15 +233,3 @@ def _stop_locked(params: Params, lock: tuple[str, ...]) -> Params:
     return jax.tree.map(
         lambda leaf, locked: jax.lax.stop_gradient(leaf) if locked else leaf, params, lock_mask(params, lock)
     )
-
-
-def _parts(rows: Array, parts: int) -> Array:
-    """[N, ...] -> [parts, N / parts, ...], each part spread over all devices."""
-    split = jnp.swapaxes(rows.reshape(-1, parts, *rows.shape[1:]), 0, 1)
-    return jax.lax.with_sharding_constraint(split, P(None, *BATCH))
-
-
-def _whole(parts: Array) -> Array:
-    """The inverse of `_parts`."""
-    rows = jnp.swapaxes(parts, 0, 1)
-    return jax.lax.with_sharding_constraint(rows.reshape(-1, *rows.shape[2:]), BATCH)

@@ -13,8 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flair_jax.errors import ConfigError, FlairError
-from flair_jax.models.config import PRESETS, FlairConfig
-from flair_jax.models.flair import Flair, FlairModule, Params
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.flair import Flair, Params
+from flair_jax.models.module import FlairModule
+from flair_jax.models.presets import PRESETS
 
 
 class ConversionError(FlairError):

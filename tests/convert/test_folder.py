@@ -16,7 +16,8 @@ from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder
 from flair_jax.convert.torch_forward import TorchFlair
 from flair_jax.errors import CheckpointError, ConfigError
-from flair_jax.models.config import PRESETS, config_from_json, config_to_release_json
+from flair_jax.models.description import config_from_json, config_to_release_json
+from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
 from flair_jax.train import run

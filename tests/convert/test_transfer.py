@@ -16,7 +16,7 @@ import torch
 import flair_jax
 from flair_jax.convert import transfer
 from flair_jax.errors import CheckpointError
-from flair_jax.models.config import read_config
+from flair_jax.models.presets import read_config
 from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import write_tensors
@@ -172,7 +172,7 @@ def test_a_killed_conversion_leaves_nothing_that_loads(golden, golden_model, tmp
         "import os, signal, sys\n"
         "from flair_jax import files\n"
         "from flair_jax.convert import transfer\n"
-        "from flair_jax.models.config import read_config\n"
+        "from flair_jax.models.presets import read_config\n"
         "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "transfer.convert(sys.argv[1], sys.argv[2], read_config(sys.argv[3]))\n"
     )

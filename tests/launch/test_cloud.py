@@ -76,6 +76,8 @@ def test_tpu_from_nothing_to_the_end(programs, tmp_path) -> None:
     assert not (folder / "state").exists()
     with tarfile.open(folder / "code.tar.gz") as code:
         names = set(code.getnames())
+        assert code.getmember("flair_jax/configs").linkname == "../configs"
+        assert code.getmember("flair_jax/convert").linkname == "../convert"
     assert {
         "pyproject.toml",
         "constraints.txt",

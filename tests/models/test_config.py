@@ -3,7 +3,9 @@ import json
 import pytest
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import PRESETS, FlairConfig, VisionConfig, config_from_json, config_to_json, read_config
+from flair_jax.models.config import FlairConfig, VisionConfig
+from flair_jax.models.description import config_from_json, config_to_json
+from flair_jax.models.presets import PRESETS, read_config
 
 
 @pytest.mark.parametrize("name", PRESETS)

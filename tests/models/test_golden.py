@@ -35,13 +35,12 @@ def test_text_features(golden_model, forward) -> None:
 
 
 def test_features_before_projection(golden_model, forward) -> None:
-    from flair_jax.models.text import TextTower
-    from flair_jax.models.vision import VisionTower
+    from flair_jax.models.module import text_tower, vision_tower
 
     model, params = golden_model
     with jax.default_matmul_precision("highest"):
-        tokens = VisionTower(model.config).apply({"params": params["vision"]}, forward["images"], method="tokens")
-        text = TextTower(model.config).apply({"params": params["text"]}, forward["tokens"], method="end_of_text")
+        tokens = vision_tower(model.config).apply({"params": params["vision"]}, forward["images"], method="tokens")
+        text = text_tower(model.config).apply({"params": params["text"]}, forward["tokens"], method="end_of_text")
     assert_close(tokens[:, 0], forward["global_image_before_post"])
     assert_close(tokens[:, 1:], forward["local_image_before_post"])
     assert_close(text, forward["global_text_before_post"])

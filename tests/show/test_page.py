@@ -108,7 +108,7 @@ def test_bad_uploads_say_what_is_wrong_and_not_where_they_lie(small_model, cat, 
     large = io.BytesIO()
     Image.new("1", (7000, 7000)).save(large, "PNG")
     assert "a picture of 7000x7000 pixels, over the limit of 40,000,000; make it smaller" in message(large.getvalue())
-    monkeypatch.setattr(page, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("flair_jax.show.page.MAX_BYTES", 1 << 20)
     assert "the picture: 2 MB; at most 1 MB are taken" in message(bytes(2 << 20))
 
 

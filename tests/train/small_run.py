@@ -52,13 +52,11 @@ class SmallRun:
         self.optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
 
     def checkpoints(self) -> RunCheckpoints:
-        return RunCheckpoints(
-            self.workdir, self.settings.checkpoint, self.model.config, describe(self.settings, self.samples)
-        )
+        return RunCheckpoints(self.workdir, self.settings.checkpoint, self.model, describe(self.settings, self.samples))
 
     @functools.cached_property
     def target(self) -> TrainState:
-        return abstract_state(self.model, self.optimizer, self.mesh)
+        return abstract_state(self.model, self.optimizer, self.mesh, ema=self.settings.optimizer.ema_decay > 0)
 
     def state(self, step: int) -> TrainState:
         """One in which every number is the step."""
@@ -71,4 +69,4 @@ class SmallRun:
 
     def restore(self, accept_changes: bool = False) -> tuple[TrainState, int] | None:
         with jax.set_mesh(self.mesh), self.checkpoints() as checkpoints:
-            return checkpoints.restore(self.target, accept_changes)
+            return checkpoints.restore(self.target, self.optimizer, accept_changes)

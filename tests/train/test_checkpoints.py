@@ -234,7 +234,7 @@ def test_every_setting_is_known_to_belong_to_the_run_or_not() -> None:
             part = getattr(flair_jax.settings, of, None)
             yield from names(part, f"{prefix}{name}.") if part else [f"{prefix}{name}"]
 
-    known = [*identity.IDENTITY, *identity.LENGTH, *identity.FREE]
+    known = [*identity.IDENTITY, *identity.LENGTH, *identity.FREE, *identity.OPEN]
     assert sorted(known) == sorted(["samples", *names(TrainSettings)])
 
 

@@ -9,6 +9,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import count_flops, step_flops
+from flair_jax.train.losses import make_loss
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import Batch, abstract_state, make_train_step
 
@@ -34,8 +35,8 @@ def traced(**changes) -> tuple[float, float]:
     with jax.set_mesh(mesh):
         step = jax.jit(make_train_step(model, optimizer, settings))
         counted = count_flops(step.trace(abstract_state(model, optimizer, mesh), batch).jaxpr)
-    terms, lock = settings.loss.terms, settings.lock
-    return counted, step_flops(model.config, IMAGES, CAPTIONS, settings.group_size, terms=terms, lock=lock)
+    loss = make_loss(settings.loss, settings.group_size)
+    return counted, step_flops(model.config, IMAGES, CAPTIONS, loss, settings.lock)
 
 
 @pytest.mark.parametrize(

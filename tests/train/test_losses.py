@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec as P
 from numeric import assert_close
 
 from flair_jax.errors import ConfigError
-from flair_jax.train.losses import Features, flair_loss, sample_captions
+from flair_jax.train.loss_context import Features
+from flair_jax.train.losses import flair_loss
+from flair_jax.train.terms import sample_captions
 from flair_jax.weights.param_map import torch_from_params
 
 TERMS = {"tcs_mps": ("tcs", "mps"), "tcs": ("tcs",)}

@@ -14,6 +14,7 @@ from flair_jax.train.optim import clamp_logit_scale, decay_mask, lock_mask, make
 from flair_jax.weights.param_map import torch_from_params
 
 SETTINGS = {
+    "name": "adamw",
     "learning_rate": 1e-3,
     "schedule": "constant",
     "warmup_steps": 0,
@@ -23,6 +24,10 @@ SETTINGS = {
     "eps": 1e-8,
     "weight_decay": 0.5,
     "clip_norm": 0.0,
+    "layer_decay": 1.0,
+    "image_rate": 1.0,
+    "text_rate": 1.0,
+    "ema_decay": 0.0,
 }
 
 

@@ -14,6 +14,7 @@ from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import global_batch, make_mesh
 from flair_jax.settings import TrainSettings
+from flair_jax.train.losses import make_loss
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import Batch, abstract_state, init_state, make_train_step
 from flair_jax.weights.param_map import torch_from_params
@@ -45,7 +46,8 @@ def run(model: Flair, settings: TrainSettings, params, batches, devices: int = 1
             abstract_state(model, optimizer, mesh).params,
         )
         state = init_state(model, optimizer, mesh, settings.seed, params)
-        step = jax.jit(make_train_step(model, optimizer, settings, sampler), donate_argnums=0)
+        loss = make_loss(settings.loss, settings.group_size, sampler=sampler)
+        step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
         metrics = []
         for batch in batches:
             state, measured = step(state, global_batch(batch, mesh))
@@ -177,7 +179,7 @@ def test_a_locked_tower_does_not_move(small_model, batches, lock) -> None:
 
 def test_every_large_parameter_is_split_at_full_size() -> None:
     """ViT-B/16 over 2 x 2 x 2: what stays whole on each device is less than a hundredth."""
-    from flair_jax.models.config import PRESETS
+    from flair_jax.models.presets import PRESETS
 
     model = Flair(PRESETS["ViT-B-16-FLAIR"])
     settings = settings_for(**{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
@@ -195,7 +197,7 @@ def test_every_large_parameter_is_split_at_full_size() -> None:
 def test_every_partition_rule_names_something() -> None:
     import re
 
-    from flair_jax.models.config import PRESETS
+    from flair_jax.models.presets import PRESETS
     from flair_jax.parallel.sharding import PARTITION_RULES
 
     params = Flair(PRESETS["tiny"]).abstract_params()
@@ -211,5 +213,5 @@ def test_defaults_are_the_published_recipe() -> None:
     settings = TrainSettings.from_config(get_config())
     assert settings.total_steps(2_823_019) == 32 * 2757
     assert json.dumps(dataclasses.asdict(settings.loss)) == json.dumps(
-        {"terms": ["tcs", "mps"], "group_size": 128, "pairs_per_block": 8192}
+        {"terms": ["tcs", "mps"], "weights": [], "group_size": 128, "pairs_per_block": 8192}
     )

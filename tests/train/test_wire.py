@@ -114,7 +114,7 @@ def test_layers_split_over_tensor_add_up_and_gather_nothing(exchanged) -> None:
 def test_gradients_are_added_up_once(exchanged, tmp_path) -> None:
     model_file = tmp_path / "model.json"
     model_file.write_text(MODEL)
-    from flair_jax.models.config import read_config
+    from flair_jax.models.presets import read_config
 
     count = sum(leaf.size for leaf in jax.tree.leaves(Flair(read_config(model_file)).abstract_params()))
     reduced = sum(

@@ -16,8 +16,10 @@ from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.convert import transfer
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import FlairConfig, config_to_json, read_config
+from flair_jax.models.config import FlairConfig
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
+from flair_jax.models.presets import read_config
 from flair_jax.train import run
 from flair_jax.weights.activation import settle, told_by
 from flair_jax.weights.param_map import ConversionError, torch_shapes

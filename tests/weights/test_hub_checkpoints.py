@@ -18,7 +18,7 @@ from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder, push
 from flair_jax.errors import FlairError
-from flair_jax.models.config import PRESETS
+from flair_jax.models.presets import PRESETS
 from flair_jax.weights.hub import upload
 from flair_jax.weights.param_map import torch_shapes
 

@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import PRESETS
 from flair_jax.models.flair import Flair
+from flair_jax.models.presets import PRESETS
 from flair_jax.weights.param_map import (
     ConversionError,
     infer_config,

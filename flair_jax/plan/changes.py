@@ -1,0 +1,44 @@
+"""Settings with which a training step that does not fit may fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flair_jax.plan.figures import Plan
+from flair_jax.settings import TrainSettings
+
+
+def changes_that_fit(
+    plan: Callable[[dict[str, Any]], Plan], settings: TrainSettings, chips: int
+) -> list[tuple[dict[str, Any], Plan]]:
+    """Changes of settings, each with those before it, and their plans, up to the first that fits; [] if none is left.
+
+    In the order of what they cost: recomputing, splitting the state, smaller loss blocks, then parts of a batch.
+
+    Args:
+      plan: plans with fields of the configuration changed, by dotted names.
+      settings: those that do not fit.
+      chips: in the topology.
+    """
+    steps: list[dict[str, Any]] = []
+    policies = ("none", "dots", "full")
+    steps += [{"remat": name} for name in policies[policies.index(settings.remat) + 1 :]]
+    if settings.mesh.fsdp == 1 and settings.mesh.tensor == 1 and chips > 1:
+        steps.append({"mesh.data": 1, "mesh.fsdp": chips})
+    if settings.loss.pairs_per_block > 1024:
+        steps.append({"loss.pairs_per_block": 1024})
+    part = settings.batch_size // settings.accumulation_steps
+    steps += [
+        {"accumulation_steps": settings.accumulation_steps * factor}
+        for factor in (2, 4, 8, 16)
+        if part % factor == 0 and (part // factor) % chips == 0
+    ]
+    tried: list[tuple[dict[str, Any], Plan]] = []
+    changes: dict[str, Any] = {}
+    for step in steps:
+        changes = {**changes, **step}
+        tried.append((changes, plan(changes)))
+        if tried[-1][1].fits:
+            break
+    return tried

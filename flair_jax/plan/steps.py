@@ -1,0 +1,121 @@
+"""The steps that are planned: of training, and of the evaluation's scoring."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flair_jax.errors import ConfigError
+from flair_jax.models.flair import Flair
+from flair_jax.parallel.sharding import batch_sharding, check_batch, make_mesh
+from flair_jax.plan.compile import Step, compile_step
+from flair_jax.plan.figures import Plan
+from flair_jax.plan.topology import Topology
+from flair_jax.scoring.scorer import score_all_step
+from flair_jax.settings import TrainSettings
+from flair_jax.train.flops import step_flops
+from flair_jax.train.losses import Loss
+from flair_jax.train.objects import find_model, make_objects
+from flair_jax.train.step import Batch, abstract_state, make_train_step
+
+_TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
+
+
+def plan_training(
+    settings: TrainSettings,
+    topology: Topology,
+    *,
+    model: Flair | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Loss | None = None,
+) -> Plan:
+    """The very step that `flair_jax.train.train` runs with the same arguments.
+
+    Args:
+      settings: of the run; its factories are called.
+      topology: from `find_topology`.
+      model: see `flair_jax.train.train`.
+      optimizer: likewise.
+      loss: likewise.
+
+    Raises:
+      ConfigError: if the mesh or the batch do not fit the topology, or an object or a factory is wrong.
+    """
+    mesh = make_mesh(settings.mesh, topology.devices)
+    check_batch(settings.batch_size, settings.accumulation_steps, mesh)
+    steps = settings.total_steps(0)
+    # Where the data decides how many steps there are, so many that a schedule can be made: the program is the same.
+    longest = settings.optimizer.warmup_steps + settings.optimizer.cooldown_steps
+    whole = dataclasses.replace(settings, steps=max(steps, longest, 1))
+    objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
+    with jax.set_mesh(mesh):
+        state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
+        batch = _abstract_batch(objects.model, settings, mesh)
+        step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
+        planned = Step(
+            function=jax.jit(step, donate_argnums=0),
+            arguments=(state, batch),
+            parameters=(state.params, state.ema),
+            optimizer=state.opt_state,
+            batch=batch,
+            unit="image",
+            units=settings.batch_size,
+            useful_flops=step_flops(
+                *(objects.model.config, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
+            ),
+            steps=steps,
+        )
+        return compile_step(planned, topology, mesh)
+
+
+def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
+    size, images = model.config.vision.image_size, settings.batch_size
+    texts, length = images * settings.captions_per_image, model.config.text.context_length
+    sharding = batch_sharding(mesh)
+    pixels: Any = jax.ShapeDtypeStruct((images, size, size, 3), jnp.uint8, sharding=sharding)
+    tokens: Any = jax.ShapeDtypeStruct((texts, length), jnp.int32, sharding=sharding)
+    return Batch(pixels, tokens)
+
+
+def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
+    """The step of the evaluation that scores a block of pictures with COCO's 25,014 captions.
+
+    Args:
+      settings: of the run; those of the model and `evaluation.batch_size` count.
+      topology: from `find_topology`.
+      model: see `flair_jax.train.train`.
+
+    Raises:
+      ConfigError: if the block does not divide over the chips.
+    """
+    model, _ = find_model(settings, model)
+    images = settings.evaluation.batch_size
+    if images % len(topology.devices):
+        raise ConfigError(f"config.evaluation.batch_size={images} does not divide over {len(topology.devices)} devices")
+    mesh = jax.make_mesh((len(topology.devices),), ("data",), devices=topology.devices)
+    rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    on_all = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)  # noqa: E731
+    params = jax.tree.map(on_all, model.abstract_params())
+    width = model.config.embed_dim
+    local = jax.ShapeDtypeStruct((images, model.config.vision.grid**2, width), jnp.float32, sharding=rows)
+    text = jax.ShapeDtypeStruct((_TEXTS, width), jnp.float32)
+    texts = jax.tree.map(on_all, jax.eval_shape(model.prepare_texts, params, text))
+    score = score_all_step(model, mesh)
+    pairs = images * _TEXTS
+    planned = Step(
+        function=score,
+        arguments=(params, local, texts),
+        parameters=params,
+        optimizer=(),
+        batch=(local, texts),
+        unit="pair",
+        units=pairs,
+        useful_flops=pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2),
+    )
+    return compile_step(planned, topology, mesh)

@@ -1,0 +1,319 @@
+"""Runs with a model, an optimiser, a loss and samples of one's own: given in Python, or made by a configuration."""
+
+import dataclasses
+import functools
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from numeric import assert_close
+from runs import losses, run, write_config
+
+import flair_jax
+from flair_jax.cli import main
+from flair_jax.data import Record, TfdsSource
+from flair_jax.errors import AnotherRunError, ConfigError
+from flair_jax.models.flair import Flair
+from flair_jax.plan import find_topology, plan_training
+from flair_jax.settings import TrainSettings
+from flair_jax.train import LossValues, make_loss, make_objects, parse_config, train
+
+# Appended to a configuration file; the loss is a sigmoid loss of global features, so small that it is one line.
+FACTORIES = """
+import jax, jax.numpy as jnp, optax
+from flair_jax.models.flair import Flair
+from flair_jax.train import LossValues
+
+def my_loss(settings):
+    def loss(model, params, features, key, teacher):
+        def unit(x):
+            return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+        count, captions = len(features.image), settings.captions_per_image
+        logits = unit(features.image) @ unit(features.text).T / settings.extra["temperature"]
+        own = jnp.arange(count * captions)[None] // captions == jnp.arange(count)[:, None]
+        value = -jax.nn.log_sigmoid(jnp.where(own, logits, -logits)).sum() / count
+        return LossValues(value, {"mine": value, "steps": jnp.float32(settings.steps)})
+
+    return loss
+
+def my_optimizer(settings):
+    return optax.sgd(settings.extra["rates"]["all"], momentum=0.9)
+
+def my_model(settings):
+    return Flair(settings.model_config())
+
+def my_sources(settings):
+    from flair_jax.data import TfdsSource
+
+    class Lower(TfdsSource):  # what a worker process cannot import comes by value
+        def where(self, index):
+            return f"mine {index}"
+
+    return [Lower(settings.data.name, settings.data.dir, "train")]
+
+_plain = get_config
+
+def get_config():
+    c = _plain()
+    c.extra.temperature = 0.5
+    c.extra.rates = {"all": 1e-3}
+    c.factories.loss = my_loss
+    return c
+"""
+ALL = """
+_with_loss = get_config
+
+def get_config():
+    c = _with_loss()
+    c.factories.model = my_model
+    c.factories.optimizer = my_optimizer
+    c.factories.sources = my_sources
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, scenes) -> Path:
+    """A configuration file with a loss of its own."""
+    path = write_config(tmp_path_factory.mktemp("own"), scenes)
+    path.write_text(path.read_text() + FACTORIES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory, scenes) -> Path:
+    """A configuration file that makes all four objects."""
+    path = write_config(tmp_path_factory.mktemp("everything"), scenes)
+    path.write_text(path.read_text() + FACTORIES + ALL)
+    return path
+
+
+def read(config: Path, *words: str) -> TrainSettings:
+    return TrainSettings.from_config(parse_config([f"--config={config}", *words]))
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed_own(own, tmp_path_factory) -> Path:
+    """12 steps with the file's loss, by the command."""
+    workdir = tmp_path_factory.mktemp("own-run") / "run"
+    status, out, err = run(own, workdir)
+    assert status == 0, err
+    assert "not our own: loss config.my_loss" in out + err
+    return workdir
+
+
+def test_a_configuration_files_loss_trains_and_its_terms_are_logged(undisturbed_own) -> None:
+    lines = metrics(undisturbed_own)
+    assert lines[-1]["step"] == 12
+    assert all(line["mine"] == line["loss"] for line in lines)
+    assert {line["steps"] for line in lines} == {12.0}, "the number of steps is known to the factory"
+    assert not {"tcs", "mps"} & set(lines[0])
+    # Every pair is undecided at first: log 2 for each of an image's 16 captions, but for what chance makes of cosines.
+    assert lines[0]["loss"] == pytest.approx(16 * 0.693, rel=0.2)
+
+
+def test_it_is_resumed_bit_for_bit(own, undisturbed_own, tmp_path) -> None:
+    for flags in (["--config.steps=12", "--config.optimizer.schedule=constant"],) * 0 or ([],):
+        status, _, err = run(own, tmp_path / "run", *flags)
+        assert status == 0, err
+    assert losses(tmp_path / "run") == losses(undisturbed_own)
+
+
+def test_in_python_the_same_loss_gives_the_same_numbers(own, undisturbed_own, tmp_path) -> None:
+    """Given as an object, it goes before the file's factory; eight devices add up in another order."""
+    settings = read(own)
+    calls = []
+
+    def loss(*arguments):
+        calls.append(arguments)
+        return settings.factories.loss(dataclasses.replace(settings, steps=12))(*arguments)
+
+    outcome = train(settings, str(tmp_path / "run"), loss=loss)
+    assert outcome.finished
+    assert calls
+    for step, value in losses(undisturbed_own).items():
+        assert_close(losses(tmp_path / "run")[step], value, rtol=1e-4)
+
+
+def test_all_four_by_the_command_with_workers(everything, tmp_path) -> None:
+    """Classes of the configuration file reach the worker processes; the optimiser's learning rate is not known."""
+    flags = ("--config.steps=3", "--config.data.workers=2", "--config.extra.rates.all=0.002", "--config.lock=('text',)")
+    status, out, err = run(everything, tmp_path / "run", *flags)
+    assert status == 0, err
+    for name in ("model config.my_model", "optimizer config.my_optimizer", "sources config.my_sources"):
+        assert name in out + err
+    assert "learning_rate" not in metrics(tmp_path / "run")[0]
+    status, _, err = run(everything, tmp_path / "run", *flags, "--config.steps=4")
+    assert status == 0 or "config.steps was 3, is 4" in err
+
+
+def test_a_locked_tower_keeps_its_weights_under_any_optimizer(own, tmp_path) -> None:
+    settings = read(own, "--config.steps=2", "--config.lock=('text',)", "--config.checkpoint.every_steps=1")
+    decay = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
+    path = train(settings, tmp_path / "run", optimizer=decay).checkpoint
+    (_, first), (_, last) = flair_jax.load(path.parent / "1"), flair_jax.load(path)
+    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), first, last)
+    assert all(jax.tree.leaves(same["text"]))
+    assert not any(jax.tree.leaves(same["vision"]["blocks"]))
+
+
+@pytest.fixture(scope="module")
+def short(own, tmp_path_factory) -> tuple[TrainSettings, Path]:
+    """Two steps with the file's loss."""
+    settings = read(own, "--config.steps=2", "--config.optimizer.schedule=constant")
+    workdir = tmp_path_factory.mktemp("short") / "run"
+    train(settings, workdir)
+    return settings, workdir
+
+
+def other_loss(settings: TrainSettings):
+    return make_loss(settings.loss, settings.group_size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"extra": {"temperature": 0.7, "rates": {"all": 1e-3}}}, "config.extra.temperature was 0.5, is 0.7"),
+        ({"extra": {"temperature": 0.5}}, "config.extra.rates.all was 0.001, is not set"),
+        (
+            {"extra": {"temperature": 0.5, "rates": {"all": 1e-3}, "more": ("a", 1)}},
+            "config.extra.more was not set, is ['a', 1]",
+        ),
+        ({"loss": other_loss}, "the loss was config.my_loss, is test_objects.other_loss"),
+        ({"loss": None}, "the loss was config.my_loss, is the standard one"),
+        (
+            {"optimizer": lambda settings: optax.sgd(0.1)},
+            "the optimizer was the standard one, is test_objects.<lambda>",
+        ),
+    ],
+)
+def test_changes_are_named(short, changes, named: str) -> None:
+    settings, workdir = short
+    of_factories = {kind: value for kind, value in changes.items() if kind != "extra"}
+    factories = dataclasses.replace(settings.factories, **of_factories)
+    changed = dataclasses.replace(settings, extra=changes.get("extra", settings.extra), factories=factories)
+    with pytest.raises(AnotherRunError) as caught:
+        train(changed, workdir)
+    assert caught.value.changes == named
+    assert "--accept-changes" in str(caught.value)
+
+
+def test_another_model_or_samples_are_named(short, scenes) -> None:
+    settings, workdir = short
+    with pytest.raises(
+        AnotherRunError, match=r"the sources was the standard one, is flair_jax.data.sources.TfdsSource"
+    ):
+        train(settings, workdir, sources=[TfdsSource("scenes/small", scenes, "train")])
+    larger = dataclasses.replace(settings.model_config(), embed_dim=32)
+    with pytest.raises(AnotherRunError, match=r"config.model.embed_dim was 16, is 32"):
+        train(settings, workdir, model=Flair(larger))
+
+
+def test_a_change_of_objects_can_be_accepted(short, tmp_path, caplog) -> None:
+    settings, workdir = short[0], Path(shutil.copytree(short[1], tmp_path / "run"))
+    longer = dataclasses.replace(settings, steps=3)
+    with caplog.at_level(logging.WARNING):
+        assert train(longer, workdir, loss=other_loss(settings), accept_changes=True).finished
+    assert "the loss was config.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
+
+
+def fail(settings):
+    raise KeyError(settings.steps)
+
+
+def returns(value):
+    return lambda settings: value
+
+
+@pytest.mark.parametrize(
+    ("kind", "factory", "message"),
+    [
+        (
+            "loss",
+            fail,
+            r"test_objects.py: config.factories.loss: test_objects.fail has failed in line \d+ .KeyError: 12",
+        ),
+        ("loss", functools.partial(fail), "test_objects.fail has failed"),
+        ("loss", returns(3), "what test_objects.returns.<locals>.<lambda> returns must be a function.*, not int"),
+        ("loss", returns(dict), "must be a function.*, not the class dict"),
+        ("model", returns(None), "must be a flair_jax.Flair, not NoneType"),
+        ("optimizer", returns(optax.sgd), "must be an optax.GradientTransformation, not function"),
+        ("optimizer", returns(optax.constant_schedule(1.0)), "must be an optax.GradientTransformation, not function"),
+    ],
+)
+def test_a_wrong_factory_is_one_sentence(config, kind: str, factory, message: str) -> None:
+    settings = dataclasses.replace(read(config), steps=12)
+    settings = dataclasses.replace(settings, factories=dataclasses.replace(settings.factories, **{kind: factory}))
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_objects(settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("made", [[], [3], Record(b"", []), {}])
+def test_wrong_sources(config, tmp_path, made) -> None:
+    settings = read(config)
+    settings = dataclasses.replace(settings, factories=dataclasses.replace(settings.factories, sources=returns(made)))
+    with pytest.raises(ConfigError, match=r"config.factories.sources: .* must be a list of flair_jax.data.Source, not"):
+        train(settings, tmp_path / "run")
+
+
+def test_wrong_objects(config, tmp_path) -> None:
+    settings = read(config)
+    with pytest.raises(ConfigError, match=r"^train\(model=...\) must be a flair_jax.Flair, not int"):
+        train(settings, tmp_path / "run", model=3)
+    with pytest.raises(ConfigError, match="config.dtype='float32', but the model that is given has dtype='bfloat16'"):
+        train(settings, tmp_path / "run", model=Flair(dataclasses.replace(settings.model_config(), dtype="bfloat16")))
+
+
+def test_at_the_command_line_it_is_one_line_and_the_traceback_on_demand(own, tmp_path, capsys, monkeypatch) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(own.read_text() + "\ndef my_loss(settings):\n    return 1 / 0\n")
+    assert main(["train", f"--config={broken}", f"--workdir={tmp_path / 'run'}"]) == 2
+    line = broken.read_text().splitlines().index("    return 1 / 0") + 1
+    error = capsys.readouterr().err
+    assert f"{broken}: config.factories.loss: config.my_loss has failed in line {line} (ZeroDivisionError" in error
+    assert error.count("\n") == 1
+    monkeypatch.setenv("FLAIR_JAX_TRACEBACK", "1")
+    assert main(["plan", f"--config={broken}", "--topology=cpu:1"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    for flag in ("--config.factories.loss=3", "--config.factories=3"):
+        assert main(["train", f"--config={own}", f"--workdir={tmp_path / 'run'}", flag]) == 2
+        assert "is a function, which only a configuration file can set" in capsys.readouterr().err
+
+
+def test_plans_take_the_same_objects(own, config, capfd) -> None:
+    """A loss that does not tell its FLOPs is counted with what the traced program has, and the towers as ever."""
+    words = ["--topology", "cpu:2", "--json"]
+    plans = []
+    for file in (own, config):
+        assert main(["plan", f"--config={file}", *words]) == 0
+        plans += json.loads(capfd.readouterr().out)
+    mine, standard = plans
+    assert mine["memory"]["parameters"] == standard["memory"]["parameters"]
+    assert mine["flops"] < standard["flops"]  # no pooling
+    assert mine["useful_flops"] < standard["useful_flops"]
+    plan = plan_training(read(config), find_topology("cpu:2"), optimizer=optax.sgd(0.1))
+    assert plan.memory.optimizer == 0
+    assert plan.flops == standard["flops"]
+
+
+def test_the_object_given_goes_before_the_factory(own) -> None:
+    settings = dataclasses.replace(read(own), steps=1)
+
+    def mine(*_):
+        return LossValues(jnp.zeros(()), {})
+
+    objects = make_objects(settings, loss=mine)
+    assert objects.loss is mine
+    assert objects.names == {"loss": f"{__name__}.{mine.__qualname__}"}
+    assert objects.schedule is not None
