@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `config.json`, the parameters and their digests, written whole or not at all.
 
-Read besides: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
+Also readable: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
     Args:
       path: folder to make.
-      model: gives the description; compute settings (dtype, remat, unroll) are not stored.
+      model: its description is stored, without compute settings (dtype, remat, unroll).
       params: nested dict of arrays.
       source: where the weights come from, kept in `config.json` for evaluation reports.
 
@@ -66,7 +66,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
 
 def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
-    """The description of a checkpoint that has digests, by which it is known that they are missing if they are."""
+    """The description of a checkpoint that has digests; it says so, so that missing digests are noticed."""
     modules = {_MODULES: model.own_modules} if model.own_modules else {}
     return {**config_to_json(model.config), **modules, "source": source, "digests": digests.FILE}
 
@@ -81,7 +81,7 @@ def check_target(path: Path) -> None:
 def locate(name: str | Path) -> Path:
     """Where a checkpoint is on this machine; one on the hub is fetched into the hub's cache first.
 
-    As long as the process lives, a hub name means the commit that it meant at first.
+    Within a process, a hub name keeps referring to the commit that it first resolved to.
 
     Args:
       name: a path, `~` being the home folder, where WORKDIR or WORKDIR/checkpoints of a training run means its newest
@@ -89,10 +89,10 @@ def locate(name: str | Path) -> Path:
         there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
 
     Raises:
-      ConversionError: if the name is malformed, or what it names cannot be had.
+      ConversionError: if the name is malformed, or what it names cannot be fetched.
     """
     scheme, colon, rest = str(name).partition(":/")
-    if scheme == "hf" and colon:  # `Path` makes one stroke of two
+    if scheme == "hf" and colon:  # `Path` collapses two slashes into one
         return _fetch(f"hf://{rest.lstrip('/')}")
     return _newest_of_run(expand(name))
 
@@ -111,7 +111,7 @@ def _newest_of_run(path: Path) -> Path:
 
 
 def reported_name(name: str | Path, located: Path) -> str:
-    """What to call a checkpoint in a report: its hub name, or else where it is, which for a run says which step."""
+    """The name of a checkpoint in reports: its hub name, or else its path, which for a run includes the step."""
     return str(name) if str(name).startswith("hf:/") else str(located)
 
 
@@ -140,7 +140,7 @@ def load(
         need PyTorch.
       model: whose parameters they are, for a model with a tower or a pooling of its own, which no file holds. The
         compute settings are then its.
-      sharding: where to put every parameter; the first device if not given.
+      sharding: of every parameter; the first device if not given.
       dtype: compute dtype; see `FlairConfig`, as for the next two.
       remat: what the backward pass recomputes.
       unroll: layers in each step of the layer loop.
@@ -152,7 +152,7 @@ def load(
     Raises:
       CheckpointError: if there is no checkpoint, it is damaged, or it is that of another model than `model`.
       ConfigError: if its description or a setting is wrong.
-      ConversionError: if it cannot be had from the hub, or is a weight file that cannot be read.
+      ConversionError: if it cannot be fetched from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
     config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll)
@@ -190,7 +190,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
     Args:
       path: the checkpoint, as in `load`.
       target: tree of `jax.ShapeDtypeStruct` with shardings.
-      processes: that share the work of looking for damage; all must call this, with the same folder.
+      processes: that share the work of looking for damage; every process must call this, with the same folder.
 
     Raises:
       CheckpointError: if they are damaged, or of other shapes.
@@ -204,7 +204,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(path / item, target)
-    except Exception as error:  # Orbax and its storage raise many kinds for a damaged or mismatched file
+    except Exception as error:  # Orbax and its storage raise many types for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
         raise CheckpointError(
             f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
@@ -231,7 +231,7 @@ def _params_from_torch(path: Path) -> Params:
 
 
 def _put(path: Path, target: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
-    """An array that every process has whole, as the sharding of `target` lays it out."""
+    """An array that every process holds whole, sharded as `target` is."""
     if target.shape != array.shape:
         raise CheckpointError(f"{path}: a parameter has shape {array.shape}, the model needs {target.shape}")
     return jax.make_array_from_callback(target.shape, target.sharding, lambda index: array[index])
@@ -279,15 +279,15 @@ def read_description(path: str | Path) -> dict[str, Any]:
 def find_damage(path: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
     """How a checkpoint differs from what was written, in a few words; None if it does not.
 
-    None as well, with a warning, if the checkpoint is of the time before there were digests.
+    None as well, with a warning, if the checkpoint was written before digests were introduced.
 
     Args:
       path: the checkpoint's folder.
       entries: the files and folders right in it that matter.
-      processes: that share the work; all must call this, with the same folder.
+      processes: that share the work; every process must call this, with the same folder.
 
     Raises:
-      CheckpointError: if something cannot be read; whether it is damaged is then not known.
+      CheckpointError: if something cannot be read, so that it is not known whether it is damaged.
     """
     if any(processes.gather(has_digests(path))):
         return digests.find_damage(path, entries, processes)

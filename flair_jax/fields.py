@@ -14,7 +14,7 @@ import numpy as np
 
 from flair_jax.errors import ConfigError
 
-# What 32 bits hold: counters, seeds and sizes of arrays are kept in no more, and neither are fractions.
+# Limits of 32 bits, in which counters, seeds, array sizes and fractions are stored.
 _MOST = 2**32 - 1
 _LARGEST = float(np.finfo(np.float32).max)
 

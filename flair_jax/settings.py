@@ -159,7 +159,7 @@ class TrainSettings:
         """Reads an `ml_collections.ConfigDict`, or any mapping with the fields of `configs/default.py`.
 
         Raises:
-          ConfigError: if a field is missing or unknown, or its value cannot be.
+          ConfigError: if a field is missing or unknown, or its value is invalid.
         """
         settings: TrainSettings = read_fields(cls, config, "config")
         settings._check()

@@ -127,7 +127,7 @@ class FlairConfig:
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if a number cannot be, the sizes do not fit together, or a setting is unknown."""
+        """Raises ConfigError if a number is invalid, the sizes do not fit together, or a setting is unknown."""
         for prefix, part in (("", self), ("vision.", self.vision), ("text.", self.text)):
             for field in dataclasses.fields(part):
                 if field.type in ("int", "float"):

@@ -95,7 +95,7 @@ class Flair:
             interpolated as in the PyTorch release.
 
         Raises:
-          FlairError: if the shape is not that of pictures in whole patches.
+          FlairError: if the shape is not that of images in whole patches.
         """
         self._check_images(images)
         return self._apply(params, lambda module, images: module.vision(images), images)

@@ -1,4 +1,4 @@
-"""Pixels as the vision tower wants them."""
+"""Pixels as the vision tower expects them."""
 
 from __future__ import annotations
 

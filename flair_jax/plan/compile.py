@@ -65,7 +65,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
         if topology.chip and memory.total > topology.chip.memory:
             too_large = f"{memory.total / 2**30:.1f} GiB are needed"
     flops = count_flops(traced.jaxpr) / mesh.size
-    # The loss is the one part of a training step that says itself how it is split over the mesh.
+    # The loss is the only part of a training step that states its own sharding.
     loss_flops = count_flops(traced.jaxpr, within="shard_map") / mesh.size if step.unit == "image" else 0.0
     return Plan(
         topology=topology.name,
