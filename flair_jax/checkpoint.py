@@ -29,7 +29,7 @@ from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
 
-# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters, and their moving
+# In a training run's checkpoint the description is a JSON item of Orbax, beside the same parameters, and their moving
 # average where the run keeps one.
 PARAMS, AVERAGE, DESCRIPTION = "params", "ema", "description"
 
@@ -138,8 +138,8 @@ def load(
         `.safetensors` file whose sizes are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for
         what `flair-jax export` put there, `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files
         need PyTorch.
-      model: whose parameters they are, for a model with a tower or a pooling of its own, which no file holds. The
-        compute settings are then its.
+      model: the model itself, if it has a tower or a pooling of its own, which no file describes. Its compute settings
+        are used then.
       sharding: of every parameter; the first device if not given.
       dtype: compute dtype; see `FlairConfig`, as for the next two.
       remat: what the backward pass recomputes.

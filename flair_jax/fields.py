@@ -46,7 +46,7 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A second sentence that asks for the known name that is most like an unknown one; "" if none is."""
+    """A sentence that suggests the known name most like an unknown one; "" if none is similar."""
     near = difflib.get_close_matches(name, known, 1)
     return f'. Did you mean "{near[0]}"?' if near else ""
 

@@ -1,4 +1,4 @@
-"""Compiles a step ahead of time, and reads from the program what it takes."""
+"""Compiles a step ahead of time, and reads from the program what it costs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Step(NamedTuple):
     Attributes:
       function: the step, jitted.
       arguments: trees of `jax.ShapeDtypeStruct` with shardings.
-      parameters: those of the arguments that are counted as such in `Memory`.
+      parameters: the arguments that count as parameters in `Memory`.
       optimizer: likewise.
       batch: likewise.
       unit: what the step is counted in, "image" or "pair".
-      units: how many of them it does, over all devices.
+      units: how many of them one step processes, over all devices.
       useful_flops: see `Plan`; over all devices.
       steps: of the whole run; 0 if that depends on the data.
     """
@@ -54,7 +54,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
 
     Args:
       step: the step.
-      topology: that the mesh's devices are of.
+      topology: the one that the mesh's devices belong to.
       mesh: of the step's arguments.
     """
     traced = step.function.trace(*step.arguments)
@@ -86,7 +86,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
 
 
 def _compile(traced: jax.stages.Traced) -> tuple[jax.stages.Compiled | None, str]:
-    """The program, or the compiler's words if it is too large for the chip."""
+    """The program, or the compiler's message if it is too large for the chip."""
     try:
         return traced.lower().compile(), ""
     except jax.errors.JaxRuntimeError as error:

@@ -140,7 +140,7 @@ def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
         for value in _CONSTANT.findall(each)
     ]
     if len(constants) != 1:
-        raise ValueError(f"the length of a loop is not to be seen: {line.strip()[:80]}")
+        raise ValueError(f"the length of a loop cannot be read: {line.strip()[:80]}")
     return constants[0]
 
 

@@ -124,7 +124,7 @@ def check_broken(broken: dict[int, str], images: int, *, skip: bool) -> None:
     Args:
       broken: messages by the pictures' numbers.
       images: how many pictures there are.
-      skip: go on with the others.
+      skip: continue with the others.
     """
     if broken and not (skip and len(broken) < images):
         raise BrokenPicturesError(broken, images)

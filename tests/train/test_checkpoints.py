@@ -221,7 +221,7 @@ def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     for name, value in IDENTITY_CHANGES.items():
         shown = json.loads(json.dumps(value))
         assert re.search(rf"config\.{re.escape(name)} was [^;]+, is {re.escape(repr(shown))}", str(caught.value)), name
-    assert "add --accept-changes to go on after step 6" in str(caught.value)
+    assert "add --accept-changes to resume after step 6" in str(caught.value)
     with pytest.raises(CheckpointError, match="the number of samples was 40, is 41"):
         SmallRun(saved.workdir, saved.settings, samples=41).restore()
     assert {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)} == before
