@@ -62,12 +62,12 @@ class ExportedFlair:
 
     @property
     def logit_scale(self) -> jax.Array:
-        """The factor on cosine similarities; text-conditioned logits are `logit_scale * cosine + logit_bias`."""
+        """A scalar, the factor on cosines; text-conditioned logits are `logit_scale * cosine + logit_bias`."""
         return jnp.exp(self.params["logit_scale"])
 
     @property
     def logit_bias(self) -> jax.Array:
-        """What is added to text-conditioned logits."""
+        """What is added to text-conditioned logits, a scalar."""
         return self.params["logit_bias"]
 
     def encode_image(self, images: AnyArray) -> tuple[jax.Array, jax.Array]:

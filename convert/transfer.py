@@ -16,10 +16,10 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
+from flair_jax.weights.infer import infer_config
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
-    infer_config,
     is_clip,
     params_from_torch,
     towers_of_clip,
@@ -75,17 +75,7 @@ def convert(
     clip = is_clip(weights.tensors)
     try:
         tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
-        given, not_followed = config, []
-        if found.description:
-            try:
-                beside = config_from_json(found.description, where=found.described_in)
-                given = config or beside
-            except ConfigError as error:
-                if config is None:
-                    raise
-                not_followed = [
-                    f"--config holds against what is beside the weights, which is no model of ours: {error}"
-                ]
+        given, not_followed = _given(found, config)
         described = infer_config(tensors, given)
         _check_sizes(weights, described)
         told = _told(weights, found, config)
@@ -94,19 +84,35 @@ def convert(
         params = params_from_torch(complete(tensors, described) if clip else tensors, described)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
+    checkpoint.save(target, Flair(described), params, _origin(found, weights, clip))
+    contrary = [who for who, quick in told.items() if quick != quick_gelu]
+    activation_remark = f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}" + (
+        f", against {', '.join(contrary)}" if contrary else ""
+    )
+    remarks = (activation_remark, *weights.remarks, *not_followed, *_other_preparation(found, described))
+    return Conversion(described, remarks)
+
+
+def _given(found: Source, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
+    """The model by --config, or else by what is beside the weights; and what is said of a description not followed."""
+    if not found.description:
+        return config, []
+    try:
+        beside = config_from_json(found.description, where=found.described_in)
+    except ConfigError as error:
+        if config is None:
+            raise
+        return config, [f"--config holds against what is beside the weights, which is no model of ours: {error}"]
+    return config or beside, []
+
+
+def _origin(found: Source, weights: Weights, clip: bool) -> dict[str, str]:
+    """Where the weights come from, for the checkpoint's description."""
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
     if clip:
         origin["towers"] = "CLIP; the pooling is random and must be trained"
-    checkpoint.save(target, Flair(described), params, origin)
-    contrary = [who for who, quick in told.items() if quick != quick_gelu]
-    remarks = [
-        f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}"
-        + (f", against {', '.join(contrary)}" if contrary else ""),
-        *weights.remarks,
-        *not_followed,
-    ]
-    return Conversion(described, (*remarks, *_other_preparation(found, described)))
+    return origin
 
 
 def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[str, bool]:

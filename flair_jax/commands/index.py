@@ -45,12 +45,13 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.checkpoint import load, locate
+    from flair_jax.checkpoint import load
     from flair_jax.errors import printable
     from flair_jax.search.build import IndexSettings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
     from flair_jax.search.shards import BROKEN
+    from flair_jax.weights.locate import locate
 
     if options.faiss:
         import_faiss()  # fails before the work, not after it

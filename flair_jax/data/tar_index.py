@@ -253,7 +253,7 @@ def _read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
 
 @functools.lru_cache(maxsize=4096)
 def load_spans(path: Path) -> np.ndarray:
-    """The spans of an index, mapped; see `ShardIndex`."""
+    """The spans of an index, structured [n], mapped; see `ShardIndex`."""
     return np.load(path, mmap_mode="r")
 
 

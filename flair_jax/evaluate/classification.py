@@ -16,7 +16,7 @@ from flair_jax.data.sets.classification import ClassificationData
 from flair_jax.data.sets.labelled import LabelledExample
 from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.class_features import class_features
+from flair_jax.evaluate.ensemble import class_features
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts

@@ -21,7 +21,7 @@ def points_at(attention: np.ndarray, mask: np.ndarray) -> bool:
 
 
 def pointing_chance(grid: int, mask: np.ndarray) -> float:
-    """The chance that a patch drawn at random wins the pointing game."""
+    """The chance that a patch drawn at random wins the pointing game, whose object covers the mask [S, S]."""
     return float((patch_coverage(mask, grid) >= _COVERED).mean())
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flair_jax.checkpoint import description_file, read_description
+from flair_jax.checkpoint import read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import versions
+from flair_jax.weights.locate import description_file
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

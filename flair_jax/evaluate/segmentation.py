@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.class_features import class_features
+from flair_jax.evaluate.ensemble import class_features
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flair_jax.checkpoint import load, locate, read_description, reported_name
+from flair_jax.checkpoint import load, read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -23,6 +23,7 @@ from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
+from flair_jax.weights.locate import locate, reported_name
 
 
 @runtime_checkable
@@ -108,27 +109,23 @@ def evaluate_checkpoint(
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
-    results, failures = [], []
+    unfinished = output and Path(f"{output}.partial")
+    results, failures = list[dict[str, Any]](), list[str]()
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)
         try:
-            result = _evaluate_set(
-                work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), processes
-            )
+            results.append(_evaluate_set(work, entry, folder, loaded, settings, unfinished, processes))
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
-        if result["skipped"]:
-            say(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
-        results.append(result)
+        if skipped := results[-1]["skipped"]:
+            say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
     if results:
         say(work.table(results, settings.mode))
     if output and results:
-        document = report.document(results, loaded.environment)
-        processes.first_does(lambda: report.write_json(output, document))
-        shutil.rmtree(f"{output}.partial", ignore_errors=True)
+        _write(output, report.document(results, loaded.environment), processes)
         say(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
@@ -175,6 +172,12 @@ def _evaluate_set(
     if finished and not evaluation.skipped:  # broken pictures are tried again: they may have been repaired
         processes.first_does(lambda: report.write_json(finished, result))
     return result
+
+
+def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:
+    """Writes the report, after which unfinished work beside it is of no use."""
+    processes.first_does(lambda: report.write_json(output, document))
+    shutil.rmtree(f"{output}.partial", ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

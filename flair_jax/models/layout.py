@@ -19,7 +19,7 @@ def split_rows(x: Array, tensor: int | None = None) -> Array:
     activations instead of parameters.
 
     Args:
-      x: activations, rows first. Returned unchanged if the rows do not divide over the mesh.
+      x: activations [rows, ...]. Returned unchanged if the rows do not divide over the mesh.
       tensor: the axis of heads or hidden units; not sharded if it does not divide.
     """
     shape = jax.sharding.get_abstract_mesh().shape
@@ -33,7 +33,7 @@ def split_rows(x: Array, tensor: int | None = None) -> Array:
 
 
 def gather(parameter: Array) -> Array:
-    """Constrains a parameter to be replicated where it is used: an all-gather if it is sharded."""
+    """Constrains a parameter, of any shape, to be replicated where it is used: an all-gather if it is sharded."""
     return parameter if _devices() == 1 else jax.lax.with_sharding_constraint(parameter, P())
 
 

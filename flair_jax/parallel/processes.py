@@ -105,7 +105,7 @@ class Processes:
         return [json.loads(each) for each in _gather_bytes(json.dumps(value).encode())]
 
     def gather_arrays(self, array: np.ndarray) -> list[np.ndarray]:
-        """Every process's array, in process order; they agree in dtype and in all axes but the first."""
+        """Every process's array [n, ...], in process order; they agree in dtype and in all axes but the first."""
         if self.count == 1:
             return [array]
         parts = _gather_bytes(np.ascontiguousarray(array).tobytes())

@@ -75,7 +75,7 @@ class FaissCandidates:
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` highest scores (or of all), ascending; among equals the lower ones."""
+    """Indices [count] of the highest of N scores [N] (or of all), ascending; among equals the lower ones."""
     count = min(count, len(scores))
     if count == 0:
         return np.zeros(0, np.int64)

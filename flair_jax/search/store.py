@@ -36,7 +36,7 @@ _OPEN_FILES = 256
 
 
 def write_shard(folder: Path, table: pa.Table, features: np.ndarray, local: np.ndarray) -> None:
-    """Writes one shard, whole or not at all; `local` as it is stored."""
+    """Writes one shard, whole or not at all: features [n, D], and local tokens [n, L, D] as `to_stored` gives them."""
     with replace_when_complete(folder) as partial:
         partial.mkdir()
         np.save(partial / _GLOBAL, features)
@@ -45,7 +45,7 @@ def write_shard(folder: Path, table: pa.Table, features: np.ndarray, local: np.n
 
 
 def to_stored(local: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 tokens as a shard stores them.
+    """Float32 local tokens [n, L, D] as a shard stores them.
 
     Raises:
       SearchIndexError: if they are not finite, or too large for the dtype.

@@ -141,7 +141,9 @@ class Page:
 
 
 def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
-    """An uploaded picture as `preprocess` gives it, within the page's bounds; messages do not name the path.
+    """An uploaded picture as `preprocess` gives it, [size, size, 3], within the page's bounds.
+
+    Messages do not name the path.
 
     Raises:
       ImageError: if it is gone, too large, broken, or of a format that is not taken.

@@ -185,7 +185,7 @@ class TrainStep:
     def gradients(
         self, params: Params, batch: Batch, key: Array, teacher: Features | None
     ) -> tuple[Params, LossValues]:
-        """Gradients of the loss with respect to the parameters, and its values."""
+        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar."""
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)

@@ -43,7 +43,7 @@ def read_pickle(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
       labels: the entry of the labels: "labels" for CIFAR-10, "fine_labels" for CIFAR-100.
 
     Returns:
-      As `read_binary`.
+      As `read_binary`: images [N, 32, 32, 3], labels [N].
 
     Raises:
       DatasetError: if the file holds anything but lists, numbers, texts and an array of bytes, or not what is wanted.
