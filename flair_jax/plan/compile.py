@@ -25,7 +25,7 @@ class Step(NamedTuple):
       optimizer: likewise.
       batch: likewise.
       unit: what the step is counted in, "image" or "pair".
-      units: how many of them it does, over all devices.
+      units: how many of them one step processes, over all devices.
       useful_flops: see `Plan`; over all devices. None: all that are traced.
       steps: of the whole run; 0 if that depends on the data.
     """
