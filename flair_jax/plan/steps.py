@@ -84,7 +84,7 @@ def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
 
 
 def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
-    """The step of the evaluation that scores a block of pictures with COCO's 25,014 captions.
+    """The step of the evaluation that scores a block of images with COCO's 25,014 captions.
 
     Args:
       settings: of the run; those of the model and `evaluation.batch_size` count.

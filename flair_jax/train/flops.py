@@ -26,7 +26,7 @@ class Chip:
       memory: bytes.
       memory_bandwidth: bytes/s.
       interconnect: bytes/s that it can send to others of its slice (TPU) or node (GPU), over all its links.
-      network: bytes/s that it can send farther, its part of its host's network cards.
+      network: bytes/s that it can send beyond that, its share of its host's network cards.
       clock: Hz of its cores; 0 where no compiler's estimate is counted in cycles.
     """
 
