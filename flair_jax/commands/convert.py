@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import Commands, add_command
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -65,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.weights.write import require_torch
 
     if options.verify:
-        require_torch("--verify")  # before the work, not after it
+        require_torch("--verify")  # fails before the work, not after it
     done = convert(
         options.source,
         options.target,

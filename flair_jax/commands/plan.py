@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import Commands, add_command, positive
 from flair_jax.console import environment
 
 # Each takes memory and threads of this machine.
@@ -13,7 +12,7 @@ _MOST_DEVICES = 4096
 _SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -47,7 +46,8 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
-    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, takes its CPU as so many as are planned for.
+    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, splits the CPU into as many as are planned
+    # for.
     known = kind == "cpu" and count.isdecimal() and 0 < int(count) <= _MOST_DEVICES
     devices = {"JAX_NUM_CPU_DEVICES": count} if known else {}
     with environment({"JAX_PLATFORMS": "cpu", **devices}):

@@ -1,8 +1,8 @@
-"""Training batches: shuffled, cropped, with drawn captions, each process's part. Imports no JAX.
+"""Training batches: shuffled, cropped, with sampled captions; each process's part. Imports no JAX.
 
 Everything about a sample follows from (seed, epoch, number of the sample), and its place in the stream from (seed,
-position). So batch s is the same on any number of processes and workers, and a stream that starts at batch s goes on as
-one that came there from 0: its state is that one number.
+position). So batch s is the same on any number of processes and workers, and a stream that starts at batch s continues
+like one that reached it from 0: its whole state is that number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import logging
 import socket
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -28,6 +28,9 @@ from flair_jax.errors import DatasetError, FlairError
 
 # Neighbours tried for a picture that does not decode.
 _REPLACEMENTS = 10
+
+# The fields of a `LocalBatch`.
+_Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +121,13 @@ def batches(
     """An endless stream of one process's part of each batch.
 
     Without weights an epoch is every sample of every source once, in a new random order each time. With weights each
-    source has epochs of its own, and gives the stream so large a part. A batch may reach from one epoch into the next.
+    source has epochs of its own, and contributes its share to the stream. A batch may span two epochs.
 
     Args:
-      sources: the samples; their numbers go on from one source to the next.
+      sources: the samples, numbered consecutively over all sources.
       settings: how they become arrays.
-      batch_size: rows over all processes; processes have equal parts, in their order.
-      weights: parts of the sources in the stream, in any unit; by their sizes if not given.
+      batch_size: rows over all processes; each process has an equal, contiguous part, in the order of the processes.
+      weights: relative shares of the sources in the stream; proportional to their sizes if not given.
       first: number of the batch to start with.
       process: number of this process.
       processes: how many there are.
@@ -155,10 +158,10 @@ def batches(
             yield LocalBatch(*rows)
 
 
-def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[tuple[Any, ...], None, None]:
-    """Each worker loads every so manyth batch."""
+def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[_Rows, None, None]:
+    """Loads batches with worker processes, in turn."""
     with contextlib.ExitStack() as stack:
-        started: list[Worker[tuple[Any, ...]]] = [stack.enter_context(Worker()) for _ in range(workers)]
+        started: list[Worker[_Rows]] = [stack.enter_context(Worker()) for _ in range(workers)]
         for number, worker in enumerate(started):
             worker.send(functools.partial(_send_all, loaded.slice(slice(number, None, workers))))
         while True:
@@ -171,8 +174,8 @@ def _send_all(loaded: grain.MapDataset, channel: socket.socket) -> None:
         send_result(channel, rows)
 
 
-def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
-    """Batches in order, loaded by a thread that is two ahead."""
+def _ahead(loaded: grain.MapDataset) -> Generator[_Rows, None, None]:
+    """Batches in order, loaded by a thread that stays two ahead."""
     if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
         flags.FLAGS.mark_as_parsed()
     with contextlib.closing(
@@ -182,7 +185,7 @@ def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
 
 
 def _shuffled(start: int, stop: int, seed: int) -> grain.MapDataset:
-    """Epochs without end of the numbers from `start` to below `stop`, as (epoch, number)."""
+    """Endless epochs of range(start, stop), each in a new order, as (epoch, number)."""
     numbers = grain.MapDataset.range(start, stop).shuffle(seed=seed).repeat()
     return numbers.map_with_index(_WithEpoch(stop - start))
 
@@ -201,7 +204,7 @@ class _LoadRows:
     source: Source
     settings: SampleSettings
 
-    def __call__(self, rows: list[tuple[int, int]]) -> tuple[Any, ...]:
+    def __call__(self, rows: list[tuple[int, int]]) -> _Rows:
         loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
         skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
         pixels, tokens, numbers = zip(*loaded, strict=True)

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import fsspec
 from braceexpand import braceexpand
@@ -30,8 +30,8 @@ def is_tars(name: str) -> bool:
 def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     """Paths or URLs of tars, in order.
 
-    Folders and files that are really named with wildcards, such as `run[1]`, are themselves meant. As in a shell,
-    wildcards do not stand for hidden files.
+    Folders and files whose real names hold wildcards, such as `run[1]`, are taken literally. As in a shell, wildcards
+    do not match hidden files.
 
     Args:
       pattern: with brace patterns ({0000..0575}, {a,b}) and wildcards; several joined by `::`.
@@ -64,8 +64,8 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     return shards
 
 
-def _literal(files: Any, path: str) -> str:
-    """The pattern with the wildcards escaped in all names, from the first on, that there really are."""
+def _literal(files: fsspec.AbstractFileSystem, path: str) -> str:
+    """The pattern with the wildcards escaped in all leading names that exist literally."""
     escaped, literal = "", ""
     for name in path.split("/"):
         literal += name
@@ -78,7 +78,7 @@ def _literal(files: Any, path: str) -> str:
 
 
 def _is_hidden(path: str, pattern: str) -> bool:
-    """Whether a wildcard stands for a hidden name in it."""
+    """Whether a wildcard has matched a hidden name in it."""
     named = set(pattern.split("/"))
     return any(name.startswith(".") and name not in named for name in path.split("/"))
 
@@ -94,13 +94,13 @@ def require_shards(shards: Sequence[str]) -> None:
 
 
 def fingerprint_of(shard: str) -> str:
-    """Changes when the tar does."""
+    """A value that changes when the tar does."""
     files, path = filesystem(shard)
     try:
         if is_local(shard):
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is no file"
+                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is not a file"
                 raise DatasetError(f"{shard}: {what}")
             return f"{status.st_size} {status.st_mtime_ns}"
         return str(files.ukey(path))
@@ -109,7 +109,7 @@ def fingerprint_of(shard: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def filesystem(shard: str) -> tuple[Any, str]:
+def filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a tar, and its path there; raises DatasetError if there is none for the URL."""
     try:
         return fsspec.core.url_to_fs(shard)
@@ -122,7 +122,7 @@ def is_local(shard: str) -> bool:
     return "://" not in shard or shard.startswith("file://")
 
 
-def open_shard(shard: str) -> Any:
+def open_shard(shard: str) -> BinaryIO:
     """A tar, open for reading; raises DatasetError if it cannot be."""
     files, path = filesystem(shard)
     try:

@@ -1,4 +1,4 @@
-"""Processes that help this one: they end when it does, however that is, and leave signals to it. Imports no JAX."""
+"""Worker processes: they end when their parent does, however it ends, and leave signals to it. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 # Not by `multiprocessing`, whose processes outlive a killed parent, die of signals that are meant for it, and run the
-# user's script once more. The script's own functions and classes come by value.
+# user's script again. Functions and classes of the script are sent by value.
 _START = (
     "import socket, sys; channel = socket.socket(fileno=int(sys.argv[1])); "
     "sys.path[:] = sys.argv[3:]; from flair_jax.data.workers import serve; serve(channel, int(sys.argv[2]))"
@@ -37,7 +37,7 @@ _START = (
 
 
 class Worker(Generic[_Result]):
-    """A process of Python's that works for this one; use it as a context manager, whose end kills it."""
+    """A Python process that works for this one; use it as a context manager, whose end kills it."""
 
     def __init__(self) -> None:
         """Starts it; `send` tells it what to do."""
@@ -65,10 +65,10 @@ class Worker(Generic[_Result]):
         self._channel.close()
 
     def fileno(self) -> int:
-        """Of what can be read once it has a result."""
+        """The file descriptor that is readable once there is a result."""
         return self._channel.fileno()
 
-    def send(self, value: Any) -> None:
+    def send(self, value: object) -> None:
         """Sends the work, a function of the channel back, or what that function receives."""
         with contextlib.suppress(ConnectionError):  # it has died, which `receive` tells
             _send(self._channel, cloudpickle.dumps(value))
@@ -108,8 +108,8 @@ def serve(channel: socket.socket, parent: int) -> None:
     os._exit(0)
 
 
-def send_result(channel: socket.socket, result: Any) -> None:
-    """Sends what `Worker.receive` gives; arrays are not copied to be sent, and come as writable ones."""
+def send_result(channel: socket.socket, result: object) -> None:
+    """Sends a result for `Worker.receive`; arrays are sent without a copy, and arrive writable."""
     _send(channel, (False, result))
 
 
@@ -131,7 +131,7 @@ def _end_with_parent(channel: socket.socket, parent: int) -> None:
     os._exit(1)
 
 
-def _send(channel: socket.socket, value: Any) -> None:
+def _send(channel: socket.socket, value: object) -> None:
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
@@ -203,6 +203,6 @@ def _in_processes(function: Callable[[_Item], _Result], items: Sequence[_Item], 
             yield done.pop(number)
 
 
-def _apply(function: Callable[[Any], Any], channel: socket.socket) -> None:
+def _apply(function: Callable[[Any], object], channel: socket.socket) -> None:
     while True:
         send_result(channel, function(pickle.loads(_receive(channel))))  # noqa: S301  # from the parent

@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flair_jax.models.layout import split_rows
@@ -22,12 +23,12 @@ packed_xavier_init: Initializer = jax.nn.initializers.variance_scaling(1 / 2, "f
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., Array]:
-    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in)."""
+    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in), of any shape."""
     bound = fan_in**-0.5
     return partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
-def layer_norm(epsilon: float, dtype: jnp.dtype | None = None, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike | None = None, name: str | None = None) -> nn.LayerNorm:
     """A LayerNorm with PyTorch's variance, in two passes; Flax's, E[x^2] - E[x]^2, loses digits if the mean is large.
 
     Args:
@@ -95,12 +96,12 @@ class Block(nn.Module):
     Attributes:
       heads: attention heads.
       hidden: width of the MLP between its two layers.
-      causal: whether a position sees only itself and what is before it.
+      causal: whether a position attends only to itself and those before it.
       quick_gelu: the MLP's activation, see `FlairConfig`.
       init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
-      layer_norm_eps: what each LayerNorm adds to the variance.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
     """
 
     heads: int

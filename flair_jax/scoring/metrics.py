@@ -1,6 +1,6 @@
-"""Metrics of retrieval and classification from scores, and what equal scores decide of them. NumPy only.
+"""Metrics of retrieval and classification from scores, and how equal scores affect them. NumPy only.
 
-Wherever answers are ranked, equal scores stand in the order of their index, as a stable descending sort leaves them.
+In every ranking, equal scores are in the order of their index, as after a stable descending sort.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from flair_jax.errors import FlairError
 
 RECALLS = (1, 5, 10)
-_ROWS = 256  # pictures whose scores are compared at once
+_ROWS = 256  # images whose scores are compared at once
 
 
 class Ranks(NamedTuple):
@@ -22,8 +22,8 @@ class Ranks(NamedTuple):
 
     Attributes:
       by_index: with equal scores in the order of their index.
-      ties_for: with the right answer before all of equal score.
-      ties_against: with the right answer behind all wrong ones of equal score.
+      ties_for: with the right answer before all others of equal score.
+      ties_against: with the right answer after all wrong ones of equal score.
     """
 
     by_index: np.ndarray
@@ -33,12 +33,12 @@ class Ranks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-    """What equal scores decide.
+    """How equal scores affect the metrics.
 
     Attributes:
       share: for each kind of ranks, such as "text_to_image", the share that depends on the order of equal scores.
-      ties_for: metrics that would be others if each right answer stood before all of equal score.
-      ties_against: metrics that would be others if it stood behind them; of a constant score, nothing is left here.
+      ties_for: metrics that would change if each right answer came before all others of equal score.
+      ties_against: metrics that would change if it came after them; a constant score is left with nothing here.
     """
 
     share: dict[str, float]
@@ -49,7 +49,7 @@ class Ties:
 def measure(
     ranks: Mapping[str, Ranks], summary: Callable[[str, np.ndarray], dict[str, float]]
 ) -> tuple[dict[str, float], Ties]:
-    """Metrics of ranks by index, and what ties do to them.
+    """Metrics of ranks by index, and how ties affect them.
 
     Args:
       ranks: of each kind.
@@ -67,24 +67,24 @@ def measure(
 
 
 def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
-    """Recall and rank of the right picture for each text, and of the best-ranked right text for each picture.
+    """Recall and rank of the right image for each text, and of the best-ranked right text for each image.
 
-    Equal scores rank in the order of their index, as a stable descending sort leaves them; `flair-jax evaluate` also
-    gives what they decide.
+    Equal scores rank in the order of their index, as after a stable descending sort; `flair-jax evaluate` also reports
+    their effect.
 
     Args:
       similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored, which tie.
-      image_of_text: [T] integers, the index of each text's picture. Every picture needs at least one text.
+      image_of_text: [T] integers, the index of each text's image. Every image needs at least one text.
 
     Returns:
       For `text_to_image` and `image_to_text`: `_R@1`, `_R@5`, `_R@10` as fractions, `_mean_rank` and `_median_rank`
       counted from 1. The median of an even number of ranks is the mean of the two middle ones, rounded down.
 
     Raises:
-      FlairError: if the shapes do not fit, a score is NaN, or a picture has no text.
+      FlairError: if the shapes do not fit, a score is NaN, or a image has no text.
     """
     similarity, image_of_text = np.asarray(similarity), np.asarray(image_of_text)
-    if similarity.dtype.kind != "f":  # what marks a text of another picture, -inf, is no whole number
+    if similarity.dtype.kind != "f":  # what marks a text of another image, -inf, is no whole number
         similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape or image_of_text.shape != similarity.shape[1:]:
         raise FlairError(
@@ -92,10 +92,10 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
         )
     images = len(similarity)
     if image_of_text.dtype.kind not in "iu" or image_of_text.min() < 0 or image_of_text.max() >= images:
-        raise FlairError(f"image_of_text must hold the picture of each text as an integer from 0 to {images - 1}")
+        raise FlairError(f"image_of_text must hold the image of each text as an integer from 0 to {images - 1}")
     without_text = np.setdiff1d(np.arange(images), image_of_text)
     if without_text.size:
-        raise FlairError(f"{without_text.size} picture(s) have no text, the first is number {without_text[0]}")
+        raise FlairError(f"{without_text.size} image(s) have no text, the first is number {without_text[0]}")
     starts = range(0, images, _ROWS)
     parts = [rank_texts_of_images(similarity[start : start + _ROWS], start, image_of_text) for start in starts]
     own = np.max([own for own, _ in parts], axis=0)
@@ -104,16 +104,16 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
 
 
 def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image-to-text side of some pictures, which needs their rows of the scores alone.
+    """The image-to-text side for some images, which needs only their rows of the scores.
 
     Args:
-      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts; each has a text.
+      scores: [b, T] of the images `first` to `first + b - 1` with all texts; each has a text.
       first: number of the first.
       image_of_text: integers [T].
 
     Returns:
-      Scores [T] of the texts with their own pictures, `-inf` where that is not among these; and int64 [b, 3], the
-      `Ranks` of each picture's best right text.
+      Scores [T] of the texts with their own images, `-inf` where that is not among these; and int64 [b, 3], the
+      `Ranks` of each image's best right text.
 
     Raises:
       FlairError: if a score is NaN.
@@ -142,17 +142,17 @@ def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarr
 
 
 def count_images(scores: np.ndarray, first: int, image_of_text: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Some pictures' part of the text-to-image side; the counts of parts add up.
+    """The text-to-image side for some images; counts of different images add up.
 
     Args:
-      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
+      scores: [b, T] of the images `first` to `first + b - 1` with all texts.
       first: number of the first.
       image_of_text: integers [T].
-      own: [T], the texts' scores with their own pictures.
+      own: [T], the texts' scores with their own images.
 
     Returns:
-      int64 [3, T]: how many of these pictures score better with each text than its own one does, how many score the
-      same and stand before that, and how many score the same, itself among them.
+      int64 [3, T]: for each text, how many of these images score better than its own image, how many score the same and
+      come before it, and how many score the same, itself included.
     """
     better = (scores > own).sum(axis=0, dtype=np.int32)  # twice as fast as counting in int64
     equal = (scores == own).sum(axis=0, dtype=np.int32)
@@ -170,11 +170,11 @@ def _count_in_rows(where: np.ndarray) -> np.ndarray:
 
 
 def measure_retrieval(counts: np.ndarray, image_ranks: np.ndarray) -> tuple[dict[str, float], Ties]:
-    """What `retrieval_metrics` returns, and what ties do to it.
+    """What `retrieval_metrics` returns, and how ties affect it.
 
     Args:
-      counts: int64 [3, T], the sum over all pictures of `count_images`.
-      image_ranks: int64 [I, 3], of all pictures, from `rank_texts_of_images`.
+      counts: int64 [3, T], the sum over all images of `count_images`.
+      image_ranks: int64 [I, 3], of all images, from `rank_texts_of_images`.
     """
     better, before, equal = counts
     text_ranks = Ranks(better + before, better, better + equal - 1)
@@ -192,17 +192,17 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
 
 
 def class_ranks(scores: np.ndarray, name_of_class: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Ranks, from 0, of the right class of each picture.
+    """Ranks, from 0, of the right class of each image.
 
     Classes of the same name tie whatever the model does: "missile" and "sunglasses" are two of ImageNet's each.
 
     Args:
-      scores: [B, M] of each picture with each of M different names, higher is better.
+      scores: [B, M] of each image with each of M different names, higher is better.
       name_of_class: [C] integers, the name of each class.
-      labels: [B] integers, each picture's class.
+      labels: [B] integers, each image's class.
 
     Returns:
-      int64 [B, 3], `Ranks` of each picture.
+      int64 [B, 3], `Ranks` of each image.
 
     Raises:
       FlairError: if a score is NaN.
@@ -220,17 +220,17 @@ def classification_metrics(labels: np.ndarray, ranks: np.ndarray) -> dict[str, f
     """Accuracies as fractions.
 
     Args:
-      labels: [I] integers, each picture's class.
+      labels: [I] integers, each image's class.
       ranks: [I] integers, one column of `class_ranks`.
 
     Returns:
-      `top1` and `top5`, shares of pictures whose class is the first, or among the first five; `mean_per_class_top1`,
-      the mean over the classes that have pictures of their own `top1`.
+      `top1` and `top5`, shares of images whose class is the first, or among the first five; `mean_per_class_top1`,
+      the mean over the classes that have images of their own `top1`.
     """
-    pictures = np.bincount(labels)
+    count = np.bincount(labels)
     right = np.bincount(labels, ranks < 1)
     return {
         "top1": float((ranks < 1).mean()),
         "top5": float((ranks < 5).mean()),
-        "mean_per_class_top1": float((right[pictures > 0] / pictures[pictures > 0]).mean()),
+        "mean_per_class_top1": float((right[count > 0] / count[count > 0]).mean()),
     }

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 
 from flair_jax.models.config import FlairConfig
-from flair_jax.weights.param_map import ConversionError, infer_config
+from flair_jax.weights.infer import infer_config
+from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.read import OPENAI_SIZES, Weights
 
 # Names of the choices -> `FlairConfig.quick_gelu`.
@@ -56,7 +57,7 @@ def flair_config(weights: Weights, name: str) -> FlairConfig:
 
     Raises:
       ConversionError: if it is another.
-      ConfigError: if nothing tells the numbers of heads.
+      ConfigError: if the numbers of heads are not known.
     """
     config = infer_config(weights.tensors, None)
     return dataclasses.replace(config, quick_gelu=settle(told_by(weights, name), clip=False)[0])

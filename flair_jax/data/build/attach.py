@@ -1,4 +1,4 @@
-"""Captions of a table into tars of pictures that are at hand."""
+"""Attaches the captions of a table to tars of images that exist already."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -28,9 +28,10 @@ _Captions = Mapping[str, list[str]]
 def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Counter[str], LeftOut]:
     """Writes tars like those given, with each sample's captions from a table in its JSON.
 
-    A row belongs to the sample whose JSON has its address as `url`, or whose key is the address's file name without
-    ending. Samples that no row belongs to are left out, and what is no sample's. All else of a sample is kept as it is.
-    A tar that is there already is not written again, and none without a sample.
+    A row belongs to the sample whose JSON has the row's address as `url`, or whose key is the address's file name
+    without its extension. Samples without a row, and members that belong to no sample, are left out; the other members
+    of a sample are kept as they are. Tars that exist already are not written again, and tars without a sample are not
+    written.
 
     Args:
       table: see `read_table`.
@@ -109,7 +110,7 @@ def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> i
     return len(documents)
 
 
-def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
+def _copy(shard: str, stream: BinaryIO, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
     """Writes the samples that have a new JSON, with all their members."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as out:
         kept = {split_name(name)[0]: number for number, name in enumerate(index.names) if number in documents}
@@ -130,7 +131,7 @@ def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: M
                 out.addfile(member, stream)
 
 
-def _documents(shard: str, stream: Any, index: ShardIndex, rows: _Rows, left_out: LeftOut) -> dict[int, bytes]:
+def _documents(shard: str, stream: BinaryIO, index: ShardIndex, rows: _Rows, left_out: LeftOut) -> dict[int, bytes]:
     """The new JSON of each sample that has a row, by the sample's number."""
     documents = {}
     for number, (span, name) in enumerate(zip(index.spans, index.names, strict=True)):
