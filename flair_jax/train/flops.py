@@ -91,7 +91,7 @@ def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Seque
     total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
     total += images * captions * text * (1 + 2 * text_learns)
     if isinstance(loss, CountedLoss):
-        local, width = model.config.vision.grid**2, model.config.embed_dim
+        _, local, width = jax.eval_shape(model.encode_image, model.abstract_params(), _image(model))[1].shape
         total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
 
@@ -104,12 +104,16 @@ def _tower_flops(model: Flair) -> tuple[float, float, float]:
     image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
     caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
     if "vision" in model.own_modules:
-        pixels = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jnp.float32)
-        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), pixels))
+        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
     if "text" in model.own_modules:
         tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
         caption = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
     return patches, image, caption
+
+
+def _image(model: Flair) -> jax.ShapeDtypeStruct:
+    size = model.config.vision.image_size
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:

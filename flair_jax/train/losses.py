@@ -69,7 +69,7 @@ class TermsLoss:
     """A `Loss` that is a weighted sum of terms of a table; `make_loss` checks and makes it, `flair_loss` explains it.
 
     Attributes:
-      terms: by name, with the weight of each.
+      terms: by name, each with its weight.
       group_size: B.
       pairs_per_block: how many (image, caption) pairs a device pools at once.
       sampler: draws captions; None: `sample_captions`.
@@ -158,11 +158,13 @@ def make_loss(
       sampler: replaces `sample_captions`.
 
     Raises:
-      ConfigError: if a term is not in the table.
+      ConfigError: if a term is not in the table, or has no weight while others have one.
     """
     terms, weights = settings.terms, settings.weights
     if not terms or not set(terms) <= set(table):
         raise ConfigError(f"config.loss.terms={tuple(terms)} are not among {', '.join(table)}")
+    if weights and len(weights) != len(terms):
+        raise ConfigError(f"config.loss.weights={tuple(weights)}: {len(terms)} terms need as many, or none")
     weights = weights or (1 / len(terms),) * len(terms)
     weighted = {name: (table[name], weight) for name, weight in zip(terms, weights, strict=True)}
     return TermsLoss(weighted, group_size, settings.pairs_per_block, sampler)
@@ -214,7 +216,7 @@ def flair_loss(
       sampler: replaces `sample_captions`.
 
     Raises:
-      ConfigError: if sizes do not divide, or a term is unknown.
+      ConfigError: if sizes do not divide, a term is unknown, or weights are not as many as terms.
     """
     settings = LossSettings(
         terms=tuple(terms), weights=tuple(weights), group_size=group_size, pairs_per_block=pairs_per_block
