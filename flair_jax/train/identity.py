@@ -26,6 +26,9 @@ IDENTITY = (
     *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
 )
 
+# Of the optimiser's settings, those that the first checkpoints cannot have told of.
+_YOUNGER = ("name", "layer_decay", "image_rate", "text_rate", "ema_decay")
+
 # These say how long the run is, and when its cool-down begins. They may change as long as no step that is done would
 # have had another learning rate: with "constant" always, with "constant-cooldown" before the cool-down, with "cosine"
 # only if the number of steps stays.

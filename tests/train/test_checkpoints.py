@@ -335,6 +335,8 @@ def test_a_checkpoint_without_digests_goes_on(earlier, caplog) -> None:
     assert [line.split(":")[0] for line in lines] == [str(newest), str(earlier.workdir / "converted")]
     with pytest.raises(CheckpointError, match=r"\(config.seed was 0, is 1\)"):
         changed(earlier, seed=1).restore()
+    with pytest.raises(CheckpointError, match=r"\(config.optimizer.layer_decay was 1.0, is 0.5\)"):
+        changed(earlier, **{"optimizer.layer_decay": 0.5}).restore()
     earlier.save(6)
     assert (earlier.workdir / "checkpoints" / "6" / "SHA256SUMS").is_file()
 
