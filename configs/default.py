@@ -37,7 +37,7 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     c.captions_per_image = 8  # K
     c.epochs = 32.0  # passes over the data; the number of steps follows
     c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
-    c.accumulation_steps = 1  # parts in which the towers see a batch; the loss is always over all of it
+    c.accumulation_steps = 1  # GradCache: parts in which the towers see a batch; the loss is over all of it
 
 
 def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
@@ -52,7 +52,7 @@ def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
     # Optimiser (docs/optimizers.md)
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # as published; or "lion", "muon" (AdamW for all but matrices), "adafactor"
-    c.optimizer.learning_rate = 5e-4  # at its highest
+    c.optimizer.learning_rate = 5e-4  # its peak
     c.optimizer.schedule = "cosine"  # to 0; or "constant", or "constant-cooldown"
     c.optimizer.warmup_steps = 2000  # of linear warm-up
     c.optimizer.cooldown_steps = 0  # of "constant-cooldown": linear to 0 at the end
@@ -69,11 +69,11 @@ def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
 
 def _devices_and_data(c: ml_collections.ConfigDict) -> None:
     """Where it runs, and what it sees."""
-    # Devices: sizes of the mesh's axes; -1: what is left
+    # Devices: sizes of the mesh's axes; -1: the rest of the devices
     c.mesh = ml_collections.ConfigDict()
-    c.mesh.data = -1  # batch split, parameters copied
-    c.mesh.fsdp = 1  # batch split, parameters split and gathered when used
-    c.mesh.tensor = 1  # layers split: heads and hidden units
+    c.mesh.data = -1  # batch sharded, parameters replicated
+    c.mesh.fsdp = 1  # batch sharded, parameters sharded and all-gathered when used
+    c.mesh.tensor = 1  # layers sharded: heads and hidden units
 
     # Training data: TFDS data sets with features `image` and `captions` (sentences) or `caption`, or WebDataset tars
     c.data = ml_collections.ConfigDict()
@@ -81,11 +81,11 @@ def _devices_and_data(c: ml_collections.ConfigDict) -> None:
     c.data.dir = "~/tensorflow_datasets"  # TFDS's folder; relative paths of tars start here
     c.data.split = "train"  # of TFDS data sets
     c.data.index_dir = ""  # where the indexes of tars are; "": beside them, or in ~/.cache/flair_jax/tars
-    c.data.weights = ()  # part of each set in the stream, in any unit; (): by their sizes
+    c.data.weights = ()  # relative share of each set in the stream; (): by their sizes
     c.data.epoch_samples = 0  # samples in an epoch; 0: every sample of every set once
     c.data.workers = 4  # worker processes that decode, for each process of the run; 0: its own threads
     c.data.merged_sentences = 3  # a caption is 1 to so many sentences
-    c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to
+    c.data.crop_scale = (0.9, 1.0)  # share of an image's area that a random crop keeps, from and to
 
 
 def _what_is_kept(c: ml_collections.ConfigDict) -> None:

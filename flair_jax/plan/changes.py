@@ -14,9 +14,9 @@ Changes = dict[str, int | str]
 def changes_that_fit(
     plan: Callable[[Changes], Plan], settings: TrainSettings, chips: int
 ) -> list[tuple[Changes, Plan]]:
-    """Changes of settings, each with those before it, and their plans, up to the first that fits; [] if none is left.
+    """Cumulative changes of settings and their plans, up to the first that fits; [] if nothing is left to change.
 
-    In the order of what they cost: recomputing, splitting the state, smaller loss blocks, then parts of a batch.
+    In the order of their cost: rematerialisation, sharding the state, smaller loss blocks, gradient accumulation.
 
     Args:
       plan: plans with fields of the configuration changed, by dotted names.

@@ -33,7 +33,7 @@ class Planner:
           config: of a training run.
           topology: see `find_topology`.
           slices: likewise.
-          mesh: such as "data=64,fsdp=4", which stands before the configuration's; "" for none.
+          mesh: such as "data=64,fsdp=4", which overrides the configuration's; "" for none.
 
         Raises:
           ConfigError: if the topology or the mesh is unknown.

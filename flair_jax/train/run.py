@@ -39,9 +39,7 @@ from flair_jax.weights.locate import locate
 
 
 class Outcome(NamedTuple):
-    """How far training came: the folder of its newest checkpoint, which `flair_jax.load` reads, and whether that is of
-    the last step.
-    """
+    """How far training got: its newest checkpoint, which `flair_jax.load` reads, and whether it is the last."""
 
     checkpoint: Path
     finished: bool
@@ -58,30 +56,30 @@ def train(
     accept_changes: bool = False,
     stopped_status: int = 0,
 ) -> Outcome:
-    """Trains, or goes on training, until the last step or a SIGTERM.
+    """Trains, or resumes training, until the last step or a SIGTERM.
 
-    Four objects may take the place of our own. A configuration file can make them as well, with functions in
-    `config.factories`, so that `flair-jax train` and `flair-jax plan` work for it; what is given here goes before
-    those. The run's identity has their qualified names: with others it is another run.
+    Four objects may replace our own. A configuration file can make them as well, with functions in `config.factories`,
+    so that `flair-jax train` and `flair-jax plan` use them; objects given here take precedence. The run's identity
+    includes their qualified names: with others it is another run.
 
     Args:
       settings: of the run. `settings.extra` is for objects of your own.
-      workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
+      workdir: folder for checkpoints and metrics; a run found there is resumed. Only one run at a time may use it.
       sources: training samples instead of the data sets that `settings.data` names.
       model: instead of the one that `settings.model` names. `dtype`, `remat` and `unroll` of its `config` must be those
         of the settings.
       optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
         `settings.lock` keep their weights all the same.
       loss: instead of `make_loss(settings.loss, settings.group_size)`.
-      accept_changes: go on with a run even if its settings were others that make it another run.
-      stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
-        one of `interrupts.run`.
+      accept_changes: resume a run even if changed settings make it another run.
+      stopped_status: exit status if SIGTERM comes before there is anything to save, and the process is under
+        `interrupts.run`.
 
     Raises:
-      ConfigError: if the settings or an object cannot be, or a factory fails.
+      ConfigError: if the settings or an object are invalid, or a factory fails.
       DatasetError: if the data is not there, that of the evaluation included.
-      CheckpointError: if the folder holds another run, one that is at work or no checkpoint that is whole, `init` is no
-        checkpoint, or one cannot be written.
+      CheckpointError: if the folder holds another run, one that is at work or no intact checkpoint, `init` is not a
+        checkpoint, or a checkpoint cannot be written.
       StorageError: if the metrics cannot be written.
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
@@ -140,7 +138,7 @@ def _set_up(
 
 
 def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> tuple[TrainState, int]:
-    """The state to go on from, and the steps that it has behind it."""
+    """The state to start or resume from, and the number of steps that are done."""
     model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
     ema = settings.optimizer.ema_decay > 0
     target = abstract_state(model, optimizer, setup.mesh, ema=ema)
@@ -176,7 +174,7 @@ def _go_on(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
             f"{sum(map(len, setup.sources)):,} samples, {setup.steps:,} steps of {settings.batch_size} images on "
             f"{setup.mesh.size} {jax.devices()[0].device_kind} device(s)"
-            + (f"; going on after step {first:,}" if first else "")
+            + (f"; resuming after step {first:,}" if first else "")
             + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
         if setup.names:

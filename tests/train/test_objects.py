@@ -153,7 +153,7 @@ def test_it_is_resumed_bit_for_bit(own, undisturbed_own, tmp_path) -> None:
     shutil.rmtree(workdir / "checkpoints" / "4")
     status, out, err = run(own, workdir)
     assert status == 0, err
-    assert "going on after step 2" in out + err
+    assert "resuming after step 2" in out + err
     assert losses(workdir) == losses(undisturbed_own)
 
 
