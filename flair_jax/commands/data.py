@@ -55,7 +55,7 @@ def _add_index(commands: Commands) -> None:
         "example:\n"
         "  flair-jax data index 'cc3m/{00000..00331}.tar'\n\n"
         "Training does this itself if it was not done. The index of a tar lies beside it, or in --index-dir; one that\n"
-        "fits its tar is kept, so that a stopped command goes on where it was.",
+        "fits its tar is kept, so that a stopped command resumes where it was.",
     )
     parser.add_argument("tars", help=_TARS)
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes are (config.data.index_dir)")
@@ -231,7 +231,7 @@ def _add_attach(commands: Commands) -> None:
         "  flair-jax data attach cc3m_recaption.csv 'cc3m/{00000..00331}.tar' --output cc3m_recap\n\n"
         "A row belongs to the sample with its URL, or else with its file name as key. Samples without captions are\n"
         "left out, and counted by reason; all else of a sample is kept. Tars that are in the\n"
-        "output are kept, so that a stopped command goes on where it was.",
+        "output are kept, so that a stopped command resumes where it was.",
     )
     parser.add_argument("table", type=path, help=_TABLE)
     parser.add_argument("tars", help=_TARS)

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         _run,
         "train a small FLAIR on drawn scenes, evaluate it, and write a report with attention maps",
         "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that\n"
-        "was stopped goes on where it was.",
+        "was stopped resumes where it was.",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=new_folder, default=Path("demo"), help="folder to fill (default demo)"

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "  flair-jax embed ~/pictures kettle.jpg --checkpoint checkpoints/cc3m --output pictures.parquet\n"
         "  flair-jax embed --texts captions.txt --checkpoint checkpoints/cc3m --output captions.npz\n\n"
         "columns or keys: path or text (paths or texts in .npz), global (float32, D numbers) and, with --local,\n"
-        "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run goes on.",
+        "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run resumes.",
     )
     parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
     parser.add_argument("--texts", metavar="FILE", type=path, help="embed texts instead: one a line, in UTF-8")

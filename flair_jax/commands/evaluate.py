@@ -81,7 +81,7 @@ def _details() -> str:
         f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
-        "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
+        "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
         "On several processes, start the same command for retrieval on each with --distributed; see docs/pods.md."
     )
 

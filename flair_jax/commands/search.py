@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     if not index.complete:
         print(
             f"flair-jax: {printable(options.index)} is unfinished, with {len(index):,} pictures so far; "
-            "`flair-jax index` goes on",
+            "`flair-jax index` resumes it",
             file=sys.stderr,
         )
     if index.manifest.faiss and searcher.exact:

@@ -100,7 +100,7 @@ def fingerprint_of(shard: str) -> str:
         if is_local(shard):
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is no file"
+                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is not a file"
                 raise DatasetError(f"{shard}: {what}")
             return f"{status.st_size} {status.st_mtime_ns}"
         return str(files.ukey(path))

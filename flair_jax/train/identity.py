@@ -1,4 +1,4 @@
-"""What makes a run this run: the settings that may change while it goes on, and those that may not. Imports no JAX."""
+"""What makes a run this run: the settings that may change when it resumes, and those that may not. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_co
 from flair_jax.models.description import config_from_json
 from flair_jax.settings import NO_FACTORIES, TrainSettings
 
-# With another value of these, going on is not the same as never having stopped: the samples, the loss, the optimiser or
+# With another value of these, resuming is not the same as never having stopped: the samples, the loss, the optimiser or
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
 # too, whatever the name or file that they come from.
 IDENTITY = (
@@ -70,7 +70,7 @@ _NOT_SET = _NotSet()
 
 
 class Change(NamedTuple):
-    """A setting that is not what it was.
+    """A setting that has changed.
 
     Attributes:
       name: as on the command line, without `config.`.
@@ -86,7 +86,7 @@ class Change(NamedTuple):
 
     @property
     def of_model_size(self) -> bool:
-        """Whether no state of the run can be kept."""
+        """Whether it changes the model's size, so that no state of the run can be kept."""
         return self.name in _MODEL_SIZES
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ def describe(
 
 
 def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What checkpoints said of their run before they had all of its settings, in the form of `describe`.
+    """The run's description in checkpoints from before they had all settings, in the form of `describe`.
 
     Raises:
       ConfigError: if the model's description is wrong.
@@ -143,13 +143,13 @@ def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
 def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[Change]:
     """The settings that differ.
 
-    A setting that the checkpoint does not know is younger than it, and had then what is its default today. What neither
-    the checkpoint nor a default tells is passed over, and so is all that the first checkpoints did not tell.
+    A setting that the checkpoint lacks is newer than it, and then had today's default. Settings that neither the
+    checkpoint nor a default gives are passed over, as are all that the first checkpoints did not record.
 
     Args:
       was: of the checkpoint; from `describe` or `from_earlier`.
-      now: of the run that goes on; from `describe`.
-      done: steps that the checkpoint has behind it.
+      now: of the run that resumes; from `describe`.
+      done: steps done by the checkpoint.
     """
     complete = "total_steps" in was
     was = {**(_defaults() if complete else {}), **was}
@@ -165,7 +165,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
 
 @functools.cache
 def _defaults() -> Mapping[str, Any]:
-    """Of all settings, in the form of `describe`. Samples that a caller gave were once not told of."""
+    """The defaults of all settings, in the form of `describe`. Samples given by a caller were once not recorded."""
     settings = get_config().to_dict()
     objects = {f"factories.{kind}": "" for kind in settings.pop("factories") if kind != "sources"}
     defaults = {**_flat(settings), **objects, **_flat(dataclasses.asdict(FlairConfig()), "model.")}
@@ -177,7 +177,7 @@ def _of_identity(name: str) -> bool:
 
 
 def _other_rates(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> bool:
-    """Whether the changed length would have given steps that are done another learning rate."""
+    """Whether the changed length would have given finished steps another learning rate."""
     if "total_steps" not in was or now["optimizer.schedule"] == "constant":
         return False
     if now["optimizer.schedule"] == "cosine":

@@ -18,7 +18,7 @@ from flair_jax.models.flair import Params
 # ...). Only states with the same fields mean the same by them.
 _Name = tuple[str, ...]
 
-# What counts steps and nothing else, such as a schedule's state.
+# States that only count steps, such as a schedule's.
 _STEPS = ("count", "count")
 
 
@@ -27,7 +27,7 @@ def restore_what_fits(
 ) -> tuple[dict[str, Any], list[str]]:
     """Reads an optimiser's state; what the checkpoint does not have in the same shape is as `optimizer` begins.
 
-    Schedules go on from the checkpoint's step all the same.
+    Schedules continue from the checkpoint's step in any case.
 
     Args:
       folder: Orbax's, of a tree with `step` and `opt_state`.
@@ -69,7 +69,7 @@ def _fits(saved: Any, leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 def _named(tree: Any) -> tuple[dict[_Name, Any], jax.tree_util.PyTreeDef]:
-    """The leaves in their order under names that do not depend on the optimiser's form, and the tree's structure."""
+    """The leaves in order, under names that do not depend on the optimiser's form, and the tree's structure."""
     leaves, structure = jax.tree.flatten_with_path(tree)
     paths = [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves]
     starts = [_first_field(keys) for keys in paths]
