@@ -144,6 +144,7 @@ def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
     model = dataclasses.asdict(config_from_json(described.pop("model")))
     described |= _flat({name: value for name, value in model.items() if name not in _COMPUTE_SETTINGS}, "model.")
     described["data.name"], described["data.split"] = described.pop("data").rsplit(", ", 1)
+    described |= {f"optimizer.{name}": _defaults()[f"optimizer.{name}"] for name in _YOUNGER}
     return dict(json.loads(json.dumps(described)))
 
 
