@@ -134,7 +134,7 @@ def _bounds(chip: Chip, flops: float, costs: _Costs) -> dict[str, float]:
 def device_bytes(tree: Any) -> int:
     """Bytes on one device of a tree of `jax.ShapeDtypeStruct` with shardings."""
 
-    def leaf_bytes(leaf: Any) -> int:
+    def leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
         size = leaf.dtype.itemsize
         for length in leaf.sharding.shard_shape(leaf.shape):
             size *= length

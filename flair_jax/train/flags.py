@@ -38,10 +38,10 @@ class TrainOptions:
       accept_changes: whether to resume a run even if other settings make it another one.
     """
 
-    config: Any
+    config: ml_collections.ConfigDict
     workdir: Path
     distributed: bool
-    cluster: dict[str, Any]
+    cluster: dict[str, str | int | None]
     stopped_status: int = 0
     accept_changes: bool = False
 
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     )
 
 
-def parse_config(arguments: Sequence[str]) -> Any:
+def parse_config(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """The configuration alone, with the fields that were given on the command line.
 
     Raises:

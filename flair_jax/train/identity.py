@@ -49,6 +49,13 @@ FREE = (
 OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
 _OPEN_GROUPS = ("extra.", "factories.")
 
+# What the first checkpoints' runs had and did not record: whether that has changed is not known.
+_ONCE_UNRECORDED = {
+    *(*FREE, *LENGTH, "dtype", "data.merged_sentences", "data.crop_scale", "loss.terms", "loss.group_size"),
+    *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
+    *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
+}
+
 _COMPUTE_SETTINGS = ("dtype", "remat", "unroll")
 _INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
 _MODEL_SIZES = {
@@ -132,10 +139,12 @@ def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
       ConfigError: if the model's description is wrong.
       KeyError, ValueError: if something is missing.
     """
-    described = dict(identity)
+    newer = {name: value for name, value in _defaults().items() if name not in _ONCE_UNRECORDED}
+    described = {**newer, **identity}
     model = dataclasses.asdict(config_from_json(described.pop("model")))
     described |= _flat({name: value for name, value in model.items() if name not in _COMPUTE_SETTINGS}, "model.")
     described["data.name"], described["data.split"] = described.pop("data").rsplit(", ", 1)
+    described |= {f"optimizer.{name}": _defaults()[f"optimizer.{name}"] for name in _YOUNGER}
     return dict(json.loads(json.dumps(described)))
 
 
@@ -143,17 +152,17 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
     """The settings that differ.
 
     A setting that the checkpoint lacks is newer than it, and then had today's default. Settings that neither the
-    checkpoint nor a default gives are passed over, as are all that the first checkpoints did not record.
+    checkpoint nor a default gives are passed over, as are those that the first checkpoints did not record.
 
     Args:
       was: of the checkpoint; from `describe` or `from_earlier`.
       now: of the run that resumes; from `describe`.
       done: steps done by the checkpoint.
     """
-    complete = "total_steps" in was
-    was = {**(_defaults() if complete else {}), **was}
+    if "total_steps" in was:
+        was = {**_defaults(), **was}
     own = {name: _NOT_SET for name in (*now, *was) if name.startswith("extra.")}
-    was, now = ({**own, **was}, {**own, **now}) if complete else (was, now)
+    was, now = {**own, **was}, {**own, **now}
     other_rates = _other_rates(was, now, done)
     return [
         Change(name, was[name], value, _of_identity(name) or (name in LENGTH and other_rates))

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 from numeric import assert_close
+from process_ends import wait_for_end
 from runs import finish, losses, run, start
-from test_workers import wait_for_end
 
 import flair_jax
 from flair_jax.cli import main
