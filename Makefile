@@ -3,20 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # What the tests need, but for what has an environment of its own.
-EXTRAS = convert,demo,export,faiss,html,tpu,test
+EXTRAS = convert,demo,docs,export,faiss,html,tpu,test
 
-.PHONY: help demo test lint browser constraints clean
+.PHONY: help demo test lint docs browser constraints clean
 
 help:
 	@echo "make demo   train a small FLAIR on drawn scenes and show what it learned (demo/report.html)"
 	@echo "make test   lint, type check and the whole test suite"
+	@echo "make docs   these pages and the API reference as a site (site/index.html)"
 	@echo "make clean  remove the virtual environment and what demo made"
 
 # Huge pages for what XLA allocates anew each step: a quarter less time on Linux, no effect elsewhere.
 demo: $(VENV)/demo.stamp
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/flair-jax demo --output demo
 
-test: lint $(VENV)-beam/test.stamp $(VENV)-app/test.stamp
+test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp
 	$(BIN)/python -m pytest -n auto
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
 	@$(MAKE) --no-print-directory browser
@@ -28,6 +29,11 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck launch/*.sh
+
+# Strict, so a broken link or a docstring that does not fit its function is an error; with --quiet it would not be. The
+# variable turns off an advertisement.
+docs: $(VENV)/test.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -76,4 +82,4 @@ constraints:
 	rm -rf $(VENV)-pin
 
 clean:
-	rm -rf $(VENV) $(VENV)-app $(VENV)-beam demo
+	rm -rf $(VENV) $(VENV)-app $(VENV)-beam demo site

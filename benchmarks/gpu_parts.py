@@ -9,6 +9,7 @@ from gpu_attention import Attention, Row, Turns, attention_rows, blocking, in_tu
 from sides import initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
 
 from flair_jax.configs.default import get_config
+from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
@@ -108,7 +109,7 @@ def _train_row(name: str, sizes: Sizes, seconds: float, peak: int) -> Row:
         "seconds": seconds,
         "count": sizes.images,
         "unit": "images",
-        "flops": step_flops(PRESETS[sizes.model], sizes.images, sizes.captions, loss),
+        "flops": step_flops(Flair(PRESETS[sizes.model]), sizes.images, sizes.captions, loss),
         "peak_bytes": peak,
     }
 

@@ -22,6 +22,7 @@ from flair_jax.models.config import FlairConfig, VisionConfig
 from flair_jax.models.description import config_to_release_json, images_to_json, refused_by_release
 from flair_jax.models.flair import Flair
 from flair_jax.weights import digests, hub
+from flair_jax.weights.locate import locate
 from flair_jax.weights.param_map import torch_from_params
 from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
@@ -50,7 +51,7 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
 
     Raises:
       CheckpointError: if `source` is no checkpoint.
-      ConversionError: if the weights hold what is no number.
+      ConversionError: if a weight is NaN or infinite.
     """
     model, params = checkpoint.load(source)
     tensors = torch_from_params(jax.device_get(params), model.config)
@@ -76,7 +77,7 @@ def export_folder(source: str | Path, target: str | Path) -> int:
     target = Path(target).absolute()
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another folder or remove it")
-    source = checkpoint.locate(source)
+    source = locate(source)
     card = _read_card(source) or _read_card(target)
     with replace_when_complete(target) as partial:
         partial.mkdir()
@@ -100,7 +101,7 @@ def push(source: str | Path, name: str) -> str:
       ConversionError: if the name is malformed, there is no token, or the hub refuses.
     """
     repository, _ = hub.check_upload(name)
-    source = checkpoint.locate(source)
+    source = locate(source)
     card = _read_card(source)
     with tempfile.TemporaryDirectory(prefix="flair-jax-") as folder:
         _write(source, Path(folder), card, name=repository.split("/")[1], address=name)

@@ -9,13 +9,13 @@
     params.safetensors   the parameters, once; a function's are those whose names begin with the prefix it is given in
                          the description, and go into it as a flat dict
 
-How long such a folder is good for is what `jax.export` promises (docs.jax.dev/en/latest/export/export.html): it runs
-on releases of jaxlib up to 6 months newer, and up to 3 weeks older, than the one that wrote it, which the description
-names; the dates of the releases count. Each function carries the version of its calling convention (10 since July
-2025), and JAX may drop versions older than 6 months; JAX 0.11.1 and later refuse what is older than they promise to
-read. A checkpoint has no such term, so keep it, and export again.
+Such a folder stays readable as long as `jax.export` promises (docs.jax.dev/en/latest/export/export.html): it runs on
+jaxlib releases up to 6 months newer, and up to 3 weeks older, than the one that wrote it, which the description names;
+release dates count. Each function carries the version of its calling convention (10 since July 2025), and JAX may drop
+versions older than 6 months; JAX 0.11.1 and later refuse what is older than they promise to read. A checkpoint has no
+such limit, so keep it, and export again.
 
-Load only what you trust: a function may call anything that jaxlib offers.
+Load only exports that you trust: a function may call anything that jaxlib offers.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class ExportedFlair:
 
     @property
     def logit_scale(self) -> jax.Array:
-        """The factor on cosine similarities; text-conditioned logits are `logit_scale * cosine + logit_bias`."""
+        """A scalar, the factor on cosines; text-conditioned logits are `logit_scale * cosine + logit_bias`."""
         return jnp.exp(self.params["logit_scale"])
 
     @property
     def logit_bias(self) -> jax.Array:
-        """What is added to text-conditioned logits."""
+        """What is added to text-conditioned logits, a scalar."""
         return self.params["logit_bias"]
 
     def encode_image(self, images: AnyArray) -> tuple[jax.Array, jax.Array]:
@@ -105,8 +105,8 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None) -> 
 
     Args:
       path: the folder.
-      sharding: where to put every parameter; the first device if not given. With parameters copied to all devices of
-        a mesh, arguments whose rows are split over it are computed where they lie.
+      sharding: of every parameter; the first device if not given. With parameters replicated over a mesh, arguments
+        sharded by rows over it are computed where they are.
 
     Raises:
       CheckpointError: if there is no such folder, it is damaged, or this JAX or this platform is not one it is for.
@@ -132,7 +132,7 @@ def load(path: str | Path, *, sharding: jax.sharding.Sharding | None = None) -> 
 
 
 def require_flatbuffers(purpose: str) -> None:
-    """Raises FlairError if the library with which JAX serialises functions is not installed."""
+    """Raises FlairError if flatbuffers, with which JAX serialises functions, is not installed."""
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
@@ -140,12 +140,12 @@ def require_flatbuffers(purpose: str) -> None:
 
 
 def digest(content: bytes) -> str:
-    """The hash of a function's file, by which damage is found before JAX trusts its bytes."""
+    """The hash of a function's file, which reveals damage before JAX trusts its bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest_of_file(file: Path) -> str:
-    """The same of a file that need not fit in memory."""
+    """`digest` of a file that need not fit in memory."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint as StableHLO; `stablehlo` says what comes out, and reads it."""
+"""Writes a checkpoint as StableHLO; `stablehlo` describes the result, and reads it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from flair_jax.errors import CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
+from flair_jax.weights.locate import locate
 from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import save_safetensors
 
@@ -49,7 +50,7 @@ def export(
       model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
 
     Returns:
-      The description that lies in the folder.
+      The contents of the folder's `description.json`.
 
     Raises:
       CheckpointError: if `source` is no checkpoint, or `target` exists and is something else.
@@ -59,7 +60,7 @@ def export(
     target = Path(target).absolute()
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
-    source = checkpoint.locate(source)
+    source = locate(source)
     model, nested = checkpoint.load(source, model=model, dtype=dtype)
     tokenizer = find_tokenizer(model.config.text.tokenizer)
     params = flatten_dict(jax.device_get(nested), sep="/")

@@ -1,4 +1,4 @@
-"""Conversion both ways, with its check: a PyTorch file to a checkpoint folder, and back."""
+"""Conversion both ways, with verification: a PyTorch file to a checkpoint folder, and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
+from flair_jax.weights.infer import infer_config
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
-    infer_config,
     is_clip,
     params_from_torch,
     towers_of_clip,
@@ -35,7 +35,7 @@ VERIFY_TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """The model that was converted, and what a user should know of how, each a phrase."""
+    """The model that was converted, and remarks on how, each a phrase."""
 
     config: FlairConfig
     remarks: tuple[str, ...]
@@ -51,21 +51,21 @@ def convert(
 ) -> Conversion:
     """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
 
-    Of a CLIP of open_clip or OpenAI the towers and projections are taken, as a start for training; the rest is drawn
-    anew.
+    From a CLIP of open_clip or OpenAI, the towers and projections are taken, as a start for training; the rest is
+    initialised at random.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
         (`hf://OWNER/REPOSITORY[@REVISION][/FILE]`).
       target: folder to make.
-      config: the model, where its sizes are those of no preset: tensors do not show the numbers of attention heads.
-      activation: "gelu" or "quick_gelu", where nothing else tells it.
+      config: the model, needed where its sizes match no preset: tensors do not show the numbers of attention heads.
+      activation: "gelu" or "quick_gelu", where neither the file nor its description says it.
       state_dict: which state dict, where the file holds several.
 
     Raises:
-      ConversionError: if the file cannot be read, its tensors are not exactly the model's, or nothing tells the
-        activation of a CLIP.
-      ConfigError: if nothing tells the numbers of heads.
+      ConversionError: if the file cannot be read, its tensors are not exactly the model's, or the activation of a CLIP
+        is not known.
+      ConfigError: if the numbers of heads are not known.
       CheckpointError: if `target` exists and is something else.
     """
     target = Path(target).absolute()
@@ -75,17 +75,7 @@ def convert(
     clip = is_clip(weights.tensors)
     try:
         tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
-        given, not_followed = config, []
-        if found.description:
-            try:
-                beside = config_from_json(found.description, where=found.described_in)
-                given = config or beside
-            except ConfigError as error:
-                if config is None:
-                    raise
-                not_followed = [
-                    f"--config holds against what is beside the weights, which is no model of ours: {error}"
-                ]
+        given, not_followed = _given(found, config)
         described = infer_config(tensors, given)
         _check_sizes(weights, described)
         told = _told(weights, found, config)
@@ -94,23 +84,39 @@ def convert(
         params = params_from_torch(complete(tensors, described) if clip else tensors, described)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
+    checkpoint.save(target, Flair(described), params, _origin(found, weights, clip))
+    contrary = [who for who, quick in told.items() if quick != quick_gelu]
+    activation_remark = f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}" + (
+        f", against {', '.join(contrary)}" if contrary else ""
+    )
+    remarks = (activation_remark, *weights.remarks, *not_followed, *_other_preparation(found, described))
+    return Conversion(described, remarks)
+
+
+def _given(found: Source, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
+    """The model by --config, or else by what is beside the weights; and what is said of a description not followed."""
+    if not found.description:
+        return config, []
+    try:
+        beside = config_from_json(found.description, where=found.described_in)
+    except ConfigError as error:
+        if config is None:
+            raise
+        return config, [f"--config holds against what is beside the weights, which is no model of ours: {error}"]
+    return config or beside, []
+
+
+def _origin(found: Source, weights: Weights, clip: bool) -> dict[str, str]:
+    """Where the weights come from, for the checkpoint's description."""
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
     if clip:
         origin["towers"] = "CLIP; the pooling is random and must be trained"
-    checkpoint.save(target, Flair(described), params, origin)
-    contrary = [who for who, quick in told.items() if quick != quick_gelu]
-    remarks = [
-        f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}"
-        + (f", against {', '.join(contrary)}" if contrary else ""),
-        *weights.remarks,
-        *not_followed,
-    ]
-    return Conversion(described, (*remarks, *_other_preparation(found, described)))
+    return origin
 
 
 def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[str, bool]:
-    """Who says whether it is QuickGELU: the file, its name, what describes it, or the model that is asked for."""
+    """Every source of the activation, and whether it says QuickGELU: file, name, description, the model asked for."""
     told = told_by(weights, found.name)
     if config is not None and config.quick_gelu:
         told["--config"] = True
@@ -131,7 +137,7 @@ def _check_sizes(weights: Weights, config: FlairConfig) -> None:
 
 
 def _other_preparation(found: Source, config: FlairConfig) -> list[str]:
-    """How pictures were prepared for these weights, where that is not as it is done here."""
+    """How images were preprocessed for these weights, where that differs from what is done here."""
     theirs, ours = found.description.get("preprocess_cfg", {}), preprocessing(config)
     return [
         f"{found.described_in}: pictures were prepared with {name} {theirs[name]}, and are here with {ours[name]}"

@@ -18,26 +18,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flair_jax.errors import CheckpointError, FlairError
-from flair_jax.files import expand, replace_when_complete
+from flair_jax.files import replace_when_complete
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests
 from flair_jax.weights.activation import flair_config
+from flair_jax.weights.locate import description_file, locate
 from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
 
-# In a training run's checkpoint the description is a JSON item of Orbax's, beside the same parameters, and their moving
-# average where the run keeps one.
-PARAMS, AVERAGE, DESCRIPTION = "params", "ema", "description"
+# In a training run's checkpoint they are items of Orbax's, the second where the run keeps a moving average.
+PARAMS, AVERAGE = "params", "ema"
 
 # In a description: the modules that are not those that the model's config means, by the names of their classes.
 _MODULES = "modules"
-
-# The folder of a training run's checkpoints, in its workdir.
-RUN_FOLDER = "checkpoints"
 
 
 def save(path: str | Path, model: Flair, params: Params, source: dict[str, str]) -> None:
@@ -76,50 +73,6 @@ def check_target(path: Path) -> None:
     ours = {CONFIG, PARAMS, digests.FILE}
     if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
-
-
-def locate(name: str | Path) -> Path:
-    """Where a checkpoint is on this machine; one on the hub is fetched into the hub's cache first.
-
-    As long as the process lives, a hub name means the commit that it meant at first.
-
-    Args:
-      name: a path, `~` being the home folder, where WORKDIR or WORKDIR/checkpoints of a training run means its newest
-        checkpoint, and a warning says which that is; `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put
-        there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
-
-    Raises:
-      ConversionError: if the name is malformed, or what it names cannot be had.
-    """
-    scheme, colon, rest = str(name).partition(":/")
-    if scheme == "hf" and colon:  # `Path` makes one stroke of two
-        return _fetch(f"hf://{rest.lstrip('/')}")
-    return _newest_of_run(expand(name))
-
-
-def _newest_of_run(path: Path) -> Path:
-    """The newest checkpoint in the folder of a training run; any other path as it is."""
-    if not path.is_dir() or description_file(path).is_file():
-        return path
-    for folder in (path / RUN_FOLDER, path):
-        steps = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
-        if any(description_file(each).is_file() for each in steps):
-            newest = max(steps, key=lambda each: int(each.name))
-            logging.warning("%s: taking the newest checkpoint, %s", path, newest)
-            return newest
-    return path
-
-
-def reported_name(name: str | Path, located: Path) -> str:
-    """What to call a checkpoint in a report: its hub name, or else where it is, which for a run says which step."""
-    return str(name) if str(name).startswith("hf:/") else str(located)
-
-
-@functools.cache
-def _fetch(name: str) -> Path:
-    from flair_jax.weights import hub  # what is on disk does not need the hub's library
-
-    return hub.download(name) if hub.split(name)[2] else hub.download_checkpoint(name)
 
 
 def load(
@@ -324,11 +277,3 @@ def _describe_weights(path: Path) -> dict[str, Any]:
     except FlairError as error:
         raise CheckpointError(f"{path}: make a checkpoint of it first, with `flair-jax convert` ({error})") from None
     return {**config_to_json(config), "source": {"file": path.name}}
-
-
-def description_file(path: Path) -> Path:
-    """Where a checkpoint's description is, or should be; a weight file is its own."""
-    if path.is_file():
-        return path
-    of_run = path / DESCRIPTION / "metadata"
-    return of_run if of_run.is_file() else path / CONFIG

@@ -18,9 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Args:
-      arguments: words after `flair-jax`; the process's own if not given, and then the process is for this command
-        alone, and Ctrl-C ends it as `flair_jax.interrupts` says. Else it is afterwards as it was before; see
-        `run_command`.
+      arguments: words after `flair-jax`. By default those of the process, which then serves this command alone, and
+        Ctrl-C ends it as `flair_jax.interrupts` says. Otherwise the process is left as it was; see `run_command`.
 
     Returns:
       The exit status: 0, or 2 for bad input, which is explained in one sentence on stderr; 130 if interrupted.
@@ -41,7 +40,7 @@ def _run(arguments: Sequence[str]) -> int | None:
 
 
 def _commands() -> tuple[ModuleType, ...]:
-    """In the order of the help. Loaded only when Ctrl-C is heeded."""
+    """The commands in the order of the help. Imported only once Ctrl-C is handled."""
     from flair_jax.commands import (
         attend,
         convert,

@@ -1,4 +1,4 @@
-"""What surrounds a command: the process of its caller stays as it was, and what goes wrong is one sentence.
+"""Runs a command so that its caller's process stays as it was, and any error is one sentence.
 
 Imports no JAX.
 """
@@ -24,8 +24,8 @@ from flair_jax.errors import FlairError
 def run_command(run: Callable[[], int | None]) -> int:
     """Runs a command, and says in one sentence on stderr why it could not.
 
-    Environment variables, signal handlers, logging, warning filters and the output streams are afterwards what they
-    were before, so that a program may call commands. What JAX read of them when it was first imported stays.
+    Environment variables, signal handlers, logging, warning filters and output streams are restored afterwards, so that
+    a program may call commands. What JAX read of them when it was first imported stays.
 
     Args:
       run: the command; None is an exit status of 0.
@@ -57,7 +57,7 @@ def run_command(run: Callable[[], int | None]) -> int:
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence for an error that a user can do something about; None for a mistake of the program."""
+    """One sentence for an error that a user can fix; None for a bug of the program."""
     if isinstance(error, FlairError):
         return str(error)
     if isinstance(error, OSError):  # full disk, no permission: the system's own words say what and where
@@ -80,7 +80,7 @@ def explain(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str], *, replace: bool = False) -> Iterator[None]:
-    """Sets environment variables until the end of the block; those that are set already only with `replace`."""
+    """Sets environment variables until the end of the block; variables that are already set, only with `replace`."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value for name, value in variables.items() if replace or before[name] is None})
     try:
@@ -94,7 +94,7 @@ def environment(variables: Mapping[str, str], *, replace: bool = False) -> Itera
 
 
 def quiet_without_tpu() -> dict[str, str]:
-    """Environment variables with which libtpu says nothing where no TPU is attached; {} where one is."""
+    """Environment variables that keep libtpu quiet where no TPU is attached; {} where one is."""
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         return {}
     # What it would ask the machine for, and complain that it is not told; and no log, which the next user cannot write.
@@ -104,7 +104,7 @@ def quiet_without_tpu() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _process_kept() -> Iterator[None]:
-    """Gives back, at the end of the block, what commands and the libraries they load set for the whole process."""
+    """Restores, at the end of the block, what commands and the libraries they load set for the whole process."""
     variables, root = dict(os.environ), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     on_main = threading.current_thread() is threading.main_thread()
@@ -126,7 +126,7 @@ def _process_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _usable_streams() -> Iterator[None]:
-    """Makes stdout and stderr take what is printed: any text in any encoding, and anything where they are closed."""
+    """Makes stdout and stderr accept whatever is printed: any text in any encoding, and anything if they are closed."""
     streams = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:
         if None in streams:  # by the shell's >&-
@@ -145,7 +145,7 @@ def _set_streams(out: Any, err: Any) -> None:
 
 
 def _end_output(error: BaseException) -> OSError | None:
-    """The error with which stdout refuses what is printed, if that ended a command or would end the process."""
+    """The error with which stdout refused what was printed, if that ended a command or would end the process."""
     unwritten = _flush(sys.stdout)
     if unwritten is None and isinstance(error, BrokenPipeError):  # of an output that keeps nothing back
         with contextlib.suppress(OSError, ValueError):  # ValueError: stdout is closed, or no file
@@ -156,7 +156,7 @@ def _end_output(error: BaseException) -> OSError | None:
 
 
 def _flush(stream: Any) -> OSError | None:
-    """The error with which a stream refuses what is printed; the rest then goes nowhere, also at the process's end."""
+    """The error with which a stream refused what was printed; the rest is then discarded, also at the process's end."""
     try:
         if stream is not None:
             stream.flush()

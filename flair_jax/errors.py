@@ -10,11 +10,11 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u
 
 
 def printable(text: object, keep: str = "") -> str:
-    """A stranger's name or sentence as it can be printed in one line: what would act is written as Python writes it.
+    """An untrusted name or sentence made safe to print on one line: control characters are escaped as Python does.
 
     Args:
-      text: it, or what `str` makes it of.
-      keep: control characters that stay.
+      text: a string, or an object that `str` turns into one.
+      keep: control characters that are kept.
     """
     return _UNPRINTABLE.sub(
         lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
@@ -27,7 +27,7 @@ def is_utf8(text: str) -> bool:
 
 
 def require_text(sentence: str) -> None:
-    """Makes sure that a sentence is Unicode; what a terminal or file gives in another encoding may not be.
+    """Checks that a sentence is valid Unicode; input from a terminal or file in another encoding may not be.
 
     Raises:
       FlairError: if it holds a lone surrogate.
@@ -40,13 +40,13 @@ class FlairError(ValueError):
     """Bad input from outside the program; the command line prints it as one sentence and exits with its status.
 
     Attributes:
-      status: 2, which launchers take for something that a person has to mend; with another they start again.
+      status: 2, which launchers take as something that a person has to fix; with any other they restart.
     """
 
     status = 2
 
     def __str__(self) -> str:
-        """The message; names in it that hold control characters cannot act on a terminal."""
+        """The message, with control characters in names escaped, so that they cannot affect a terminal."""
         return printable(super().__str__(), keep="\n\t")
 
 
@@ -62,7 +62,7 @@ class AnotherRunError(CheckpointError):
     """A folder that holds a run with other settings.
 
     Attributes:
-      changes: what they were and are, in words.
+      changes: the old and new values, in words.
     """
 
     def __init__(self, message: str, changes: str = "") -> None:
@@ -96,7 +96,7 @@ class StorageError(FlairError):
 
 
 class WorkerError(FlairError):
-    """A process that helps this one has died, which may not happen again."""
+    """A worker process died, which may not happen again."""
 
     status = 1
 

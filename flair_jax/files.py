@@ -47,9 +47,9 @@ def expand(path: str | Path) -> Path:
 
 
 def no_file(path: Path) -> str:
-    """Why nothing can be written as a file of that name, or "": it would take the place of a folder or a device.
+    """Why no file can be written under that name, or "": it would replace a folder or a device.
 
-    `/dev/stdout` leads to what a program prints to, be that a file or not, and would itself be replaced.
+    `/dev/stdout` links to wherever a program prints, be that a file or not, and would itself be replaced.
     """
     if path.is_dir():
         return "is a folder"
@@ -59,7 +59,7 @@ def no_file(path: Path) -> str:
 
 
 def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Makes sure, before the work, that what is written does not replace what it is made from.
+    """Checks before any work that the output does not replace an input.
 
     Raises:
       ConfigError: if `target` is one of the files.
@@ -74,11 +74,11 @@ def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
 def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
-    A killed program leaves nothing under `path` that was not there before; the next call clears what it left beside it,
-    and nothing that another process is at. Of several processes the last one's file stays.
+    A killed program leaves `path` as it was; the next call clears what it left beside it, but nothing that another
+    process is writing. Of several processes, the last one's file stays.
 
     Raises:
-      ConfigError: if `path` is a device or the like, which a file would replace for all that use it.
+      ConfigError: if `path` is a device or the like, which a file would replace for everyone who uses it.
     """
     path = Path(path).absolute()
     if not path.is_dir() and (reason := no_file(path)):
@@ -107,9 +107,9 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock_of(folder: Path) -> Iterator[bool]:
-    """Locks a folder while the block lasts, if it is there and no other process has it; tells whether that is so.
+    """Locks a folder during the block, if it exists and no other process holds it; yields whether it is locked.
 
-    The lock ends with its process, however that ends. A disk that knows no locks is taken for one where none is held.
+    The lock ends with its process, however that ends. On a disk without locks, none is taken to be held.
     """
     name = folder / _LOCK
     try:
@@ -123,16 +123,16 @@ def _lock_of(folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: FlairError) -> Iterator[None]:
-    """Keeps other processes out of a folder, which is made if need be, as long as the block lasts.
+    """Keeps other processes out of a folder during the block; makes the folder if need be.
 
     The lock is the system's (`flock`), on a file in the folder that stays. It ends with the process, however that ends,
     and is not passed on to programs that the process starts. On Linux it holds among all machines that share the folder
     over NFS, where the server frees what a lost machine held after its lease (a minute and a half, as a rule), and over
-    Lustre mounted with `flock`. Where the disk knows no locks, a warning says so.
+    Lustre mounted with `flock`. Where the disk does not support locks, a warning says so.
 
     Args:
-      folder: to have.
-      busy: the error to raise if another process has it; which one is added to it.
+      folder: to lock.
+      busy: the error to raise if another process holds it; the name of that process is added.
 
     Raises:
       FlairError: `busy`.
@@ -155,7 +155,7 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
 
 
 def _flock(file: IO[Any]) -> bool | None:
-    """Locks a file until it is closed, if no other process has it locked; None where the disk knows no locks."""
+    """Locks a file until it is closed, if no other process has; None where the disk does not support locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -165,7 +165,7 @@ def _flock(file: IO[Any]) -> bool | None:
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turns errors of the disk in the block into a StorageError, `what`: its reason; what to do."""
+    """Turns disk errors in the block into a StorageError: `what`, the reason, and what to do."""
     try:
         yield
     except FlairError:
@@ -178,7 +178,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 def storage_reason(error: BaseException) -> str | None:
-    """What is wrong with the disk, and what to do about it, if that is what an error says, or one that led to it."""
+    """What is wrong with the disk, and what to do, if an error or one of its causes is the disk's; None otherwise."""
     seen: BaseException | None = error
     while seen is not None:
         for number, reason in _STORAGE.items():

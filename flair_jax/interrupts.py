@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM in a program that spends minutes in compiled code, where Python cannot answer signals.
 
-Whatever the program does, Ctrl-C ends it with one sentence and status 130: what is open is closed, and if that cannot
-begin within three seconds, or does not end within thirty, the process ends without it. A second Ctrl-C ends it at once.
-What is on disk is whole at any moment, so that nothing is lost by it. Loads the standard library only.
+Whatever the program is doing, Ctrl-C ends it with one sentence and status 130. Open resources are closed; if that
+cannot begin within three seconds, or takes more than thirty, the process ends without it. A second Ctrl-C ends it at
+once. Files on disk are consistent at any moment, so nothing is lost. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _State:
 
 
 def run(program: Callable[[], int]) -> int:
-    """Runs all that a process is for, and answers Ctrl-C as above.
+    """Runs the whole program of a process, and handles Ctrl-C as above.
 
     Args:
       program: returns the exit status; that of `run_command`, as a rule.
@@ -66,7 +66,7 @@ def run(program: Callable[[], int]) -> int:
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C was pressed in a process that `run` has: then whatever fails, fails because of it."""
+    """Whether Ctrl-C was pressed in a process under `run`; then any failure is due to it."""
     return _State.interrupted
 
 
@@ -76,15 +76,15 @@ def sentence() -> str:
 
 
 def say(words: str) -> None:
-    """Sets what is printed when Ctrl-C ends the process, if `run` has it."""
+    """Sets what is printed when Ctrl-C ends the process, if it is under `run`."""
     if _State.ours:
         _State.sentence = words
 
 
 def end_at_sigterm(status: int, sentence: str) -> None:
-    """Lets SIGTERM end the process at once, also while it compiles, until `pass_sigterm_on`. Nothing without `run`.
+    """Lets SIGTERM end the process at once, also while it compiles, until `pass_sigterm_on`. No effect without `run`.
 
-    What SIGTERM was to call steps aside, be it in Python or in C, as JAX's preemption service is.
+    The previous handler is set aside, be it in Python or in C, as that of JAX's preemption service is.
     """
     if not _State.ours:
         return
@@ -94,7 +94,7 @@ def end_at_sigterm(status: int, sentence: str) -> None:
 
 
 def pass_sigterm_on() -> None:
-    """Ends what `end_at_sigterm` began."""
+    """Restores the handler that `end_at_sigterm` set aside."""
     if _State.at_sigterm is None:
         return
     _State.at_sigterm = None
@@ -109,9 +109,9 @@ def pass_sigterm_on() -> None:
 
 
 def _c_signal(number: int, handler: int | None) -> int | None:
-    """C's `signal`: sets what a signal calls, None being its default, and returns what it called before.
+    """C's `signal`: sets a signal's handler, None being the default, and returns the previous one.
 
-    Python's knows of its own handlers only.
+    Python's `signal` knows only its own handlers.
     """
     function: Any = ctypes.CDLL(None).signal
     function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
@@ -128,7 +128,7 @@ def _note_interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _install() -> None:
-    """Takes Ctrl-C over. A thread hears of signals even while the main thread is in compiled code."""
+    """Takes over Ctrl-C. A thread learns of signals even while the main thread is in compiled code."""
     signal.signal(signal.SIGINT, _note_interrupt)
     wakeups, written = os.pipe()
     os.set_blocking(written, False)
@@ -142,7 +142,7 @@ _ORPHANS = ("Event loop is closed", "Encountered error while reading array index
 
 
 def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What becomes of errors that Python cannot raise, as they come from destructors and callbacks of C's."""
+    """A filter of errors that Python cannot raise, since they come from destructors and C callbacks."""
 
     def filtered(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would go on
@@ -154,12 +154,12 @@ def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _is_no_orphan(record: logging.LogRecord) -> bool:
-    """Orphans again, of which an event loop logs a traceback each, once they are collected."""
+    """Drops log records of orphaned tasks, of which an event loop logs a traceback each when they are collected."""
     return "exception was never retrieved" not in record.getMessage()
 
 
 def _watch(wakeups: int) -> None:
-    """Ends the process where the main thread does not."""
+    """Ends the process if the main thread does not."""
     deadline: float | None = None
     closing = False
     while True:

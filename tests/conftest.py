@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # it can be a user's way to find mistakes
@@ -15,15 +16,25 @@ os.environ["XLA_FLAGS"] = (
 _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-# Where arrays have typed shapes; elsewhere our own errors about wrong input are tested instead.
-_hook = install_import_hook(["flair_jax.models", "flair_jax.evaluate"], "beartype.beartype")
+
+def _with_shapes() -> Iterator[str]:
+    """Every module in which arrays have typed shapes; elsewhere our own errors about wrong input are tested instead."""
+    repository = Path(__file__).parent.parent
+    for room in (repository / "flair_jax", *repository.glob("flair_jax/*/")):
+        files = room.glob("*.py") if room.name == "flair_jax" else room.glob("**/*.py")
+        for file in files:
+            if "\nfrom jaxtyping import " in file.read_text():
+                yield ".".join(file.relative_to(repository).with_suffix("").parts)
+
+
+_hook = install_import_hook(list(_with_shapes()), "beartype.beartype")
 
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest

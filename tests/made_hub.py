@@ -152,7 +152,7 @@ def use_here(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> No
     """Makes the hub's library, which reads its environment once, use such a hub in this process."""
     from huggingface_hub import constants
 
-    from flair_jax import checkpoint
+    from flair_jax.weights import locate
 
     endpoint = environment["HF_ENDPOINT"]
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -160,4 +160,4 @@ def use_here(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> No
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", environment.get("HF_HUB_OFFLINE") == "1")
     monkeypatch.setenv("HF_TOKEN", environment["HF_TOKEN"])
-    monkeypatch.setattr(checkpoint, "_fetch", functools.cache(checkpoint._fetch.__wrapped__))
+    monkeypatch.setattr(locate, "_fetch", functools.cache(locate._fetch.__wrapped__))

@@ -1,1 +1,1 @@
-"""The commands of `flair-jax`, a module each, with a function `add`. What a command needs is imported when it runs."""
+"""The commands of `flair-jax`: one module each, with a function `add`. A command imports what it needs when it runs."""

@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.weights.write import require_torch
 
     if options.verify:
-        require_torch("--verify")  # before the work, not after it
+        require_torch("--verify")  # fails before the work, not after it
     done = convert(
         options.source,
         options.target,

@@ -251,7 +251,7 @@ def _attach(options: argparse.Namespace) -> None:
 
 
 def _print_names(names: Iterable[str], total: int, advice: str = "") -> None:
-    """Names what is left out, as far as a reader follows."""
+    """Prints the names of what is left out, as many as anyone would read."""
     shown = list(itertools.islice(names, _MOST_PRINTED))
     for name in shown:
         print(name, file=sys.stderr)
@@ -260,7 +260,7 @@ def _print_names(names: Iterable[str], total: int, advice: str = "") -> None:
 
 
 def _print_left_out(reasons: Mapping[str, int]) -> None:
-    """Counts by reason, what nobody misses apart."""
+    """Prints counts by reason; harmless omissions are listed separately."""
     passed_over = {reason: count for reason, count in reasons.items() if is_harmless(reason)}
     if passed_over:
         _print_reasons("passed over", passed_over)

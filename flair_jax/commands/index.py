@@ -45,15 +45,16 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.checkpoint import load, locate
+    from flair_jax.checkpoint import load
     from flair_jax.errors import printable
     from flair_jax.search.build import IndexSettings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
     from flair_jax.search.shards import BROKEN
+    from flair_jax.weights.locate import locate
 
     if options.faiss:
-        import_faiss()  # before the work, not after it
+        import_faiss()  # fails before the work, not after it
     found = find_pictures(options.folder)
     checkpoint = locate(options.checkpoint)
     model, params = load(checkpoint, dtype=options.dtype)
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def report(outcome: Outcome, where: str = "") -> None:
-    """Says what is not in the result, or may be of no use in it: the first of each kind if there are many."""
+    """Reports what is missing from the result or may be useless in it; of many, the first of each kind."""
     from flair_jax.data.image import TOO_DEEP
     from flair_jax.errors import printable
 

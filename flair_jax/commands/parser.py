@@ -12,7 +12,7 @@ from flair_jax.files import expand, no_file
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command's words in one sentence, as everything else that a user can mend."""
+    """An argument parser whose errors are one sentence, like all errors that a user can fix."""
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError."""
@@ -35,7 +35,7 @@ def add_command(
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, as `flair_jax.load` takes it; not a Path, which would change the hub's names."""
+    """Adds `--checkpoint`, in the forms that `flair_jax.load` takes; a string, since a Path would alter hub names."""
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -64,7 +64,7 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 
 
 def path(text: str) -> Path:
-    """A path, with `~` also where no shell expands it, as behind `=`; an empty one would be the current folder."""
+    """A path; `~` is expanded, which shells do not do after `=`. An empty one, the current folder, is an error."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; name a file or folder")
     try:
@@ -74,14 +74,14 @@ def path(text: str) -> Path:
 
 
 def new_file(text: str) -> Path:
-    """The path of a file to write, of which is said before the work that it cannot be one."""
+    """The path of a file to write; if it cannot be one, that is an error before any work is done."""
     if reason := no_file(path(text)):
         raise argparse.ArgumentTypeError(f"{text} {reason}; name a file")
     return path(text)
 
 
 def new_folder(text: str) -> Path:
-    """The path of a folder to fill, of which is said before the work that it cannot be one."""
+    """The path of a folder to fill; if it cannot be one, that is an error before any work is done."""
     if path(text).exists() and not path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
     return path(text)

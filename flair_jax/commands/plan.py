@@ -47,7 +47,8 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     kind, _, count = options.topology.partition(":")
-    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, takes its CPU as so many as are planned for.
+    # Nothing runs on this machine's devices; JAX, if it is not loaded yet, splits the CPU into as many as are planned
+    # for.
     known = kind == "cpu" and count.isdecimal() and 0 < int(count) <= _MOST_DEVICES
     devices = {"JAX_NUM_CPU_DEVICES": count} if known else {}
     with environment({"JAX_PLATFORMS": "cpu", **devices}):

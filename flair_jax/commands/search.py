@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.search.store import SearchIndex
 
     if options.html:
-        import_jinja()  # before the work, not after it
+        import_jinja()  # fails before the work, not after it
     index = SearchIndex.open(options.index)
 
     from flair_jax.checkpoint import load

@@ -29,12 +29,12 @@ def split_sentences(text: str) -> list[str]:
 
 
 def sentences_of(document: Mapping[str, Any]) -> list[str]:
-    """Sentences of a sample's JSON: those of all `CAPTION_LISTS` that it has, otherwise of its `caption`.
+    """The sentences in a sample's JSON: those of all its `CAPTION_LISTS`, or else of its `caption`.
 
     Each may be a text, which is split, or a list of sentences.
 
     Raises:
-      DatasetError: if there are none, in a few words.
+      DatasetError: if there are none; the message is the reason alone.
     """
     sentences = [text for name in CAPTION_LISTS for text in _sentences_in(document, name)]
     sentences = sentences or _sentences_in(document, "caption")
@@ -55,7 +55,7 @@ def _sentences_in(document: Mapping[str, Any], name: str) -> list[str]:
 
 
 def fault_of(text: str) -> str:
-    """What makes it no text, in a few words: half a surrogate pair, bytes kept by `surrogateescape`, a NUL; or ""."""
+    """Why it is not valid text: half a surrogate pair, bytes kept by `surrogateescape`, or a NUL; "" if it is valid."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -72,9 +72,10 @@ def rejoin(text: str) -> str:
 def sample_caption(sentences: Sequence[str], rng: np.random.Generator, max_merged: int = 3) -> str:
     """One caption by the diverse sampling of FLAIR (arXiv 2412.03561, section 3.1).
 
-    Of 1 to `max_merged` sentences, m with equal chances: one sentence drawn uniformly if m is 1; otherwise, with
-    probability 1/2 each, m consecutive sentences (all of them if there are no more), or m drawn at random, without
-    repetition where there are enough. As in the PyTorch release, the last window of m sentences is never drawn.
+    m is drawn uniformly from 1 to `max_merged`. If m is 1, the caption is one sentence drawn uniformly. Otherwise it
+    is, with probability 1/2 each, m consecutive sentences (all of them if there are fewer) or m sentences drawn at
+    random, without replacement where there are enough. As in the PyTorch release, the last window of m sentences is
+    never drawn.
 
     Args:
       sentences: at least one.
@@ -85,7 +86,7 @@ def sample_caption(sentences: Sequence[str], rng: np.random.Generator, max_merge
       The sentences, joined by ". ".
     """
     count = len(sentences)
-    # All numbers at once: a call for each would take longer than the rest.
+    # All random numbers at once: a call for each would take longer than the rest.
     first, second, *others = rng.random(2 + max_merged).tolist()
     merged = 1 + int(first * max_merged)
     if merged == 1:

@@ -8,7 +8,7 @@ import dataclasses
 from flair_jax.errors import printable
 
 FOLDER, HIDDEN = "a folder", "a hidden file, or one that macOS adds"
-# Nobody misses these, so they are no damage.
+# Leaving these out loses nothing, so they are not damage.
 _HARMLESS = (FOLDER, HIDDEN)
 _MOST_NAMED = 1000
 
@@ -32,12 +32,12 @@ class Damage:
 
     @property
     def harmless(self) -> bool:
-        """Whether nothing is lost with it."""
+        """Whether leaving it out loses nothing."""
         return is_harmless(self.reason)
 
 
 def is_harmless(reason: str) -> bool:
-    """Whether nothing is lost with what is left out for this reason."""
+    """Whether leaving something out for this reason loses nothing."""
     return reason in _HARMLESS
 
 
@@ -54,7 +54,7 @@ class LeftOut:
     first: list[Damage] = dataclasses.field(default_factory=list)
 
     def add(self, damage: Damage) -> None:
-        """Takes one more."""
+        """Counts one more."""
         self.reasons[damage.reason] += 1
         if len(self.first) < _MOST_NAMED:
             self.first.append(damage)

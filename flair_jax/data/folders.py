@@ -9,10 +9,10 @@ from flair_jax.data.names import is_hidden, is_picture
 
 
 def pictures_below(folder: Path) -> tuple[list[Path], int]:
-    """Pictures by the endings of their names, in order, and how many files and folders were passed over.
+    """Files named as pictures, in order, and how many files and folders were passed over.
 
-    These are hidden ones, links to folders, files with other endings, and what is no file, such as a pipe. A link to
-    nothing counts as a picture, so that whoever opens it says what is missing.
+    Passed over are hidden ones, links to folders, files with other extensions, and what is not a file, such as a pipe.
+    A broken link counts as a picture, so that opening it reports what is missing.
 
     Raises:
       OSError: if a folder cannot be listed.

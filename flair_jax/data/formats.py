@@ -1,11 +1,11 @@
-"""Which files are pictures, and what one may cost, looked at before a decoder sees it. Imports no JAX.
+"""Which files are pictures, and what decoding one may cost, checked before a decoder sees it. Imports no JAX.
 
-Read are the raster formats that training sets hold, told by their first bytes, whatever a name ends in. Pillow's other
-formats are never tried: some of them start programs (EPS starts Ghostscript), and all of them are code that a
-stranger's file could reach.
+The raster formats that training sets hold are read, recognised by their first bytes, whatever the file's name. Pillow's
+other formats are never tried: some of them start programs (EPS starts Ghostscript), and all of them are code that an
+untrusted file could reach.
 
-A small file can ask for much: thousands of scans, millions of empty blocks, lists longer than the file. So headers are
-walked here first. What a picture may take at most:
+A small file can demand a lot: thousands of scans, millions of empty blocks, lists longer than the file. So headers are
+checked here first. The limits:
 
 - 256 MiB as a file, 65,535 pixels a side, and 1 GiB of memory beside the file while it is decoded: that is 134 million
   pixels as PNG, GIF, BMP, PPM or JPEG (107 million as a progressive one, 89 million if it has four inks too), 89
@@ -34,7 +34,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "PPM")
 MOST_BYTES, MOST_SIDE, MOST_MEMORY = 1 << 28, 65_535, 1 << 30
 _MOST_PARTS, _MOST_SCANS, _MOST_SCANNED, _MOST_VALUES = 100_000, 100, 2_000_000_000, 1 << 19
 
-# Bytes a pixel at the worst moment: Pillow keeps 4 of a coloured one, and what is converted or cut out is a copy.
+# Bytes per pixel at the peak: Pillow keeps 4 per coloured pixel, and conversions and crops are copies.
 _USUAL_BYTES, _TIFF_BYTES, _WEBP_BYTES = 8, 12, 20
 
 _TIFF_COMPRESSIONS = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"} | {
@@ -52,9 +52,9 @@ class Examined(NamedTuple):
 
     Attributes:
       format: the only one to try.
-      data: the file without what changes no pixel and could be made to cost much.
-      bytes_per_pixel: of memory, at most.
-      scans: how often each pixel is gone over.
+      data: the file without metadata, which changes no pixel and could be made costly.
+      bytes_per_pixel: peak memory per pixel.
+      scans: number of passes over the pixels.
     """
 
     format: str
@@ -67,7 +67,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """A file's bytes; never waits for a pipe or device.
 
     Raises:
-      ImageError: if it is none, or too large; the message does not name the file.
+      ImageError: if it is not a file, or too large; the message does not name it.
       OSError: if it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as stream:

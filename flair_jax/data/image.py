@@ -2,8 +2,8 @@
 
 Everything here runs on the host, in input workers; scaling and normalisation belong on the device
 (`flair_jax.normalize`). As in the release, a picture becomes RGB by Pillow's plain conversion: transparency is dropped,
-colour profiles and orientation tags (EXIF) are not applied, and of several pictures in a file the first is taken. Which
-files are read at all, and what one may cost, says `flair_jax.data.formats`.
+colour profiles and orientation tags (EXIF) are not applied, and of several pictures in a file the first is taken.
+`flair_jax.data.formats` says which files are read at all, and what decoding one may cost.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def preprocess(
     Args:
       image: a picture's path, or a PIL image.
       size: S, side of the result in pixels.
-      remarks: takes a sentence about a picture that RGB of 8 bits cannot show (see `remark_on`); without it, the first
-        such picture is logged as a warning.
+      remarks: list that gets a sentence about an image which 8-bit RGB cannot represent (see `remark_on`); without it,
+        the first such image is logged as a warning.
 
     Returns:
       uint8 [S, S, 3].
@@ -111,7 +111,7 @@ def open_picture(image: str | os.PathLike[str] | bytes, most_pixels: int = MOST_
     """A picture's file, or its bytes, decoded in the mode that it is stored in.
 
     Args:
-      image: it.
+      image: a path, or the bytes of a file.
       most_pixels: a bound below those of `flair_jax.data.formats`.
 
     Raises:
@@ -140,7 +140,7 @@ def open_picture(image: str | os.PathLike[str] | bytes, most_pixels: int = MOST_
 
 
 def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes, remarks: list[str] | None = None) -> Image.Image:
-    """A picture, or its file, or the bytes of that, decoded to RGB; arguments and errors are those of `preprocess`."""
+    """A PIL image, or a picture's path or bytes, decoded to RGB; arguments and errors are those of `preprocess`."""
     picture = image if isinstance(image, Image.Image) else open_picture(image)
     remark = remark_on(picture)
     if remark and remarks is not None:
@@ -158,7 +158,7 @@ def open_rgb(image: str | os.PathLike[str] | Image.Image | bytes, remarks: list[
 
 
 def remark_on(picture: Image.Image) -> str:
-    """What conversion to 8-bit RGB does to a picture that may leave nothing of it to see, in a few words; mostly ""."""
+    """Why conversion to 8-bit RGB may leave nothing visible of an image, in a few words; usually ""."""
     return TOO_DEEP if picture.mode in ("I", "F") or picture.mode.startswith("I;") else ""
 
 

@@ -1,4 +1,4 @@
-"""Names of files: which are pictures, and which nobody meant to be there. Imports no JAX."""
+"""File names: which are those of pictures, and which are hidden. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PICTURE_ENDINGS = (
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's."""
+    """Whether a file's name ends like a picture's."""
     return name.lower().endswith(PICTURE_ENDINGS)
 
 

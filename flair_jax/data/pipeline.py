@@ -1,8 +1,8 @@
-"""Training batches: shuffled, cropped, with drawn captions, each process's part. Imports no JAX.
+"""Training batches: shuffled, cropped, with sampled captions; each process's part. Imports no JAX.
 
 Everything about a sample follows from (seed, epoch, number of the sample), and its place in the stream from (seed,
-position). So batch s is the same on any number of processes and workers, and a stream that starts at batch s goes on as
-one that came there from 0: its state is that one number.
+position). So batch s is the same on any number of processes and workers, and a stream that starts at batch s continues
+like one that reached it from 0: its whole state is that number.
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ def batches(
     """An endless stream of one process's part of each batch.
 
     Without weights an epoch is every sample of every source once, in a new random order each time. With weights each
-    source has epochs of its own, and gives the stream so large a part. A batch may reach from one epoch into the next.
+    source has epochs of its own, and contributes its share to the stream. A batch may span two epochs.
 
     Args:
-      sources: the samples; their numbers go on from one source to the next.
+      sources: the samples, numbered consecutively over all sources.
       settings: how they become arrays.
-      batch_size: rows over all processes; processes have equal parts, in their order.
-      weights: parts of the sources in the stream, in any unit; by their sizes if not given.
+      batch_size: rows over all processes; each process has an equal, contiguous part, in the order of the processes.
+      weights: relative shares of the sources in the stream; proportional to their sizes if not given.
       first: number of the batch to start with.
       process: number of this process.
       processes: how many there are.
@@ -167,7 +167,7 @@ def batches(
 
 
 def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[tuple[Any, ...], None, None]:
-    """Each worker loads every so manyth batch."""
+    """Loads batches with worker processes, in turn."""
     with contextlib.ExitStack() as stack:
         started: list[Worker[tuple[Any, ...]]] = [stack.enter_context(Worker()) for _ in range(workers)]
         for number, worker in enumerate(started):
@@ -183,7 +183,7 @@ def _send_all(loaded: grain.MapDataset, channel: socket.socket) -> None:
 
 
 def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
-    """Batches in order, loaded by a thread that is two ahead."""
+    """Batches in order, loaded by a thread that stays two ahead."""
     if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
         flags.FLAGS.mark_as_parsed()
     with contextlib.closing(
@@ -193,7 +193,7 @@ def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
 
 
 def _shuffled(start: int, stop: int, seed: int) -> grain.MapDataset:
-    """Epochs without end of the numbers from `start` to below `stop`, as (epoch, number)."""
+    """Endless epochs of range(start, stop), each in a new order, as (epoch, number)."""
     numbers = grain.MapDataset.range(start, stop).shuffle(seed=seed).repeat()
     return numbers.map_with_index(_WithEpoch(stop - start))
 

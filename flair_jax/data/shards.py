@@ -30,8 +30,8 @@ def is_tars(name: str) -> bool:
 def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     """Paths or URLs of tars, in order.
 
-    Folders and files that are really named with wildcards, such as `run[1]`, are themselves meant. As in a shell,
-    wildcards do not stand for hidden files.
+    Folders and files whose real names hold wildcards, such as `run[1]`, are taken literally. As in a shell, wildcards
+    do not match hidden files.
 
     Args:
       pattern: with brace patterns ({0000..0575}, {a,b}) and wildcards; several joined by `::`.
@@ -65,7 +65,7 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
 
 
 def _literal(files: Any, path: str) -> str:
-    """The pattern with the wildcards escaped in all names, from the first on, that there really are."""
+    """The pattern with the wildcards escaped in all leading names that exist literally."""
     escaped, literal = "", ""
     for name in path.split("/"):
         literal += name
@@ -78,7 +78,7 @@ def _literal(files: Any, path: str) -> str:
 
 
 def _is_hidden(path: str, pattern: str) -> bool:
-    """Whether a wildcard stands for a hidden name in it."""
+    """Whether a wildcard has matched a hidden name in it."""
     named = set(pattern.split("/"))
     return any(name.startswith(".") and name not in named for name in path.split("/"))
 
@@ -94,7 +94,7 @@ def require_shards(shards: Sequence[str]) -> None:
 
 
 def fingerprint_of(shard: str) -> str:
-    """Changes when the tar does."""
+    """A value that changes when the tar does."""
     files, path = filesystem(shard)
     try:
         if is_local(shard):

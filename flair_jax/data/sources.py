@@ -101,7 +101,7 @@ class TfdsSource:
 
         Args:
           name: of the data set, with config and version if there are several: "scenes", "my_set/large:1.0.0".
-          data_dir: TFDS's folder, which has one folder for each data set; a URL of a bucket stays one.
+          data_dir: TFDS's folder, which has one folder for each data set; may be the URL of a bucket.
           split: such as "train" or "train[:10%]".
 
         Raises:

@@ -27,7 +27,7 @@ from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
 from flair_jax.files import expand, replace_when_complete
 
-# A sample's JSON and picture; nothing larger is a caption or a photograph.
+# Limits of a sample's JSON and picture; nothing larger is a caption or a photograph.
 MOST_JSON, _MOST_PICTURE = 2**24, 2**28
 _VERSION = 2
 _SPANS = np.dtype(
@@ -64,13 +64,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
-    """Finds the usable samples of a tar: a JSON that says something, and a picture that is not empty.
+    """Finds the usable samples of a tar: those with captions in their JSON and a picture that is not empty.
 
     Pictures are not decoded.
 
     Args:
       shard: path or URL.
-      need_captions: False to take samples whose JSON says nothing too.
+      need_captions: False to accept samples without captions as well.
 
     Raises:
       DatasetError: if the tar cannot be read.
@@ -113,11 +113,11 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
 
 
 def _lost(names: Sequence[str], *, usable: bool, alone: bool) -> Iterator[tuple[str, str]]:
-    """Of a key's members that are neither its picture nor its JSON, those that someone will miss, and why.
+    """Those members of a key, besides its picture and JSON, whose loss matters, and why.
 
     Args:
       names: of these members.
-      usable: whether the key has a usable sample, beside which only a whole second one is missed.
+      usable: whether the key has a usable sample; then only a whole second sample counts as lost.
       alone: whether it has neither picture nor JSON.
     """
     endings: dict[str, set[str]] = collections.defaultdict(set)
@@ -154,7 +154,7 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """A sample's JSON object.
 
     Raises:
-      DatasetError: if it is none; in a few words.
+      DatasetError: if it is not one; the message is the reason alone.
     """
     try:
         document = json.loads(data)
@@ -177,7 +177,7 @@ class IndexedShard(NamedTuple):
 def build_index(
     shards: Sequence[str], index_dir: str | Path = "", *, processes: int = 0, progress: bool = True
 ) -> list[IndexedShard]:
-    """Makes the indexes that are missing or older than their tar; one that was stopped goes on where it was.
+    """Makes the indexes that are missing or older than their tar; a stopped run resumes where it was.
 
     Nothing is written for a file that is no tar.
 
@@ -253,7 +253,7 @@ def _read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
 
 @functools.lru_cache(maxsize=4096)
 def load_spans(path: Path) -> np.ndarray:
-    """The spans of an index, mapped; see `ShardIndex`."""
+    """The spans of an index, structured [n], mapped; see `ShardIndex`."""
     return np.load(path, mmap_mode="r")
 
 

@@ -28,9 +28,9 @@ _COMPRESSED = {
 
 
 def read_members(shard: str, stream: Any) -> Iterator[tarfile.TarInfo | Damage]:
-    """Regular members whose bytes are all there, and what is none, in the tar's order.
+    """The complete regular members of a tar, and what is damaged or something else, in the tar's order.
 
-    After damage it goes on with the next header that is whole.
+    After damage, reading continues at the next intact header.
 
     Raises:
       DatasetError: if the stream cannot be read.
@@ -98,7 +98,7 @@ def name_in(headers: bytes) -> str:
 
 
 class _Headers:
-    """A stream for tarfile, which would read a long name of any length, and headers before headers without end."""
+    """A bounded stream for tarfile, which would read names of any length and endless chains of headers."""
 
     def __init__(self, stream: Any) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
@@ -137,7 +137,7 @@ def _unused(member: tarfile.TarInfo, too_long: bool) -> str:
 
 
 def _next_header(stream: Any, start: int) -> int | None:
-    """Where the next header lies that is whole, at a multiple of 512 bytes after `start`."""
+    """Where the next intact header is, at a multiple of 512 bytes after `start`."""
     stream.seek(start)
     length = 8 * tarfile.BLOCKSIZE  # little at first: it is often the next block
     while chunk := stream.read(length):
@@ -161,7 +161,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _no_tar(block: bytes) -> str:
-    """What a file without any member is, by its first bytes."""
+    """What a file that is not a tar is, by its first bytes."""
     packed = next((name for magic, name in _COMPRESSED.items() if block.startswith(magic)), "")
     if packed:
         return f"compressed with {packed}; unpack it"

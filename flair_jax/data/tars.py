@@ -17,7 +17,7 @@ from flair_jax.data.tar_index import ShardIndex, build_index, load_spans, parse_
 from flair_jax.data.tar_members import name_in
 from flair_jax.errors import DatasetError
 
-# One read takes both members of a sample, and what lies between them, if that is no more.
+# Both members of a sample are read at once, with what lies between them, if that is no more bytes.
 _GAP = 2**16
 _OPEN_FILES = 64
 
@@ -41,7 +41,8 @@ class TarSource:
         Args:
           pattern: see `expand_shards`.
           base: folder of relative paths.
-          index_dir: where the indexes are; "": beside each tar, or in ~/.cache/flair_jax/tars if that cannot be.
+          index_dir: where the indexes are; "": beside each tar, or in ~/.cache/flair_jax/tars if nothing can be written
+            there.
           processes: how many make them; 0: one for each core.
           progress: show a progress bar.
 

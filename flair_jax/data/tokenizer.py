@@ -63,7 +63,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
 
 
 def count_tokens(texts: Sequence[str]) -> np.ndarray:
-    """How many tokens each text has, without start and end and however many that is: int64 [N]."""
+    """Number of tokens of each text, without start and end, and not cut off: int64 [N]."""
     return np.array([len(_vocabulary().encode(text)) for text in texts], np.int64)
 
 
@@ -172,9 +172,9 @@ class _Vocabulary:
         return (whole,) if whole is not None else self._merge_parts(parts)
 
     def _merge_parts(self, parts: list[str]) -> tuple[int, ...]:
-        """Merges pairs, those of the lowest rank first and from the left: in n log n, since words need not end.
+        """Merges pairs, lowest rank first and from the left, in O(n log n), since words may be of any length.
 
-        What a merge makes is part of later merges only, so none of lower rank can come after it.
+        The result of a merge takes part in later merges only, so ranks never decrease.
         """
         parts = list(parts)
         after = list(range(1, len(parts) + 1))  # where the next part begins

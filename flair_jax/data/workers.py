@@ -1,4 +1,4 @@
-"""Processes that help this one: they end when it does, however that is, and leave signals to it. Imports no JAX."""
+"""Worker processes: they end when their parent does, however it ends, and leave signals to it. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 # Not by `multiprocessing`, whose processes outlive a killed parent, die of signals that are meant for it, and run the
-# user's script once more. The script's own functions and classes come by value.
+# user's script again. Functions and classes of the script are sent by value.
 _START = (
     "import socket, sys; channel = socket.socket(fileno=int(sys.argv[1])); "
     "sys.path[:] = sys.argv[3:]; from flair_jax.data.workers import serve; serve(channel, int(sys.argv[2]))"
@@ -37,7 +37,7 @@ _START = (
 
 
 class Worker(Generic[_Result]):
-    """A process of Python's that works for this one; use it as a context manager, whose end kills it."""
+    """A Python process that works for this one; use it as a context manager, whose end kills it."""
 
     def __init__(self) -> None:
         """Starts it; `send` tells it what to do."""
@@ -65,7 +65,7 @@ class Worker(Generic[_Result]):
         self._channel.close()
 
     def fileno(self) -> int:
-        """Of what can be read once it has a result."""
+        """The file descriptor that is readable once there is a result."""
         return self._channel.fileno()
 
     def send(self, value: Any) -> None:
@@ -109,7 +109,7 @@ def serve(channel: socket.socket, parent: int) -> None:
 
 
 def send_result(channel: socket.socket, result: Any) -> None:
-    """Sends what `Worker.receive` gives; arrays are not copied to be sent, and come as writable ones."""
+    """Sends a result for `Worker.receive`; arrays are sent without a copy, and arrive writable."""
     _send(channel, (False, result))
 
 

@@ -191,7 +191,7 @@ class _Scorer:
         return scores
 
     def _of_pairs(self, function: Any, numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
-        """function(params, local [P, L, D], text [P, D]) of pictures with a text each, a few at once: [P, ...]."""
+        """function(params, local [P, L, D], text [P, D]) of images with one text each, a few at once: [P, ...]."""
         results = []
         for start in range(0, len(numbers), _ROWS):
             chosen, block = numbers[start : start + _ROWS], text[start : start + _ROWS]
@@ -202,13 +202,13 @@ class _Scorer:
         return np.concatenate(results)
 
     def attention(self, pairs: Sequence[tuple[int, str]]) -> np.ndarray:
-        """Attention over the patches, mean of the heads: [P, G, G]."""
+        """Attention over the patches, averaged over heads: [P, G, G]."""
         numbers, captions = zip(*pairs, strict=True)
         grid = self._model.config.vision.grid
         return self._of_pairs(self._attend, numbers, self._texts(captions)).reshape(len(pairs), grid, grid)
 
     def pair_scores(self, pairs: Sequence[tuple[int, str]], text_conditioned: bool) -> np.ndarray:
-        """Cosines of pictures with a caption each: [P]."""
+        """Cosines of images with one caption each: [P]."""
         numbers, captions = zip(*pairs, strict=True)
         text = self._texts(captions)
         image = self._of_pairs(self._pool, numbers, text) if text_conditioned else self._image[list(numbers), 0]

@@ -31,7 +31,7 @@ class Control:
     """The model trained with the multi-positive loss alone.
 
     Attributes:
-      by: how its figures came about.
+      by: how its figures were obtained.
       result: the figures.
     """
 
@@ -45,7 +45,7 @@ class Example:
 
     Attributes:
       pixels: uint8 [S, S, 3].
-      maps: caption and attention [G, G], mean of the heads.
+      maps: caption and attention [G, G], averaged over heads.
     """
 
     pixels: np.ndarray
@@ -53,7 +53,7 @@ class Example:
 
 
 def examples(model: Flair, params: Params, scenes: Sequence[LabelledScene]) -> list[Example]:
-    """The first scenes with two objects or more whose colours are all different, and attention for two objects each."""
+    """The first scenes whose two or more objects all differ in colour, with attention maps for two objects each."""
     chosen = [each for each in scenes if len({item.colour for item in each.scene.objects}) == len(each.scene.objects)]
     attention, found = jax.jit(functools.partial(attention_maps, model)), []
     for labelled in chosen[:_EXAMPLES]:

@@ -28,7 +28,7 @@ RECORDED_CONTROL = Path(__file__).parent / "control.json"
 def run_demo(output: Path, *, control: bool = False) -> None:
     """Prepares the scenes, trains, evaluates on held-out scenes and writes `output`/report.html.
 
-    What is finished in `output` is not done again. A SIGTERM while it trains ends it when that is saved.
+    What is finished in `output` is not done again. After a SIGTERM while it trains, it saves and ends.
 
     Args:
       output: folder to fill.
@@ -52,7 +52,7 @@ def run_demo(output: Path, *, control: bool = False) -> None:
         print(f"   and the control, with the multi-positive loss alone: {output / 'control'}", flush=True)
         config.loss.terms = ("mps",)
         control_checkpoint, finished = _train(config, output / "control")
-    if not finished:  # SIGTERM came, and training has said so
+    if not finished:  # SIGTERM came, and training has reported it
         return
 
     print(f"3. what it learned, on {len(held_out)} held-out scenes", flush=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
-    from flair_jax.evaluate.class_features import class_features as class_features
     from flair_jax.evaluate.classification import CLASSIFICATION_MODES as CLASSIFICATION_MODES
     from flair_jax.evaluate.classification import Classification as Classification
     from flair_jax.evaluate.classification import ClassificationSettings as ClassificationSettings
     from flair_jax.evaluate.classification import Classifier as Classifier
     from flair_jax.evaluate.classification import classify as classify
+    from flair_jax.evaluate.ensemble import class_features as class_features
     from flair_jax.evaluate.overlays import write_comparison as write_comparison
     from flair_jax.evaluate.retrieval import RETRIEVAL_MODES as RETRIEVAL_MODES
     from flair_jax.evaluate.retrieval import Evaluation as Evaluation
@@ -33,7 +33,6 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
-            "class_features": ["class_features"],
             "classification": [
                 "CLASSIFICATION_MODES",
                 "Classification",
@@ -41,6 +40,7 @@ else:
                 "Classifier",
                 "classify",
             ],
+            "ensemble": ["class_features"],
             "overlays": ["write_comparison"],
             "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],

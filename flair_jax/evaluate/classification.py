@@ -16,7 +16,7 @@ from flair_jax.data.sets.classification import ClassificationData
 from flair_jax.data.sets.labelled import LabelledExample
 from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.class_features import class_features
+from flair_jax.evaluate.ensemble import class_features
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
@@ -24,7 +24,7 @@ from flair_jax.scoring.metrics import Ranks, Ties, class_ranks, classification_m
 from flair_jax.scoring.scorer import Retriever
 
 CLASSIFICATION_MODES = ("text-conditioned", "global")
-# Texts embedded between two savings; at 512 floats a text they take 8 MB.
+# Texts embedded between two saves; at 512 floats a text they take 8 MB.
 _TEXTS_PER_BLOCK = 4096
 
 
@@ -53,11 +53,11 @@ class Classification:
 
     Attributes:
       metrics: see `classification_metrics`.
-      ties: what equal scores decide of them.
+      ties: how equal scores affect them.
       classes: for each class its `key` and `name`, how many `pictures` it has, `top1` and `top5` (None if it has none),
         and `taken_for`, the name that most of its pictures got that were given a wrong one (None if there are none).
       templates: the sentences.
-      cut_off: what the model does not read of these with the classes' names.
+      cut_off: how much of these, with the classes' names, exceeds the model's context.
       images: pictures classified.
       whole: pictures that the whole set has, or None.
       skipped: messages about pictures that could not be read.
@@ -76,7 +76,7 @@ class Classification:
 
 
 class Classifier:
-    """Scores pictures with classes; only what one block of pictures needs is in memory."""
+    """Scores images with classes, keeping only one block of images in memory."""
 
     def __init__(self, retriever: Retriever, features: Float[np.ndarray, "C D"], mode: str) -> None:
         """Takes the classes.
@@ -91,7 +91,7 @@ class Classifier:
         self._prepared = retriever.prepare_texts(features) if self._local else None
 
     def scores(self, pixels: UInt8[np.ndarray, "B S S 3"], pad_to: int = 0) -> Float[np.ndarray, "B C"]:
-        """Cosines of pictures from `flair_jax.preprocess`; `pad_to` as in `Retriever.encode_images`."""
+        """Cosines of images from `flair_jax.preprocess`; `pad_to` as in `Retriever.encode_images`."""
         tokens = self._retriever.encode_images(pixels, with_local=self._local, pad_to=pad_to)
         if self._prepared is None:
             return self._retriever.score_global(tokens[:, 0], self._features, pad_to=pad_to)
@@ -108,7 +108,7 @@ def classify(
     """Classifies one set, with progress bars on stderr.
 
     Args:
-      model: gives picture size and context length.
+      model: for its image size and context length.
       retriever: the model on its devices.
       data: pictures and classes.
       settings: how.
@@ -130,7 +130,7 @@ def classify(
         return _pixels(example, model.config.vision.image_size), example.label
 
     def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 5"]:
-        """For each picture its class, the class that comes first, and the ranks of its own."""
+        """For each image its class, the class that ranks first, and the ranks of its own class."""
         labels = np.array([label for _, label in pictures])
         scores = classifier.scores(np.stack([pixels for pixels, _ in pictures]), pad_to)
         first = scores[:, name_of_class].argmax(axis=1)
@@ -158,7 +158,7 @@ def classify(
 
 
 def _pixels(example: LabelledExample, size: int) -> np.ndarray:
-    """The picture, preprocessed; an error says where it lies."""
+    """The picture, preprocessed; an error says where it is."""
     picture = example.picture
     try:
         return preprocess(open_rgb(picture) if isinstance(picture, bytes) else picture, size)

@@ -57,7 +57,7 @@ def result(
 
 
 def table(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """Results as text: one line a set, what ties decide, notes, then the classes of each that are recognised worst."""
+    """Results as text: one line per set, the effect of ties, notes, and the classes recognised worst in each."""
     head = ["set", "images", "classes", "templates", *(name for _, name in _COLUMNS), "by others (9 templates)"]
     rows = []
     for entry in results:

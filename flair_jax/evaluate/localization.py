@@ -1,4 +1,4 @@
-"""How well maps over a picture's patches fall on an object, given by its mask. NumPy only."""
+"""How well maps over an image's patches match an object, given by its mask. NumPy only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def patch_coverage(mask: np.ndarray, grid: int) -> np.ndarray:
 
 
 def points_at(attention: np.ndarray, mask: np.ndarray) -> bool:
-    """The pointing game: whether the highest patch of a map [G, G] is covered by the mask [S, S] to a quarter."""
+    """The pointing game: whether the mask [S, S] covers at least a quarter of the highest patch of a map [G, G]."""
     return bool(patch_coverage(mask, len(attention)).flat[attention.argmax()] >= _COVERED)
 
 
 def pointing_chance(grid: int, mask: np.ndarray) -> float:
-    """The chance that a patch drawn at random wins the pointing game."""
+    """The chance that a patch drawn at random wins the pointing game, whose object covers the mask [S, S]."""
     return float((patch_coverage(mask, grid) >= _COVERED).mean())
 
 
 def intersection_over_union(attention: np.ndarray, mask: np.ndarray) -> float:
-    """IoU of a mask [S, S] with a map [G, G] enlarged to its size, scaled from 0 to 1 and cut at 0.5."""
+    """IoU of a mask [S, S] with a map [G, G], resized to the mask, scaled to [0, 1] and thresholded at 0.5."""
     enlarged = np.asarray(
         Image.fromarray(attention.astype(np.float32)).resize(mask.shape[::-1], Image.Resampling.BILINEAR)
     )

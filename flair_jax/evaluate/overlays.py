@@ -45,7 +45,7 @@ def write_comparison(
 
 
 def _colours(classes: Sequence[str]) -> UInt8[np.ndarray, "256 3"]:
-    """PASCAL VOC's colour map: the bits of the number, from the lowest, are dealt out to the highest of R, G and B.
+    """PASCAL VOC's colour map: the bits of a class number, lowest first, become the bits of R, G and B, highest first.
 
     Black is the background; without one the first class takes the second colour.
     """

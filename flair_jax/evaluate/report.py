@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flair_jax.checkpoint import description_file, read_description
+from flair_jax.checkpoint import read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import versions
+from flair_jax.weights.locate import description_file
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,7 +29,7 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 # Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
 REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
-_FORM = 2  # of unfinished work; another number for whatever is stored in another form
+_FORM = 2  # of unfinished work; increased when what is stored changes form
 _MOST_TIES = 0.01  # share of the ranks that equal scores may decide without a warning
 
 
@@ -69,7 +70,7 @@ def result(
 def environment(
     checkpoint: str | Path, source: dict[str, str], dtype: str, settings: DataclassInstance
 ) -> dict[str, Any]:
-    """What a result depends on, as plain JSON values: settings, package versions, devices."""
+    """All that a result depends on, as plain JSON values: settings, package versions, devices."""
     import jax
 
     devices = jax.devices()
@@ -102,12 +103,12 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def document(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
-    """What `--output` holds, of one set as of several and for every task."""
+    """The contents of `--output`: one form for one or several sets, and for every task."""
     return {"results": list(results), **environment}
 
 
 def table(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """Results as text, one line a set: recalls in per cent, ranks counted from 1; then what ties decide, and notes."""
+    """Results as text, one line per set: recalls in per cent, ranks from 1; then the effect of ties, and notes."""
     head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1 (whole set)"]
     rows = []
     for entry in results:
@@ -129,14 +130,14 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
 
 
 def count_of(count: int, whole: int | None) -> str:
-    """A number of things, and that of the whole set if it is another."""
+    """A count, with that of the whole set if it differs."""
     return f"{count:,}" if whole in (None, count) else f"{count:,} of {whole:,}"
 
 
 def tie_rows(
     ties: dict[str, Any], columns: Sequence[tuple[str, str]], cell: Callable[[str, float], str]
 ) -> Iterator[list[str]]:
-    """Rows under that of a set: its metrics if ties counted for the model and against it, where they differ.
+    """Rows below that of a set: its metrics with ties counted for and against the model, where they differ.
 
     Args:
       ties: of a result.
@@ -152,7 +153,7 @@ def tie_rows(
 
 
 def notes(entry: dict[str, Any]) -> Iterator[str]:
-    """Sentences about a result: what the model did not read, and a warning where ties decide much."""
+    """Sentences about a result: how much text was cut off, and a warning where ties decide many ranks."""
     cut = entry["cut_off"]
     yield (
         f"{entry['dataset']}: {100 * cut['texts_share']:.1f} % of the texts are longer than the model's "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from flair_jax.data.image import preprocess
 from flair_jax.data.sets.retrieval import RetrievalData
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.models.flair import Flair
+from flair_jax.models.pooling import PreparedTexts
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
@@ -49,10 +50,10 @@ class Evaluation:
 
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
-      ties: what equal scores decide of them.
+      ties: how equal scores affect them.
       images: pictures scored.
       texts: captions scored.
-      cut_off: what the model does not read of the captions.
+      cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
     """
@@ -76,12 +77,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several processes, all must call it. Each reads and embeds its part of the pictures and texts, and scores its
-    pictures with all texts; exchanged are text features, each text's score with its own picture, and counts of better
-    ones. The matrix of scores is never in one place.
+    With several processes, every process must call this. Each reads and embeds its part of the pictures and texts, and
+    scores its pictures with all texts. They exchange text features, each text's score with its own picture, and counts
+    of better scores; the whole score matrix is never in one place.
 
     Args:
-      model: gives picture size and context length.
+      model: for its image size and context length.
       retriever: the model on its devices.
       data: pictures and captions.
       settings: how.
@@ -89,140 +90,127 @@ def evaluate(
       processes: that share the work.
 
     Returns:
-      The outcome, the same on all processes but for the seconds.
+      The outcome, the same on all processes except for `seconds`.
 
     Raises:
-      DatasetError: listing the pictures that could not be read, on whatever process.
+      DatasetError: listing the pictures that could not be read, by any process.
     """
-    start = time.monotonic()
-    if processes.count > 1:
-        processes.agree(data.digest(), "the pictures or captions")
-    first = processes.part(len(data.images)).start
-    blocks, own_broken = processes.together(
-        lambda: _embed_images(model, retriever, data.images, settings, store, processes)
-    )
-    broken = {number: message for each in processes.gather(list(own_broken.items())) for number, message in each}
-    check_broken(broken, len(data.images), skip=settings.skip_broken)
-    data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
-    first -= sum(number < first for number in broken)
-    # Which texts and rows there are depends on what was left out, and a picture may be mended before the next run.
-    left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
-    text, distinct = _embed_texts(model, retriever, data.texts, left_out, settings, store, processes)
-    scores = processes.together(
-        lambda: _score(
-            *(retriever, blocks, text, distinct, settings, store),
-            lambda start: f"scores-{left_out}-{first + start:08d}",
-            processes,
+    return _Evaluator(model, retriever, settings, store, processes).run(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluator:
+    """`evaluate`, step by step; its arguments."""
+
+    model: Flair
+    retriever: Retriever
+    settings: RetrievalSettings
+    store: BlockStore
+    processes: Processes
+
+    @property
+    def batch_size(self) -> int:
+        """Images, and texts, that one process embeds at once."""
+        return -(-self.settings.batch_size // self.processes.count)
+
+    def run(self, data: RetrievalData) -> Evaluation:
+        start, processes = time.monotonic(), self.processes
+        if processes.count > 1:
+            processes.agree(data.digest(), "the pictures or captions")
+        first = processes.part(len(data.images)).start
+        blocks, own_broken = processes.together(lambda: self.embed_images(data.images))
+        broken = {number: message for each in processes.gather(list(own_broken.items())) for number, message in each}
+        check_broken(broken, len(data.images), skip=self.settings.skip_broken)
+        data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
+        first -= sum(number < first for number in broken)
+        # Which texts and rows there are depends on what was left out, and a picture may be repaired before another run.
+        left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
+        text, distinct = self.embed_texts(data.texts, left_out)
+        scores = processes.together(lambda: self.score(blocks, text, distinct, f"scores-{left_out}", first))
+        metrics, ties = rank(scores, first, data.image_of_text, processes)
+        self.store.remove()
+        return Evaluation(
+            metrics,
+            ties,
+            len(data.images),
+            len(data.texts),
+            cut_off(data.texts, self.model.config.text),
+            list(broken.values()),
+            time.monotonic() - start,
         )
-    )
-    metrics, ties = rank(scores, first, data.image_of_text, processes)
-    store.remove()
-    return Evaluation(
-        metrics,
-        ties,
-        len(data.images),
-        len(data.texts),
-        cut_off(data.texts, model.config.text),
-        list(broken.values()),
-        time.monotonic() - start,
-    )
 
+    def embed_images(self, paths: Sequence[Path]) -> tuple[list[ScoreBlock], dict[int, str]]:
+        """Blocks of this process's images without the broken pictures, and the latter's messages."""
+        part, with_local = self.processes.part(len(paths)), self.settings.mode != "global"
+        pad_to = min(self.batch_size, len(part))
+        return compute_in_blocks(
+            [str(paths[number]) for number in part],
+            partial(preprocess, size=self.model.config.vision.image_size),
+            lambda pixels: self.retriever.encode_images(np.stack(pixels), with_local=with_local, pad_to=pad_to),
+            self.store,
+            size=self.batch_size,
+            skip_broken=self.settings.skip_broken,
+            first=part.start,
+            progress=self.processes.index == 0,
+        )
 
-def _batch_size(settings: RetrievalSettings, processes: Processes) -> int:
-    """Images, and texts, that one process embeds at once."""
-    return -(-settings.batch_size // processes.count)
+    def embed_texts(self, texts: Sequence[str], left_out: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features [U, D] of the distinct texts, and int64 [N], the index among these of each text.
 
+        Texts with the same tokens share one feature and so one score: they tie in whatever batch and process.
+        """
+        tokens, distinct = np.unique(tokenize_for(self.model.config.text, texts), axis=0, return_inverse=True)
+        part = self.processes.part(len(tokens))
 
-def _embed_images(
-    model: Flair,
-    retriever: Retriever,
-    paths: Sequence[Path],
-    settings: RetrievalSettings,
-    store: BlockStore,
-    processes: Processes,
-) -> tuple[list[ScoreBlock], dict[int, str]]:
-    """Blocks of this process's images without the broken pictures, and the latter's messages."""
-    part, size = processes.part(len(paths)), _batch_size(settings, processes)
-    pad_to = min(size, len(part))
-    return compute_in_blocks(
-        [str(paths[number]) for number in part],
-        partial(preprocess, size=model.config.vision.image_size),
-        lambda pixels: retriever.encode_images(np.stack(pixels), with_local=settings.mode != "global", pad_to=pad_to),
-        store,
-        size=size,
-        skip_broken=settings.skip_broken,
-        first=part.start,
-        progress=processes.index == 0,
-    )
+        def embed() -> np.ndarray:
+            with tqdm(total=len(part), desc="texts", unit="text", disable=self.processes.index > 0) as bar:
+                own = tokens[part.start : part.stop]
+                return embed_tokens(self.model, self.retriever, own, self.batch_size, bar)
 
+        name = f"distinct-texts-{left_out}-{part.start:08d}"
+        here = self.processes.together(lambda: self.store.get_or_compute(name, embed))
+        return np.concatenate(self.processes.gather_arrays(here)), distinct.reshape(-1)
 
-def _embed_texts(
-    model: Flair,
-    retriever: Retriever,
-    texts: Sequence[str],
-    left_out: str,
-    settings: RetrievalSettings,
-    store: BlockStore,
-    processes: Processes,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features [U, D] of the distinct texts, and int64 [N], which of these each of all texts is.
+    def score(
+        self, blocks: Sequence[ScoreBlock], text: np.ndarray, distinct: np.ndarray, name: str, first: int
+    ) -> list[ScoreBlock]:
+        """Scores [b, N] of each block of this process's images; -inf for pairs that the mode does not score.
 
-    Texts of the same tokens get one feature and so one score: they tie whatever their batch and process.
-    """
-    tokens, distinct = np.unique(tokenize_for(model.config.text, texts), axis=0, return_inverse=True)
-    part = processes.part(len(tokens))
+        Args:
+          blocks: image tokens.
+          text: features of the distinct texts.
+          distinct: [N], each text's index among these.
+          name: what to call scores in the store, with the number of their first image.
+          first: number of this process's first image.
+        """
+        pad_to = max((block.images for block in blocks), default=0)
+        score = partial(self.score_block, text, self.retriever.prepare_texts(text), distinct, pad_to)
+        per_image = min(self.settings.top_k, len(distinct)) if self.settings.mode == "top-k" else len(distinct)
+        pairs = per_image * sum(block.images for block in blocks)
+        scored: list[ScoreBlock] = []
+        with tqdm(total=pairs, desc="scores", unit="pair", unit_scale=True, disable=self.processes.index > 0) as bar:
+            for block in blocks:
+                called = f"{name}-{first + sum(block.images for block in scored):08d}"
+                if called not in self.store:
+                    self.store.put(called, score(block.read()))
+                scored.append(ScoreBlock(block.images, partial(self.store.get, called)))
+                bar.update(block.images * per_image)
+        return scored
 
-    def embed() -> np.ndarray:
-        with tqdm(total=len(part), desc="texts", unit="text", disable=processes.index > 0) as bar:
-            return embed_tokens(model, retriever, tokens[part.start : part.stop], _batch_size(settings, processes), bar)
-
-    here = processes.together(lambda: store.get_or_compute(f"distinct-texts-{left_out}-{part.start:08d}", embed))
-    return np.concatenate(processes.gather_arrays(here)), distinct.reshape(-1)
-
-
-def _score(
-    retriever: Retriever,
-    blocks: Sequence[ScoreBlock],
-    text: np.ndarray,
-    distinct: np.ndarray,
-    settings: RetrievalSettings,
-    store: BlockStore,
-    name: Callable[[int], str],
-    processes: Processes,
-) -> list[ScoreBlock]:
-    """Scores [b, N] of each block of this process's images; -inf for pairs that the mode does not score.
-
-    `text` has the features of the distinct texts, and `distinct` [N] says which of these each text is. `name` gives
-    what to call the scores of a block that begins at this of the process's images.
-    """
-    pad_to = max((block.images for block in blocks), default=0)
-    prepared = retriever.prepare_texts(text)
-
-    def score(tokens: np.ndarray) -> np.ndarray:
-        if settings.mode == "text-conditioned":
-            return retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to).take(distinct, axis=1)
-        scores = retriever.score_global(tokens[:, 0], text, pad_to=pad_to).take(distinct, axis=1)
-        if settings.mode == "global":
+    def score_block(
+        self, text: np.ndarray, prepared: PreparedTexts, distinct: np.ndarray, pad_to: int, tokens: np.ndarray
+    ) -> np.ndarray:
+        """Scores of one block, whose image tokens are [b, 1 + L, D]; `text` and `prepared` are the distinct texts."""
+        if self.settings.mode == "text-conditioned":
+            return self.retriever.score_all(tokens[:, 1:], prepared, pad_to=pad_to).take(distinct, axis=1)
+        scores = self.retriever.score_global(tokens[:, 0], text, pad_to=pad_to).take(distinct, axis=1)
+        if self.settings.mode == "global":
             return scores
-        candidates = top_k(scores, settings.top_k)
+        candidates = top_k(scores, self.settings.top_k)
         chosen = distinct[candidates]
-        pooled = retriever.score_top_k(chosen, tokens[:, 1:], prepared, pad_to=pad_to)
+        pooled = self.retriever.score_top_k(chosen, tokens[:, 1:], prepared, pad_to=pad_to)
         reranked = np.empty((len(scores), len(text)), np.float32)
         np.put_along_axis(reranked, chosen, pooled, axis=1)
         scores = np.full_like(scores, -np.inf)
         np.put_along_axis(scores, candidates, np.take_along_axis(reranked, chosen, axis=1), axis=1)
         return scores
-
-    per_image = min(settings.top_k, len(distinct)) if settings.mode == "top-k" else len(distinct)
-    images = sum(block.images for block in blocks)
-    scored: list[ScoreBlock] = []
-    with tqdm(
-        total=images * per_image, desc="scores", unit="pair", unit_scale=True, disable=processes.index > 0
-    ) as bar:
-        for block in blocks:
-            called = name(sum(block.images for block in scored))
-            if called not in store:
-                store.put(called, score(block.read()))
-            scored.append(ScoreBlock(block.images, partial(store.get, called)))
-            bar.update(block.images * per_image)
-    return scored

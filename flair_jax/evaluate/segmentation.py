@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
-from flair_jax.evaluate.class_features import class_features
+from flair_jax.evaluate.ensemble import class_features
 from flair_jax.evaluate.overlays import write_comparison
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
@@ -62,7 +62,7 @@ class Segmentation:
     Attributes:
       metrics: see `segmentation_metrics`.
       images: pictures judged.
-      cut_off: what the model does not read of the classes' words in their templates.
+      cut_off: how much of the classes' words in their templates exceeds the model's context.
       skipped: messages about what could not be read.
       seconds: wall time.
     """
@@ -78,7 +78,7 @@ class PatchScorer:
     """A model that scores the patches of windows for classes given in words.
 
     Attributes:
-      cut_off: what the model does not read of these.
+      cut_off: how much of these exceeds the model's context.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class PatchScorer:
         """Embeds the words in all templates, with a progress bar on stderr.
 
         Args:
-          model: gives the context length.
+          model: for its context length.
           retriever: the model on its devices.
-          data: gives words and templates; several words of a class compete, and the best counts.
-          settings: `segment_by` and `batch_size` count.
+          data: for its words and templates; of several words of a class, the best counts.
+          settings: only `segment_by` and `batch_size` are used.
         """
         self._retriever, self._batch = retriever, settings.batch_size
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
@@ -145,7 +145,7 @@ class PatchScorer:
 
 
 def _take(waiting: deque[tuple[_Tag, int]], scores: list[np.ndarray]) -> tuple[_Tag, np.ndarray]:
-    """The first picture that waits, with its scores, which are removed."""
+    """Takes the first waiting picture and its scores from the queue."""
     tag, count = waiting.popleft()
     taken = np.array(scores[:count], np.float32)
     del scores[:count]
@@ -174,7 +174,7 @@ def segment(
     """Segments a set and compares with its annotations, with a progress bar on stderr.
 
     Args:
-      model: gives the windows' size and the context length.
+      model: for its image size, which is that of the windows, and its context length.
       retriever: the model on its devices.
       data: pictures, annotations and words.
       settings: how.
@@ -221,7 +221,7 @@ def segment(
 def _windows(
     model: Flair, data: SegmentationData, settings: SegmentationSettings, numbers: list[int], broken: dict[int, str]
 ) -> Iterator[tuple[tuple[int, _Picture | None], np.ndarray]]:
-    """Pictures with their windows, none for those that cannot be read, whose messages go to `broken`."""
+    """Pictures with their windows; none for unreadable ones, whose messages go to `broken`."""
     pictures = read_ahead(partial(_read_one, data, model.config.vision, settings), numbers, per_thread=2)
     for number, picture in zip(numbers, pictures, strict=True):
         if isinstance(picture, ImageError):

@@ -24,8 +24,8 @@ def segmentation_metrics(confusion: Int[np.ndarray, "C C"], classes: Sequence[st
     """Metrics of a whole set, each a share from 0 to 1, from the sum of its confusion matrices.
 
     The IoU of a class is TP / (TP + FP + FN) over all pixels of the set (Everingham et al., "The PASCAL Visual Object
-    Classes Challenge: A Retrospective", IJCV 2015). A class that is neither there nor predicted has none and is not in
-    the mean.
+    Classes Challenge: A Retrospective", IJCV 2015). A class that is neither present nor predicted has none and is not
+    in the mean.
 
     Returns:
       `mean_iou`, `pixel_accuracy`, and `iou`: the classes' names with their IoU or None.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.checkpoint import load, locate, read_description, read_model_config, reported_name
+from flair_jax.checkpoint import load, read_description, read_model_config
 from flair_jax.data.sets.prompts import read_templates
 from flair_jax.data.sets.segmentation import SegmentationSet, find_set
 from flair_jax.data.sets.segmentation_data import SegmentationData
@@ -19,6 +19,7 @@ from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, 
 from flair_jax.models.config import VisionConfig
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
+from flair_jax.weights.locate import locate, reported_name
 
 
 def segment_checkpoint(

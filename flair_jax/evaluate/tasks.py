@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flair_jax.checkpoint import load, locate, read_description, reported_name
+from flair_jax.checkpoint import load, read_description
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
@@ -23,11 +23,12 @@ from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
+from flair_jax.weights.locate import locate, reported_name
 
 
 @runtime_checkable
 class Set(Protocol):
-    """What the sets of each task have."""
+    """What the data sets of every task offer."""
 
     @property
     def name(self) -> str:
@@ -35,7 +36,7 @@ class Set(Protocol):
         ...
 
     def find(self, folder: Path) -> Any:
-        """None if the set is not in the folder."""
+        """What marks the set in a folder; None if the set is not there."""
         ...
 
 
@@ -81,7 +82,7 @@ def evaluate_checkpoint(
     model: Flair | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
-    """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first does these two.
+    """Evaluates a checkpoint, prints a table and writes `output`; of several processes, the first prints and writes.
 
     Args:
       checkpoint: as `flair_jax.load` takes it.
@@ -108,27 +109,23 @@ def evaluate_checkpoint(
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
-    results, failures = [], []
+    unfinished = output and Path(f"{output}.partial")
+    results, failures = list[dict[str, Any]](), list[str]()
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)
         try:
-            result = _evaluate_set(
-                work, entry, folder, loaded, settings, output and Path(f"{output}.partial"), processes
-            )
+            results.append(_evaluate_set(work, entry, folder, loaded, settings, unfinished, processes))
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
-        if result["skipped"]:
-            say(f"left out {len(result['skipped'])} broken picture(s):", *result["skipped"], sep="\n  ")
-        results.append(result)
+        if skipped := results[-1]["skipped"]:
+            say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
     if results:
         say(work.table(results, settings.mode))
     if output and results:
-        document = report.document(results, loaded.environment)
-        processes.first_does(lambda: report.write_json(output, document))
-        shutil.rmtree(f"{output}.partial", ignore_errors=True)
+        _write(output, report.document(results, loaded.environment), processes)
         say(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
@@ -146,7 +143,7 @@ class _Loaded(NamedTuple):
 
 
 def _say_nothing(*_: object, **__: object) -> None:
-    """The other processes' `print`."""
+    """`print` on the other processes."""
 
 
 def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any, processes: Processes) -> _Loaded:
@@ -162,7 +159,7 @@ def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any
 def _evaluate_set(
     task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, processes: Processes
 ) -> dict[str, Any]:
-    """The result on one set; with a folder for unfinished work, from where an earlier run was stopped."""
+    """The result on one set; with a folder for unfinished work, resumes from where an earlier run was stopped."""
     data = processes.together(lambda: task.load(entry, folder))
     work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
     blocks = unfinished and unfinished / f"{entry.name}-{work}"
@@ -172,9 +169,15 @@ def _evaluate_set(
         return dict(known)
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
-    if finished and not evaluation.skipped:  # broken pictures are looked at anew: they may be mended
+    if finished and not evaluation.skipped:  # broken pictures are tried again: they may have been repaired
         processes.first_does(lambda: report.write_json(finished, result))
     return result
+
+
+def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:
+    """Writes the report, after which unfinished work beside it is of no use."""
+    processes.first_does(lambda: report.write_json(output, document))
+    shutil.rmtree(f"{output}.partial", ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

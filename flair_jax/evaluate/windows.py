@@ -38,12 +38,12 @@ def plan_windows(width: int, height: int, *, short_side: int, side: int, patch: 
     Args:
       width: of the picture, in pixels.
       height: likewise.
-      short_side: of the resized picture, in pixels; at least a window's side counts.
+      short_side: of the resized picture, in pixels; at least a window's side is used.
       side: of a window, in patches.
       patch: side of a patch in pixels.
 
     Raises:
-      ImageError: if the picture is such a strip that they would be too many.
+      ImageError: if the picture is so long and narrow that there would be too many.
     """
     scale = short_side / patch / min(width, height)
     rows, columns = (max(round(length * scale), side) for length in (height, width))
@@ -86,7 +86,7 @@ def average_windows(scores: Float[np.ndarray, "K L C"], windows: Windows) -> Flo
 def classify_pixels(
     scores: Float[np.ndarray, "C R W"], width: int, height: int, background_threshold: float | None = None
 ) -> UInt8[np.ndarray, "H2 W2"]:
-    """The class with the highest score at each pixel, after bilinear resizing; the lower number among equals.
+    """The class with the highest score at each pixel, after bilinear resizing; among equals, the lowest number.
 
     One class is resized at a time, so that memory does not grow with their number.
 

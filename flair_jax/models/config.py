@@ -50,11 +50,12 @@ class VisionConfig:
     mlp_ratio: float = 4.0
     layer_norm_eps: float = dataclasses.field(default=1e-5, metadata=_CONVENTION)
     # Of CLIP's training images (Radford et al. 2021), which FLAIR keeps. A description has them in `preprocess_cfg`.
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     @property
     def heads(self) -> int:
+        """Attention heads of the tower's layers."""
         return self.width // self.head_width
 
     @property
@@ -181,5 +182,5 @@ def _check_conventions(vision: VisionConfig, text: TextConfig) -> None:
             )
     if text.end_of_text_id is not None and not 0 <= text.end_of_text_id < text.vocab_size:
         raise ConfigError(
-            f"text.end_of_text_id={text.end_of_text_id} must be a token's id, below vocab_size={text.vocab_size}"
+            f"text.end_of_text_id={text.end_of_text_id} must be a token's id, below text.vocab_size={text.vocab_size}"
         )

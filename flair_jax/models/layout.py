@@ -1,4 +1,4 @@
-"""How activations lie on a mesh. Each function returns its array as it is when there is no mesh."""
+"""How activations are sharded over a mesh. Each function returns its array unchanged when there is no mesh."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import jax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-# Axes of the mesh that split a batch; those of them that the mesh in use has not got are left out.
+# Axes of the mesh that shard a batch; those that the mesh in use lacks are left out.
 BATCH_AXES = ("data", "fsdp")
 
 
 def split_rows(x: Array, tensor: int | None = None) -> Array:
-    """Holds the compiler to splitting the rows of `x` over the batch's axes, and one more axis over "tensor".
+    """Constrains x to be sharded by rows over the batch's axes, and one more axis over "tensor".
 
-    Without it, the compiler may rather split activations along the axis by which parameters are split, and exchange
-    them instead of the parameters.
+    Without it, the compiler may shard activations along the axis by which parameters are sharded, and exchange
+    activations instead of parameters.
 
     Args:
-      x: activations, rows first. Returned as they are if the rows do not divide over the mesh.
-      tensor: the axis of heads or hidden units; not split if it does not divide.
+      x: activations [rows, ...]. Returned unchanged if the rows do not divide over the mesh.
+      tensor: the axis of heads or hidden units; not sharded if it does not divide.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     axes = tuple(axis for axis in BATCH_AXES if axis in shape)
@@ -33,7 +33,7 @@ def split_rows(x: Array, tensor: int | None = None) -> Array:
 
 
 def gather(parameter: Array) -> Array:
-    """Holds the compiler to having all of a parameter on every device when it is used."""
+    """Constrains a parameter, of any shape, to be replicated where it is used: an all-gather if it is sharded."""
     return parameter if _devices() == 1 else jax.lax.with_sharding_constraint(parameter, P())
 
 

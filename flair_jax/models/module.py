@@ -94,8 +94,10 @@ class FlairModule(nn.Module):
         return self.scale() * jnp.einsum("bnd,nd->bn", l2_normalize(pooled), l2_normalize(text)) + self.logit_bias
 
     def global_logits(self, images: Float[Array, "B S1 S2 3"], tokens: Int[Array, "N T"]) -> Float[Array, "B N"]:
+        """Scaled cosines of the global features; there is no bias in CLIP's scores."""
         features, _ = self.vision(images)
         return self.scale() * l2_normalize(features) @ l2_normalize(self.text(tokens)).T
 
     def scale(self) -> Float[Array, ""]:
+        """The factor on cosines, of which the logarithm is trained."""
         return jnp.exp(self.logit_scale)

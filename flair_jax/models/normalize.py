@@ -12,8 +12,8 @@ from flair_jax.models.config import VisionConfig
 
 def normalize(
     pixels: UInt8[Array | np.ndarray, "*batch 3"],
-    mean: tuple[float, float, float] = VisionConfig.image_mean,
-    std: tuple[float, float, float] = VisionConfig.image_std,
+    mean: tuple[float, ...] = VisionConfig.image_mean,
+    std: tuple[float, ...] = VisionConfig.image_std,
 ) -> Float[Array, "*batch 3"]:
     """Scales uint8 pixels to [0, 1], subtracts the mean and divides by the deviation of each channel.
 

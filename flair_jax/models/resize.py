@@ -1,4 +1,4 @@
-"""Trained position tables at other picture sizes."""
+"""Trained position tables at other image sizes."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flair_jax.models.layout import split_rows
@@ -22,12 +23,12 @@ packed_xavier_init: Initializer = jax.nn.initializers.variance_scaling(1 / 2, "f
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., Array]:
-    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in)."""
+    """PyTorch's default bias of a linear layer: uniform within +-1/sqrt(fan_in), of any shape."""
     bound = fan_in**-0.5
     return partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
-def layer_norm(epsilon: float, dtype: jnp.dtype | None = None, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike | None = None, name: str | None = None) -> nn.LayerNorm:
     """A LayerNorm with PyTorch's variance, in two passes; Flax's, E[x^2] - E[x]^2, loses digits if the mean is large.
 
     Args:

@@ -1,4 +1,4 @@
-"""The processes that share one run: how they find each other, and what they tell each other. Loads JAX when used."""
+"""The processes that share one run: how they connect, and what they exchange. Loads JAX when used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
     """Checks the options of `CLUSTER_OPTIONS`, None where not given.
 
     Raises:
-      ConfigError: if they do not go together, or cannot be.
+      ConfigError: if they do not go together, or one is invalid.
     """
     given = [value is not None for value in options.values()]
     if any(given) and not (distributed and all(given)):
@@ -48,7 +48,7 @@ def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
 
 
 def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
-    """Connects this process with the others; nothing may have been computed before.
+    """Connects this process with the others; call before any JAX computation.
 
     Args:
       options: of `CLUSTER_OPTIONS`, None where not given.
@@ -77,11 +77,11 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
 class Processes:
     """The processes that share a piece of work, each with its own devices.
 
-    All must call the methods that exchange something, in the same order.
+    Every process must call the methods that communicate, in the same order.
 
     Attributes:
-      index: number of this one.
-      count: how many there are.
+      index: number of this process, from 0.
+      count: number of processes.
     """
 
     index: int = 0
@@ -95,39 +95,41 @@ class Processes:
         return cls(jax.process_index(), jax.process_count())
 
     def part(self, total: int) -> range:
-        """This one's part of so many things: contiguous, in the order of the processes, sizes differ by at most one."""
+        """This process's contiguous slice of range(total), in process order; sizes differ by at most one."""
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain JSON values of all, in their order."""
+        """Every process's plain JSON value, in the order of the processes; every process must call this."""
         if self.count == 1:
             return [value]
         return [json.loads(each) for each in _gather_bytes(json.dumps(value).encode())]
 
     def gather_arrays(self, array: np.ndarray) -> list[np.ndarray]:
-        """The arrays of all, in their order; dtype and all axes but the first are the same on all."""
+        """Every process's array [n, ...], in process order; they agree in dtype and in all axes but the first."""
         if self.count == 1:
             return [array]
         parts = _gather_bytes(np.ascontiguousarray(array).tobytes())
         return [np.frombuffer(each, array.dtype).reshape(-1, *array.shape[1:]) for each in parts]
 
     def agree(self, value: Any, what: str) -> None:
-        """Raises DatasetError if a JSON value is not the same on all."""
+        """Raises DatasetError if a JSON value differs between processes; every process must call this."""
         if any(each != value for each in self.gather(value)):
             raise DatasetError(f"{what} differ between the processes; give all of them the same")
 
     def together(self, work: Callable[[], _Result]) -> _Result:
-        """`work()`, which exchanges nothing. If it fails on one, it fails on all, so that none waits for another.
+        """`work()`, which must not communicate. If it fails on one process, it fails on all, so that none waits for
+        another.
 
         Raises:
-          FlairError: of the kind and with the words of the first that failed, where this one did not fail itself.
+          FlairError: of the type and with the message of the first process that failed, if this one did not fail
+            itself.
         """
         if self.count == 1:
             return work()
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as error:  # whatever it is, the others must hear of it
+        except Exception as error:  # whatever it is, the other processes must learn of it
             failure = error
         outcomes = self.gather(failure and [type(failure).__name__, str(failure)])
         if failure is not None:
@@ -138,23 +140,23 @@ class Processes:
         return result
 
     def first_does(self, work: Callable[[], None]) -> None:
-        """`work()` on the first alone; the others go on when it is done, and fail if it fails."""
+        """`work()` on process 0 alone; the others wait for it, and fail if it fails."""
         self.together(work if self.index == 0 else lambda: None)
 
 
-_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a process that is gone is noticed much earlier, by its missing heartbeat
+_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a dead process is noticed much earlier, by its missing heartbeat
 _meetings = itertools.count()
 
-# One process that does all, which is the default everywhere.
+# A single process that does everything, the default everywhere.
 ALONE = Processes()
 
 
 def _gather_bytes(data: bytes) -> list[bytes]:
-    """The bytes of all processes, over the network of the devices; JAX gathers arrays of one shape only."""
+    """Every process's bytes, over the network of the devices; JAX gathers arrays of one shape only."""
     from jax.experimental import multihost_utils
     from orbax.checkpoint import multihost
 
-    # One process may have worked hours longer than another, and CPUs give up a gathering that not all join in 30 s.
+    # One process may work hours longer than another, and on CPUs a collective fails if not all join within 30 s.
     multihost.get_barrier_sync_fn()(key=f"flair_jax.parallel.processes.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
     sizes = multihost_utils.process_allgather(np.uint32(len(data))).tolist()
     padded = np.zeros(max(*sizes, 1), np.uint8)

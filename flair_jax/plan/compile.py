@@ -26,7 +26,7 @@ class Step(NamedTuple):
       batch: likewise.
       unit: what the step is counted in, "image" or "pair".
       units: how many of them it does, over all devices.
-      useful_flops: see `Plan`; over all devices.
+      useful_flops: see `Plan`; over all devices. None: all that are traced.
       steps: of the whole run; 0 if that depends on the data.
     """
 
@@ -37,7 +37,7 @@ class Step(NamedTuple):
     batch: Any
     unit: str
     units: int
-    useful_flops: float
+    useful_flops: float | None
     steps: int = 0
 
 
@@ -77,7 +77,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
         too_large=too_large,
         flops=flops,
         loss_flops=loss_flops,
-        useful_flops=step.useful_flops / mesh.size,
+        useful_flops=flops if step.useful_flops is None else step.useful_flops / mesh.size,
         wire=costs.wire,
         bounds=_bounds(topology.chip, flops, costs) if topology.chip else {},
         compiler_seconds=costs.seconds,

@@ -67,7 +67,7 @@ def plan_training(
             unit="image",
             units=settings.batch_size,
             useful_flops=step_flops(
-                *(objects.model.config, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
+                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
             ),
             steps=steps,
         )
@@ -116,6 +116,10 @@ def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | 
         batch=(local, texts),
         unit="pair",
         units=pairs,
-        useful_flops=pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2),
+        useful_flops=(
+            None
+            if "pooling" in model.own_modules
+            else pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2)
+        ),
     )
     return compile_step(planned, topology, mesh)

@@ -1,4 +1,4 @@
-"""Finished blocks of a long evaluation, kept on disk so that a stopped run goes on where it was. Imports no JAX."""
+"""Finished blocks of a long evaluation, kept on disk so that a stopped run resumes where it was. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flair_jax.files import replace_when_complete
 class BlockStore:
     """Arrays by name: in a folder if there is one, else in memory.
 
-    Each array appears in the folder whole or not at all, so that whatever is there can be trusted.
+    Each array appears in the folder whole or not at all, so that whatever exists can be trusted.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -30,11 +30,11 @@ class BlockStore:
         return name in self._memory if self._folder is None else (self._folder / f"{name}.npy").is_file()
 
     def get(self, name: str) -> np.ndarray:
-        """A stored array; from disk, mapped rather than read."""
+        """A stored array, of any shape; from disk, mapped rather than read."""
         return self._memory[name] if self._folder is None else np.load(self._folder / f"{name}.npy", mmap_mode="r")
 
     def put(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Stores an array and returns it as `get` does."""
+        """Stores an array, of any shape, and returns it as `get` does."""
         if self._folder is None:
             self._memory[name] = array
         else:
@@ -43,11 +43,11 @@ class BlockStore:
         return self.get(name)
 
     def get_or_compute(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The stored array, or else a new one, which is stored."""
+        """The stored array, of any shape, or else a new one, which is stored."""
         return self.get(name) if name in self else self.put(name, compute())
 
     def remove(self) -> None:
-        """Forgets everything, when the result is safe elsewhere."""
+        """Removes everything, once the result is safe elsewhere."""
         self._memory.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

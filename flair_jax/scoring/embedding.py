@@ -40,7 +40,7 @@ def compute_in_blocks(
     Args:
       items: what there is to read.
       read: reads one; raises ImageError for a broken picture.
-      compute: of what was read of at most `size` items, in order -> an array with a row for each.
+      compute: of what was read of at most `size` items, in order -> an array [items, ...].
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
       skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.
@@ -52,31 +52,42 @@ def compute_in_blocks(
     """
     chunks = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
     names = {chunk: f"images-{first + chunk.start:08d}" for chunk in chunks}
-    blocks = {
-        chunk: ScoreBlock(len(chunk), partial(store.get, names[chunk])) for chunk in chunks if names[chunk] in store
-    }
-    todo = [chunk for chunk in chunks if chunk not in blocks]
-    pictures = read_ahead(errors_returned(read), [items[number] for chunk in todo for number in chunk])
-    broken: dict[int, str] = {}
+
+    def stored(chunk: range) -> ScoreBlock:
+        return ScoreBlock(len(chunk), partial(store.get, names[chunk]))
+
+    blocks = {chunk: stored(chunk) for chunk in chunks if names[chunk] in store}
+    todo, broken = [chunk for chunk in chunks if chunk not in blocks], dict[int, str]()
     done = sum(map(len, blocks))
     with tqdm(total=len(items), initial=done, desc="images", unit="image", disable=not progress) as bar:
-        for chunk in todo:
-            good = []
-            for number, picture in zip(chunk, pictures, strict=False):
-                if isinstance(picture, ImageError):
-                    broken[first + number] = str(picture)
-                else:
-                    good.append(picture)
+        for chunk, good, broken_here in _read_chunks(items, read, todo):
+            broken |= {first + number: message for number, message in broken_here.items()}
             # A run that is going to fail reads on, to name all that is broken, but computes no more.
             if good and (skip_broken or not broken):
                 result = compute(good)
-                if len(good) == len(chunk):
-                    store.put(names[chunk], result)
-                    blocks[chunk] = ScoreBlock(len(chunk), partial(store.get, names[chunk]))
-                else:  # not stored: a later run must look at these pictures again, and report them
+                if broken_here:  # not stored: a later run must look at these pictures again, and report them
                     blocks[chunk] = ScoreBlock(len(good), partial(np.asarray, result))
+                else:
+                    store.put(names[chunk], result)
+                    blocks[chunk] = stored(chunk)
             bar.update(len(chunk))
     return [blocks[chunk] for chunk in chunks if chunk in blocks], broken
+
+
+def _read_chunks(
+    items: Sequence[_Item], read: Callable[[_Item], _Read], chunks: Sequence[range]
+) -> Iterator[tuple[range, list[_Read], dict[int, str]]]:
+    """Each chunk with what was read of its items, and messages about the broken ones by their numbers."""
+    pictures = read_ahead(errors_returned(read), [items[number] for chunk in chunks for number in chunk])
+    for chunk in chunks:
+        good, broken = [], {}
+        for number in chunk:
+            picture = next(pictures)
+            if isinstance(picture, ImageError):
+                broken[number] = str(picture)
+            else:
+                good.append(picture)
+        yield chunk, good, broken
 
 
 def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:

@@ -1,6 +1,6 @@
-"""Metrics of retrieval and classification from scores, and what equal scores decide of them. NumPy only.
+"""Metrics of retrieval and classification from scores, and how equal scores affect them. NumPy only.
 
-Wherever answers are ranked, equal scores stand in the order of their index, as a stable descending sort leaves them.
+In every ranking, equal scores are in the order of their index, as after a stable descending sort.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Ranks(NamedTuple):
 
     Attributes:
       by_index: with equal scores in the order of their index.
-      ties_for: with the right answer before all of equal score.
-      ties_against: with the right answer behind all wrong ones of equal score.
+      ties_for: with the right answer before all others of equal score.
+      ties_against: with the right answer after all wrong ones of equal score.
     """
 
     by_index: np.ndarray
@@ -33,12 +33,12 @@ class Ranks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-    """What equal scores decide.
+    """How equal scores affect the metrics.
 
     Attributes:
       share: for each kind of ranks, such as "text_to_image", the share that depends on the order of equal scores.
-      ties_for: metrics that would be others if each right answer stood before all of equal score.
-      ties_against: metrics that would be others if it stood behind them; of a constant score, nothing is left here.
+      ties_for: metrics that would change if each right answer came before all others of equal score.
+      ties_against: metrics that would change if it came after them; a constant score is left with nothing here.
     """
 
     share: dict[str, float]
@@ -49,7 +49,7 @@ class Ties:
 def measure(
     ranks: Mapping[str, Ranks], summary: Callable[[str, np.ndarray], dict[str, float]]
 ) -> tuple[dict[str, float], Ties]:
-    """Metrics of ranks by index, and what ties do to them.
+    """Metrics of ranks by index, and how ties affect them.
 
     Args:
       ranks: of each kind.
@@ -69,8 +69,8 @@ def measure(
 def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
     """Recall and rank of the right picture for each text, and of the best-ranked right text for each picture.
 
-    Equal scores rank in the order of their index, as a stable descending sort leaves them; `flair-jax evaluate` also
-    gives what they decide.
+    Equal scores rank in the order of their index, as after a stable descending sort; `flair-jax evaluate` also reports
+    their effect.
 
     Args:
       similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored, which tie.
@@ -104,7 +104,7 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
 
 
 def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image-to-text side of some pictures, which needs their rows of the scores alone.
+    """The image-to-text side for some images, which needs only their rows of the scores.
 
     Args:
       scores: [b, T] of the pictures `first` to `first + b - 1` with all texts; each has a text.
@@ -142,7 +142,7 @@ def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarr
 
 
 def count_images(scores: np.ndarray, first: int, image_of_text: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Some pictures' part of the text-to-image side; the counts of parts add up.
+    """The text-to-image side for some images; counts of different images add up.
 
     Args:
       scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
@@ -151,8 +151,8 @@ def count_images(scores: np.ndarray, first: int, image_of_text: np.ndarray, own:
       own: [T], the texts' scores with their own pictures.
 
     Returns:
-      int64 [3, T]: how many of these pictures score better with each text than its own one does, how many score the
-      same and stand before that, and how many score the same, itself among them.
+      int64 [3, T]: for each text, how many of these images score better than its own image, how many score the same and
+      come before it, and how many score the same, itself included.
     """
     better = (scores > own).sum(axis=0, dtype=np.int32)  # twice as fast as counting in int64
     equal = (scores == own).sum(axis=0, dtype=np.int32)
@@ -170,7 +170,7 @@ def _count_in_rows(where: np.ndarray) -> np.ndarray:
 
 
 def measure_retrieval(counts: np.ndarray, image_ranks: np.ndarray) -> tuple[dict[str, float], Ties]:
-    """What `retrieval_metrics` returns, and what ties do to it.
+    """What `retrieval_metrics` returns, and how ties affect it.
 
     Args:
       counts: int64 [3, T], the sum over all pictures of `count_images`.

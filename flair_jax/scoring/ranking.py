@@ -1,4 +1,4 @@
-"""Ranks from blocks of scores that lie on several processes, by counting."""
+"""Ranks from blocks of scores on several processes, by counting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flair_jax.scoring.metrics import Ranks, Ties, count_images, measure_retriev
 class ScoreBlock(NamedTuple):
     """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
 
-    What is read is not kept: the tokens and scores of a large set are larger than memory.
+    What is read is not kept, since the tokens and scores of a large set exceed memory.
     """
 
     images: int
@@ -24,20 +24,19 @@ class ScoreBlock(NamedTuple):
 def rank(
     scores: Sequence[ScoreBlock], first: int, image_of_text: np.ndarray, processes: Processes
 ) -> tuple[dict[str, float], Ties]:
-    """What `retrieval_metrics` gives of the scores of all processes' images, never in one place, and the ties.
+    """`retrieval_metrics` and ties of the scores of all processes' images, which are never in one place.
 
-    Each block is looked at twice: for the texts' scores with their own pictures, and, once all processes know
-    all of these, for the pictures that score as well or better. Exchanged are [T] scores, [3, T] counts and the
-    pictures' ranks.
+    Each block is read twice: for the texts' scores with their own images, and, once all processes know all of these,
+    for the images that score as well or better. The processes exchange [T] scores, [3, T] counts and the images' ranks.
 
     Args:
       scores: float32 [b, T] of each block of this process's images.
       first: number of the first of them.
       image_of_text: integers [T].
-      processes: all must call it.
+      processes: that share the images; every process must call this.
 
     Raises:
-      FlairError: if a score is NaN, on whatever process.
+      FlairError: if a score is NaN, on any process.
     """
     starts = [first + sum(block.images for block in scores[:number]) for number in range(len(scores))]
 

@@ -27,7 +27,7 @@ from flair_jax.search.pictures import Found, Picture
 from flair_jax.search.shards import ShardWriter
 from flair_jax.search.store import SearchIndex
 
-# Pictures a shard: what a kill can cost. Part of the layout only in that equal runs give equal shards.
+# Pictures per shard: what a kill can cost. It matters to the layout only in that equal runs give equal shards.
 SHARD_ROWS = 512
 
 
@@ -55,7 +55,7 @@ class Outcome:
       kept: pictures that it held before.
       dropped: rows of pictures that are gone or changed.
       broken: messages about pictures that cannot be read, and about links and folders that were not followed.
-      remarks: messages about pictures that were read, but of which little may be seen.
+      remarks: messages about pictures that were read, but of which little may be visible.
       others: number of files that were passed over, as `Found.others`.
     """
 
@@ -80,13 +80,13 @@ def update(
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
     Rows of pictures that are gone or changed are dropped, and those that are new or changed are embedded, in shards
-    that appear whole; a stopped run goes on after its last shard and gives the same index. Pictures that cannot be read
+    that appear whole; a stopped run resumes after its last shard and gives the same index. Pictures that cannot be read
     are left out, and tried again in the next run.
 
     Args:
       index: its folder.
-      found: the pictures that it shall hold, each name once, and what was passed over, which is reported; rows of what
-        could not be looked at stay.
+      found: the pictures that the index is to hold, each name once, and what was passed over, which is reported; rows
+        of what could not be accessed are kept.
       model: embeds them.
       params: its parameters.
       root: folder that names are relative to; "" if they are paths as they are.
@@ -94,7 +94,7 @@ def update(
       settings: how.
 
     Raises:
-      SearchIndexError: if the folder is another index's or something else, or is in use by another run.
+      SearchIndexError: if the folder holds another index or something else, or is in use by another run.
     """
     with _locked(index):
         manifest = _manifest(index, fingerprint(model, params), model, root, checkpoint, settings)
@@ -113,7 +113,7 @@ def update(
 
 
 def add_faiss(index: Path) -> None:
-    """Lets FAISS find the candidates of a search, if it does not yet.
+    """Adds FAISS's file to an index, if it has none, so that FAISS finds the candidates of a search.
 
     Raises:
       SearchIndexError: if FAISS is not installed, or there is no index, or another run is at work on it.
@@ -126,7 +126,7 @@ def add_faiss(index: Path) -> None:
 
 
 def _is_within(name: str, unseen: Collection[str]) -> bool:
-    """Whether a picture is among these, or in a folder that is."""
+    """Whether a picture, or a folder that it is in, is among these."""
     return bool(unseen) and any(place in unseen for place in itertools.accumulate(name.split(os.sep), os.path.join))
 
 
@@ -145,8 +145,8 @@ def _embed(
 ) -> list[str]:
     """Adds pictures to the index and remarks about them to `remarks`; returns messages about those that are broken.
 
-    Batches hold good pictures only and begin with a shard, so that a run that was stopped and goes on computes the same
-    batches, and bit for bit the same features, as one that was not.
+    Batches hold readable pictures only and start at shard boundaries, so that a resumed run computes the same batches,
+    and bit for bit the same features, as an uninterrupted one.
     """
     retriever = Retriever(model, params)
     broken: list[str] = []
@@ -211,7 +211,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[None]:
-    """Makes the folder if need be, and keeps other runs out of it; the system frees the lock of a killed one."""
+    """Makes the folder if need be, and keeps other runs out of it; the lock of a killed run is freed by the system."""
     require_name(index)
     if index.exists() and not index.is_dir():
         raise SearchIndexError(f"{index}: is a file; name a folder for the index")

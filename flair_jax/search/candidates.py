@@ -65,7 +65,7 @@ class FaissCandidates:
         self._lists.nprobe = max(_LEAST_LISTS_READ, self._lists.nlist // _PART_READ)
 
     def __call__(self, text: np.ndarray, count: int) -> Candidates:
-        """As `ExactCandidates`, but a few of the rows may be missed, for others that are nearly as near."""
+        """As `ExactCandidates`, but a few rows may be missed in favour of others that are nearly as close."""
         query = text / max(np.linalg.norm(text), 1e-12)
         _, found = self._lists.search(query[None], min(count, len(self._index)))
         rows = np.sort(found[0][found[0] >= 0])
@@ -75,7 +75,7 @@ class FaissCandidates:
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` highest scores, ascending; among equals the lower ones. `count` is cut to their number."""
+    """Indices [count] of the highest of N scores [N] (or of all), ascending; among equals the lower ones."""
     count = min(count, len(scores))
     if count == 0:
         return np.zeros(0, np.int64)
@@ -86,7 +86,7 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def build_faiss(index: SearchIndex) -> None:
-    """Writes the FAISS file: inverted lists of 8-bit vectors, D + 8 bytes a picture, held in memory meanwhile.
+    """Writes the FAISS file: inverted lists of 8-bit vectors, D + 8 bytes per picture, built in memory.
 
     Raises:
       SearchIndexError: if FAISS is not installed.

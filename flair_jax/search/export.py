@@ -42,7 +42,7 @@ def embed_pictures(
 ) -> Outcome:
     """Writes `path`, `global` and, with `settings.with_local`, `local` of pictures.
 
-    While it works, features are kept in an index beside the output, so that a stopped run goes on where it was.
+    While it works, features are kept in an index beside the output, so that a stopped run resumes where it was.
 
     Args:
       sources: pictures, and folders of pictures.
@@ -137,7 +137,7 @@ def writer_of(output: Path) -> Writer:
     """The function that writes files of this ending.
 
     Raises:
-      FlairError: if there is none, or the output cannot be one.
+      FlairError: if there is none, or the output cannot be written as a file.
     """
     if output.suffix not in _WRITERS:
         raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
@@ -149,7 +149,7 @@ def writer_of(output: Path) -> Writer:
 
 
 def _write_npz(output: Path, key: str, blocks: Sequence[FeatureBlock]) -> None:
-    """Keys `KEY + "s"` and the columns' names. Streams, since local tokens may be larger than the memory."""
+    """Keys `KEY + "s"` and the columns' names. It streams, since local tokens may be larger than memory."""
     names = np.array([name for block in blocks for name in block.names])
     with (
         replace_when_complete(output) as partial,
@@ -174,7 +174,7 @@ def _write_member(archive: zipfile.ZipFile, name: str, arrays: Sequence[np.ndarr
 
 
 def _write_parquet(output: Path, key: str, blocks: Sequence[FeatureBlock]) -> None:
-    """Columns KEY and the arrays' names, those as lists of fixed size; a row group a block."""
+    """Columns KEY and the arrays' names, arrays as lists of fixed size; one row group per block."""
     first = blocks[0].columns
     fields = [pa.field(key, pa.string())]
     for name, array in first.items():

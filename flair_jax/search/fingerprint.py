@@ -1,4 +1,4 @@
-"""A name for a model's weights, so that an index is never searched with others."""
+"""A fingerprint of a model's weights, so that an index is never searched with other weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flair_jax.models.flair import Flair, Params
 def fingerprint(model: Flair, params: Params) -> str:
     """SHA-256 over the model's description and every parameter's name, shape and bytes.
 
-    The same weights have the same fingerprint wherever they are kept and in whatever dtype they are computed with.
+    The same weights have the same fingerprint wherever they are stored and whatever the compute dtype.
     """
     digest = hashlib.sha256(json.dumps(config_to_json(model.config), sort_keys=True).encode())
     if model.own_modules:

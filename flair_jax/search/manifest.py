@@ -1,4 +1,4 @@
-"""An index's `index.json`: the one place that says which shards count. Imports no JAX."""
+"""An index's `index.json`: the one place that says which shards belong to it. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORMAT = 1
 
 
 def require_name(index: Path) -> None:
-    """Makes sure that the libraries which write and read an index can name its folder.
+    """Checks that the libraries which write and read an index can open its folder.
 
     Raises:
       SearchIndexError: if they cannot.
@@ -37,10 +37,10 @@ class Manifest:
       embed_dim: D.
       local_tokens: L.
       local_dtype: "float16" or "bfloat16".
-      shards: names of the folders that count, in order.
-      next_shard: the number of the next folder; no number is given twice, so that a program that still has an older
+      shards: names of the folders that belong to it, in order.
+      next_shard: the number of the next folder; numbers are never reused, so that a program that still has an older
         state open never reads another shard under the same name.
-      complete: whether the run that last changed it came to its end.
+      complete: whether the run that last changed it finished.
       faiss: whether the FAISS file was built of exactly these shards.
       format: version of the layout.
     """

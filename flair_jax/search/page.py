@@ -78,7 +78,7 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
 
 
 def _thumbnail(path: str) -> str:
-    """A small JPEG in base64; empty if the picture cannot be read any more."""
+    """A small JPEG in base64; empty if the picture can no longer be read."""
     try:
         picture = open_rgb(path)
     except ImageError:

@@ -36,9 +36,9 @@ class Found:
 
     Attributes:
       pictures: in the order of their names, those of a folder before those of its sub-folders.
-      unusable: messages about what has the name of a picture, or is a folder, and was passed over.
-      unseen: names of pictures and of folders that could not be looked at just now, so that nobody knows what is there.
-      others: number of files that have no picture's name, by ending; "hidden" for names that begin with a dot.
+      unusable: messages about files named as pictures, and folders, that were passed over.
+      unseen: names of pictures and folders that could not be accessed just now, so that their contents are not known.
+      others: number of files not named as pictures, by extension; "hidden" for names that begin with a dot.
     """
 
     pictures: list[Picture] = dataclasses.field(default_factory=list)
@@ -50,8 +50,8 @@ class Found:
 def find_pictures(folder: Path) -> Found:
     """All pictures in a folder and its sub-folders; names that begin with a dot are passed over.
 
-    Links to files are followed, links to folders are not. What is no file (a pipe, a device), leads nowhere or cannot
-    be looked at is listed.
+    Links to files are followed, links to folders are not. Whatever is not a file (a pipe, a device), a broken link or
+    inaccessible is listed.
 
     Raises:
       DatasetError: if there is no such folder, or it cannot be read, or no picture is in it.
@@ -119,7 +119,7 @@ def picture_at(name: str, path: str) -> Picture:
 
     Raises:
       DatasetError: if it is not a file, or its name cannot be stored.
-      OSError: if it cannot be looked at.
+      OSError: if it cannot be accessed.
     """
     if not is_utf8(name):
         raise DatasetError(f"{printable(path)}: the file's name is not UTF-8; rename it")

@@ -34,7 +34,7 @@ class Hit(NamedTuple):
 
 
 class Searcher:
-    """Answers sentences; any number of threads may ask. The first sentence of each length compiles, for seconds."""
+    """Finds pictures for sentences; thread-safe. The first sentence of each length compiles for seconds."""
 
     def __init__(self, index: SearchIndex, model: Flair, params: Params) -> None:
         """Puts the model on all local devices.
@@ -69,7 +69,7 @@ class Searcher:
 
     @property
     def exact(self) -> bool:
-        """Whether candidates are found by comparing with every picture, rather than by FAISS."""
+        """Whether candidates are found by comparison with every picture, rather than by FAISS."""
         return isinstance(self._state[1], ExactCandidates)
 
     def search(self, sentence: str, top: int = 20, rerank: int = 200) -> list[Hit]:
@@ -81,7 +81,7 @@ class Searcher:
           rerank: candidates by global similarity that are scored with pooling; at least `top`.
 
         Raises:
-          FlairError: if the sentence is empty or no Unicode, or a number is less than 1.
+          FlairError: if the sentence is empty or not valid Unicode, or a number is less than 1.
           SearchIndexError: if the index is damaged, or was replaced since it was opened.
         """
         if not sentence.strip():

@@ -1,4 +1,4 @@
-"""Changes to an index: each shard appears whole, and counts once the manifest names it. Imports no JAX."""
+"""Changes an index: each shard appears whole, and counts once the manifest names it. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BROKEN = "broken.txt"
 
 
 class ShardWriter:
-    """Writes an index. Whoever is killed while it does leaves an index that is valid, and at most old in part."""
+    """Writes an index. If killed, the index stays valid, at worst partly stale."""
 
     def __init__(self, index: Path, manifest: Manifest, shard_rows: int) -> None:
         """Opens an index, and clears what an earlier, killed run left in it.
@@ -49,7 +49,7 @@ class ShardWriter:
 
     @property
     def free(self) -> int:
-        """Rows that the shard at hand still takes."""
+        """Number of rows that still fit in the current shard."""
         return self._shard_rows - len(self._rows)
 
     def names(self) -> set[str]:
@@ -84,7 +84,7 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Makes a shard of what was added since the last one."""
+        """Writes what was added since the last shard as a shard."""
         if not self._rows:
             return
         features = np.concatenate(self._features)
@@ -94,7 +94,7 @@ class ShardWriter:
         self._rows, self._features, self._local = [], [], []
 
     def merge(self) -> None:
-        """Joins neighbours that fit into one shard, so that many small updates do not make many small shards."""
+        """Joins neighbouring shards that fit in one, so that many small updates do not leave many small shards."""
         start = 0
         while start < len(self._shards):
             stop, size = start + 1, len(self._shards[start])
@@ -106,7 +106,7 @@ class ShardWriter:
             start += 1
 
     def finish(self, broken: Sequence[str]) -> None:
-        """Says that the index is complete, and lists what could not be read."""
+        """Marks the index as complete, and lists what could not be read."""
         if not self._manifest.complete:
             self._change(complete=True)
         if broken:
@@ -116,7 +116,7 @@ class ShardWriter:
             (self._index / BROKEN).unlink(missing_ok=True)
 
     def _replace(self, old: list[Shard], mask: np.ndarray) -> None:
-        """Puts one shard of the rows that `mask` keeps in the place of neighbours, or none if it keeps none."""
+        """Replaces neighbouring shards by one shard of the rows that `mask` keeps, or by none if it keeps none."""
         new = []
         if mask.any():
             pieces = np.split(mask, np.cumsum([len(shard) for shard in old])[:-1])

@@ -31,12 +31,12 @@ TABLE_SCHEMA = pa.schema(
     [("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("norm", pa.float32())]
 )
 
-# Mapped files that are kept open; each holds a file descriptor, of which a process often has 1024.
+# How many mapped files are kept open; each holds a file descriptor, of which a process may often have 1024.
 _OPEN_FILES = 256
 
 
 def write_shard(folder: Path, table: pa.Table, features: np.ndarray, local: np.ndarray) -> None:
-    """Writes one shard, whole or not at all; `local` as it is stored."""
+    """Writes one shard, whole or not at all: features [n, D], and local tokens [n, L, D] as `to_stored` gives them."""
     with replace_when_complete(folder) as partial:
         partial.mkdir()
         np.save(partial / _GLOBAL, features)
@@ -45,7 +45,7 @@ def write_shard(folder: Path, table: pa.Table, features: np.ndarray, local: np.n
 
 
 def to_stored(local: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 tokens as a shard stores them.
+    """Float32 local tokens [n, L, D] as a shard stores them.
 
     Raises:
       SearchIndexError: if they are not finite, or too large for the dtype.
@@ -106,8 +106,8 @@ class Shard:
 def _will_need(array: np.memmap, rows: slice) -> None:
     """Asks the system to read rows of a mapped array, without waiting for them.
 
-    Else each page is read when it is touched: after many such faults Linux stops reading ahead and reads 4 kB at a
-    time, which was measured to take 11 times as long for 200 pictures of 0.2 MB.
+    Otherwise each page is read when it is touched: after many such faults Linux stops reading ahead and reads 4 kB at a
+    time, which took 11 times as long for 200 pictures of 0.2 MB.
     """
     start, stop = (array.offset + row * array.strides[0] for row in (rows.start, rows.stop))
     aligned = start - start % mmap.PAGESIZE
@@ -140,7 +140,7 @@ class SearchIndex:
     def open(cls, path: str | Path) -> SearchIndex:
         """Opens what `flair-jax index` made. Reads the tables of pictures; features stay on disk.
 
-        An index whose first run is still under way, or was stopped, can be searched as far as it got; see `complete`.
+        An index whose first run is still at work, or was stopped, can be searched as far as it got; see `complete`.
 
         Raises:
           SearchIndexError: if there is none, or it is damaged.
@@ -181,7 +181,7 @@ class SearchIndex:
         return chosen / self._norms[rows, None]
 
     def local_tokens(self, rows: np.ndarray) -> np.ndarray:
-        """Local tokens of some rows, float16 or bfloat16 [K, L, D]; they alone are read from disk."""
+        """Local tokens of some rows, float16 or bfloat16 [K, L, D]; only these are read from disk."""
         manifest = self.manifest
         stored = np.float16 if manifest.local_dtype == "float16" else np.uint16
         tokens = np.empty((len(rows), manifest.local_tokens, manifest.embed_dim), stored)

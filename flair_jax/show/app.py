@@ -20,9 +20,9 @@ from flair_jax.show.page import MAX_BYTES, MEAN, STYLE, Page
 
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
-# Uploads are forgotten after an hour; looked for every ten minutes. In seconds.
+# Uploads are deleted after an hour; checked every ten minutes. In seconds.
 _FORGET = (600, 3600)
-# Before that, the oldest make room for new ones: bytes and number of uploads that are kept.
+# Before that, the oldest make room for new ones: most bytes and most uploads that are kept.
 _MOST_KEPT = (200 << 20, 50)
 _MOST_WAITING = 64  # questions that wait for the answers to others
 

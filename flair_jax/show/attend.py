@@ -48,7 +48,7 @@ def attend(
     Raises:
       FlairError: if something cannot be read, a sentence is empty, or matplotlib is missing.
     """
-    new_figure(1, 1)  # a missing library is noticed before the work
+    new_figure(1, 1)  # a missing library is an error before the work
     model, params = flair_jax.load(checkpoint)
     pixels = preprocess(image, model.config.vision.image_size)
     found = explain_picture(model, params, pixels, sentences)
@@ -80,7 +80,7 @@ def attend(
 
 
 def report(sentences: Sequence[str], found: Explanation) -> str:
-    """Scores in both modes, and how much of the attention matched nothing, as a table."""
+    """Scores in both modes, and the share of attention that matched nothing, as a table."""
     rows = [("text-conditioned", "global", "nothing matched", "sentence")] + [
         (f"{logit:.2f}", f"{global_logit:.2f}", f"{100 * empty:.1f} %", printable(sentence))
         for sentence, logit, global_logit, empty in zip(

@@ -1,4 +1,4 @@
-"""What stands between the demonstration's page and the web: own origin only, bounded uploads, no frames. ASGI."""
+"""ASGI middleware that guards the demonstration's page: own origin only, bounded uploads, no frames."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Guard:
         """Guards an app.
 
         Args:
-          app: it.
+          app: the server's ASGI app.
           uploads: the folder where it keeps uploads, below folders of their own while they are complete.
           most_file: bytes of an upload.
-          most_bytes: bytes that are kept at most, and as many may be under way; the oldest uploads are removed.
+          most_bytes: bytes of uploads that are kept at most, with as many more in transit; the oldest are removed.
           most_files: number of uploads that are kept at most.
         """
         self._app, self._uploads = app, uploads
@@ -63,7 +63,7 @@ class Guard:
         return await self._app(scope, receive, with_headers)
 
     async def _with_body(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Counts what comes, whatever was announced, and tidies up the uploads afterwards."""
+        """Counts the bytes received, whatever was announced, and tidies up the uploads afterwards."""
         from starlette.formparsers import MultiPartException  # at which Gradio removes what it has written
 
         count, answered = 0, False
@@ -122,8 +122,8 @@ class Guard:
 def refused(scope: Message) -> tuple[int, str] | None:
     """Status and reason if a request names another host, or comes from a page of another site.
 
-    A browser says where a request comes from: in `Origin`, unless it only reads; and in `Sec-Fetch-Site`. To follow a
-    link to the page is allowed. Programs other than browsers say neither.
+    A browser says where a request comes from: in `Origin`, except for mere reads, and in `Sec-Fetch-Site`. Following a
+    link to the page is allowed. Programs other than browsers send neither.
     """
     values = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     hosts = [value for name, value in values if name == "host"]

@@ -23,7 +23,7 @@ from flair_jax.models.normalize import l2_normalize
 
 
 class AttentionMaps(NamedTuple):
-    """Weights with which the pooling mixes a picture's patches for a text; per head, with `empty`, they sum to 1.
+    """Weights with which the pooling mixes an image's patches for a text; per head, with `empty`, they sum to 1.
 
     Attributes:
       heads: weight of each patch.
@@ -35,7 +35,7 @@ class AttentionMaps(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Scores of pictures with texts, and what led to them. All float32.
+    """Scores of images with texts, and the maps behind them. All float32.
 
     Attributes:
       logits: text-conditioned, as `Flair.logits`.
@@ -53,9 +53,9 @@ class Explanation(NamedTuple):
 def attention_maps(
     model: Flair, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
 ) -> AttentionMaps:
-    """Where the text-conditioned pooling looks in each picture for each text.
+    """Where the text-conditioned pooling looks in each image for each text.
 
-    The paper's pictures of attention show the mean over the heads, `heads.mean(axis=2)`, divided by its maximum.
+    The paper's figures of attention show the mean over the heads, `heads.mean(axis=2)`, divided by its maximum.
 
     Args:
       model: such as `flair_jax.load` gives.
@@ -74,7 +74,7 @@ def attention_maps(
 def patch_similarity(
     model: Flair, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
 ) -> Float[Array, "B N G1 G2"]:
-    """Cosine of each text with each single patch, pooled with that text as if it were the whole picture.
+    """Cosine of each text with each single patch, pooled with that text as if it were the whole image.
 
     Takes B G1 G2 N D floats of memory. The paper's maps of patch-wise similarity cut negative values to 0 and divide
     by the maximum. Arguments and errors are those of `attention_maps`.
@@ -125,7 +125,7 @@ def _cosines(product: str, x: Array, text: Float[Array, "N D"]) -> Array:
 def explain_picture(
     model: Flair, params: Params, pixels: UInt8[np.ndarray, "S1 S2 3"], sentences: Sequence[str]
 ) -> Explanation:
-    """`explain` for one picture and its sentences: NumPy arrays, without the axis of images.
+    """`explain` for one image and its sentences: NumPy arrays, without the axis of images.
 
     Args:
       model: such as `flair_jax.load` gives.
@@ -134,7 +134,7 @@ def explain_picture(
       sentences: N of them, at least one.
 
     Raises:
-      FlairError: if the picture is not of whole patches, or a sentence is empty or no Unicode, or none is given.
+      FlairError: if the image is not of whole patches, or a sentence is empty or not valid Unicode, or none is given.
     """
     if not sentences:
         raise FlairError("no sentence is given; write at least one")

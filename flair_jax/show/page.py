@@ -44,7 +44,7 @@ class Hit(Protocol):
 
     @property
     def path(self) -> str:
-        """Its file."""
+        """The picture's file."""
 
     @property
     def score(self) -> float:
@@ -141,7 +141,9 @@ class Page:
 
 
 def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
-    """An uploaded picture as `preprocess` gives it, within the page's bounds; messages do not name the path.
+    """An uploaded picture as `preprocess` gives it, [size, size, 3], within the page's bounds.
+
+    Messages do not name the path.
 
     Raises:
       ImageError: if it is gone, too large, broken, or of a format that is not taken.
@@ -151,7 +153,7 @@ def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
         if length > MAX_BYTES:
             raise ImageError(f"the picture: {length / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are taken")
         data = Path(path).read_bytes()
-    except FileNotFoundError:  # it made room for newer ones
+    except FileNotFoundError:  # removed to make room for newer ones
         raise ImageError("the picture is not kept any more; drop it again") from None
     return preprocess(open_rgb(open_picture(data, MAX_PIXELS), remarks), size)
 
@@ -176,5 +178,5 @@ def _image(pixels: np.ndarray, name: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that neither HTML nor Gradio's templates read as anything else."""
+    """Escapes text for HTML and for Gradio's templates."""
     return html.escape(printable(text)).replace("{", "&#123;").replace("$", "&#36;")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
-from flair_jax.checkpoint import AVERAGE, DESCRIPTION, PARAMS, RUN_FOLDER, describe, find_damage, has_digests
+from flair_jax.checkpoint import AVERAGE, PARAMS, describe, find_damage, has_digests
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
 from flair_jax.files import writing
 from flair_jax.models.description import read_json_object
@@ -29,6 +29,7 @@ from flair_jax.train.identity import changes, from_earlier
 from flair_jax.train.optimizer_state import restore_what_fits
 from flair_jax.train.step import TrainState
 from flair_jax.weights import digests
+from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
 _OPTIMIZER, _PROGRESS = "optimizer", "progress"
 _ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, _PROGRESS)  # the average only where there is one

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from flair_jax.models.config import FlairConfig
+from flair_jax.models.flair import Flair
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.terms import LossSizes
 
@@ -68,7 +69,7 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
-def step_flops(config: FlairConfig, images: int, captions: int, loss: Loss, lock: Sequence[str] = ()) -> float:
+def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Sequence[str] = ()) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     Counted are the matrix products of the model, at 2 FLOPs a multiplication. A product of what is learned costs 3
@@ -78,24 +79,36 @@ def step_flops(config: FlairConfig, images: int, captions: int, loss: Loss, lock
     where it is no `CountedLoss`. Features by averaged parameters are not counted.
 
     Args:
-      config: the model.
+      model: the model. Towers of its own are counted as they are traced, their first layer as any other.
       images: N in a batch.
       captions: K of each image.
       loss: see `Loss`.
       lock: towers that keep their weights: "image", "text".
     """
-    vision, text, width = config.vision, config.text, config.embed_dim
     image_learns, text_learns = "image" not in lock, "text" not in lock
-    local = vision.grid**2
-    patches = images * 2.0 * local * 3 * vision.patch_size**2 * vision.width
-    image = images * _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio)
-    image += images * 2 * (local + 1) * vision.width * width
-    texts = images * captions
-    caption = texts * (_blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width)
-    total = patches * (1 + image_learns) + image * (1 + 2 * image_learns) + caption * (1 + 2 * text_learns)
+    patches, image, text = _tower_flops(model)
+    total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
+    total += images * captions * text * (1 + 2 * text_learns)
     if isinstance(loss, CountedLoss):
+        local, width = model.config.vision.grid**2, model.config.embed_dim
         total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
+
+
+def _tower_flops(model: Flair) -> tuple[float, float, float]:
+    """Of the forward pass: one image's patch embedding, the rest of its tower, and one text's tower."""
+    vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
+    local = vision.grid**2
+    patches = 2.0 * local * 3 * vision.patch_size**2 * vision.width
+    image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
+    caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
+    if "vision" in model.own_modules:
+        pixels = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jnp.float32)
+        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), pixels))
+    if "text" in model.own_modules:
+        tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
+        caption = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
+    return patches, image, caption
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:

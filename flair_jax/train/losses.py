@@ -35,6 +35,7 @@ class LossValues(NamedTuple):
     terms: dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A loss, as `make_train_step` takes it: any function of these arguments, jittable and differentiable."""
 

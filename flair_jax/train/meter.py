@@ -6,10 +6,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from flair_jax.data.pipeline import LocalBatch
 from flair_jax.errors import FlairError
@@ -35,10 +36,12 @@ class _Pending(NamedTuple):
 class Meter:
     """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
 
-    def __init__(self, settings: TrainSettings, model: Flair, loss: Loss, schedule: Any, logger: MetricLogger) -> None:
+    def __init__(
+        self, settings: TrainSettings, model: Flair, loss: Loss, schedule: optax.Schedule | None, logger: MetricLogger
+    ) -> None:
         """For a run with these settings; says so if the loss does not tell its FLOPs and utilisation is measured."""
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(model.config, settings.batch_size, settings.captions_per_image, loss, settings.lock)
+        self._flops = step_flops(model, settings.batch_size, settings.captions_per_image, loss, settings.lock)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         if peak and not isinstance(loss, CountedLoss):
@@ -86,7 +89,7 @@ class Meter:
             **self._terms(),
             "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
             "logit_scale": float(self._done[-1].logit_scale),
-            "learning_rate": float(self._schedule(step - 1)),
+            **({"learning_rate": float(self._schedule(step - 1))} if self._schedule else {}),
             "images_per_second": count * self._settings.batch_size / seconds,
             "waiting_for_data": self._waited / seconds,
             "skipped_samples": float(self._skipped),  # of this process, since it started

@@ -35,6 +35,7 @@ from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.preemption import Preemption
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
 from flair_jax.train.surroundings import alone, compilation_cache, no_tracebacks_logged
+from flair_jax.weights.locate import locate
 
 
 class Outcome(NamedTuple):
@@ -181,7 +182,7 @@ def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
 def _initial_params(name: str, model: Flair, target: Params) -> Params:
     """Parameters of another run or a converted checkpoint, which must be of the same model."""
     processes = Processes.all()
-    path = processes.together(lambda: checkpoint.locate(name))
+    path = processes.together(lambda: locate(name))
     processes.agree(path.name, f"config.init={name}: the newest checkpoints")
     config = processes.together(lambda: checkpoint.read_model_config(path))
     found, wanted = config_to_json(config), config_to_json(model.config)

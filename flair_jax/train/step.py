@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
+from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
@@ -185,10 +186,12 @@ class TrainStep:
     def gradients(
         self, params: Params, batch: Batch, key: Array, teacher: Features | None
     ) -> tuple[Params, LossValues]:
-        """Gradients of the loss with respect to the parameters, and its values."""
+        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar."""
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)
+            if not isinstance(values, LossValues) or jnp.shape(values.total):
+                raise ConfigError(f"a loss must return LossValues of scalars, not {values}")
             return values.total, values
 
         if self.settings.accumulation_steps == 1:

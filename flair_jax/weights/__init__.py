@@ -9,8 +9,8 @@ from flair_jax.lazy import public
 if TYPE_CHECKING:
     from flair_jax.weights.hub import download as download
     from flair_jax.weights.hub import upload as upload
+    from flair_jax.weights.infer import infer_config as infer_config
     from flair_jax.weights.param_map import ConversionError as ConversionError
-    from flair_jax.weights.param_map import infer_config as infer_config
     from flair_jax.weights.param_map import params_from_torch as params_from_torch
     from flair_jax.weights.param_map import torch_from_params as torch_from_params
     from flair_jax.weights.param_map import torch_shapes as torch_shapes
@@ -24,7 +24,8 @@ else:
         __name__,
         {
             "hub": ["download", "upload"],
-            "param_map": ["ConversionError", "infer_config", "params_from_torch", "torch_from_params", "torch_shapes"],
+            "infer": ["infer_config"],
+            "param_map": ["ConversionError", "params_from_torch", "torch_from_params", "torch_shapes"],
             "read": ["Weights", "check_finite", "read_weights"],
             "write": ["save_safetensors", "write_tensors"],
         },

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 
 from flair_jax.models.config import FlairConfig
-from flair_jax.weights.param_map import ConversionError, infer_config
+from flair_jax.weights.infer import infer_config
+from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.read import OPENAI_SIZES, Weights
 
 # Names of the choices -> `FlairConfig.quick_gelu`.

@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files, by which damage is told from everything else that can go wrong.
+"""Digests of a checkpoint's files, which tell damage from everything else that can go wrong.
 
 They are in the checkpoint, in the form of the command `sha256sum`, so that `sha256sum -c SHA256SUMS` checks them too.
 Names are relative to the folder, which can be copied and renamed.
@@ -18,7 +18,7 @@ from flair_jax.parallel.processes import ALONE, Processes
 
 FILE = "SHA256SUMS"
 
-# Files hashed at once: hashing gives other threads of Python their turn, and a disk does not gain from more.
+# Files hashed at once: hashing releases Python's lock, and a disk does not gain from more.
 _THREADS = 4
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -31,15 +31,15 @@ def write(folder: Path, entries: Collection[str]) -> None:
 
 
 def find_damage(folder: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
-    """How the files differ from those that were written, in a few words; None if they do not.
+    """How the files differ from what was written, in a few words; None if they do not.
 
     Args:
       folder: where `write` was called; a missing file with the digests is damage.
       entries: the files and folders right in `folder` that matter.
-      processes: that share the work, all with the same folder; all get the same answer.
+      processes: that share the work; every process must call this with the same folder, and gets the same answer.
 
     Raises:
-      CheckpointError: if something cannot be read; whether it is damaged is then not known.
+      CheckpointError: if something cannot be read, so that it is not known whether it is damaged.
     """
     return next(
         filter(None, processes.gather(processes.together(lambda: _find_damage(folder, entries, processes)))), None
@@ -80,9 +80,9 @@ def _parse(content: bytes) -> dict[str, str] | None:
 
 
 def _files(folder: Path, entries: Collection[str]) -> set[str]:
-    """Names of all files in `entries`, relative to `folder`; what is not there has none.
+    """Names of all files in `entries`, relative to `folder`; missing entries have none.
 
-    Hidden ones are none of ours: NFS puts `.nfs0001` where an open file was removed, macOS `.DS_Store` everywhere.
+    Hidden files are not ours: NFS leaves `.nfs0001` where an open file was removed, macOS `.DS_Store` everywhere.
     """
     names = {entry for entry in entries if (folder / entry).is_file()}
     for entry in set(entries) - names:
@@ -97,7 +97,7 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def _share(folder: Path, names: Iterable[str], processes: Processes) -> list[str]:
-    """This process's files, so that all have about as many bytes to read."""
+    """This process's share of the files; all shares have about as many bytes."""
     sizes = {name: (folder / name).stat().st_size for name in names}
     loads = [0] * processes.count
     mine = []

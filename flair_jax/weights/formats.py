@@ -1,4 +1,4 @@
-"""What a weight file is, by its first bytes, and what to do with files that are no weights."""
+"""What a weight file is, by its first bytes, and what to do with files that are not weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INDEX_SUFFIX = ".index.json"
 
 _LFS = b"version https://git-lfs"
 _PACKED = "is packed with {}; unpack it, and name the weight file inside"
-# First bytes of what people take for a weight file.
+# First bytes of files that are mistaken for weights.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (_LFS, "is a Git LFS pointer of {size} bytes, not the weights; fetch them with `git lfs pull` in its repository"),
     (b"\x1f\x8b", _PACKED.format("gzip")),
@@ -28,7 +28,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF", "is an HDF5 file; weights are read from PyTorch's files and safetensors"),
     (b"\x93NUMPY", "is a NumPy array; weights are read from PyTorch's files and safetensors"),
 )
-# No header of a real model comes near; the library has the same bound.
+# No real model's header comes near this; the library has the same bound.
 _LONGEST_HEADER = 100_000_000
 
 
@@ -91,7 +91,7 @@ def _is_old_torch(path: Path) -> bool:
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """Name -> dtype, shape and offsets of a safetensors file, and under `__metadata__` what else its writer said.
+    """Name -> dtype, shape and offsets in a safetensors file, and under `__metadata__` its metadata.
 
     Raises:
       ConversionError: if there is no such header, or the file is shorter than it says.

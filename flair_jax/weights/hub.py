@@ -1,9 +1,9 @@
 """The Hugging Face hub: weight files and checkpoints named there, and where exported ones are put.
 
-The library's own settings hold: `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
+The library's own settings apply: `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
 
 `huggingface_hub` 2.4.0 takes the name of a file in its cache from what the endpoint answers, unchecked, so that an
-endpoint that one does not trust can make it write elsewhere; what is given out here is checked to lie in the cache.
+untrusted endpoint can make it write elsewhere; every path returned here is checked to be in the cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flair_jax.weights.write import CONFIG, WEIGHTS
 
 PREFIX = "hf://"
 
-# These revisions have strokes and are known as such; in others a stroke is %2F, as in the hub's own names.
+# These revisions hold slashes and are recognised; in others a slash is written %2F, as in the hub's own names.
 _REFS = r"refs/(?:pr/\d+|convert/[\w.-]+)(?=/|$)"
 _NAME = re.compile(rf"hf://([^/@]+)/([^/@]+)(?:@({_REFS}|[^/]+))?(?:/(.*))?")
 
@@ -62,7 +62,7 @@ def download(name: str) -> Path:
       The file's path in the cache.
 
     Raises:
-      ConversionError: if the name is malformed, or the file cannot be had, or is not the one that the hub describes.
+      ConversionError: if the name is malformed, or the file cannot be fetched or is not the one that the hub describes.
     """
     repository, revision, file = split(name)
     if not file:
@@ -98,7 +98,7 @@ def download_checkpoint(name: str) -> Path:
       A folder in the hub's cache, whose name is the commit.
 
     Raises:
-      ConversionError: if the name is malformed, or there is no checkpoint, or it cannot be had.
+      ConversionError: if the name is malformed, or there is no checkpoint, or it cannot be fetched.
     """
     repository, revision, _ = split(name)
     try:
@@ -116,7 +116,7 @@ def download_checkpoint(name: str) -> Path:
 
 
 def list_files(name: str) -> tuple[str, list[str]]:
-    """The commit that `hf://OWNER/REPOSITORY[@REVISION]` means now, and the files in it.
+    """The commit to which `hf://OWNER/REPOSITORY[@REVISION]` refers now, and the files in it.
 
     Raises:
       ConversionError: if the name is malformed, or the hub does not say.
@@ -189,7 +189,7 @@ def _fetch(name: str, repository: str, revision: str | None, file: str) -> Path:
 def _check(name: str, path: Path) -> None:
     """Raises ConversionError if a file is outside of the cache, or not the one that the hub described.
 
-    In the cache a file is a link to one whose name is the hub's hash of it: SHA-256 of large ones, git's of others.
+    A file in the cache is a link to one named by the hub's hash of it: SHA-256 for large files, git's for others.
     """
     if not path.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
         raise ConversionError(
@@ -214,9 +214,9 @@ def _check(name: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_sentence(what: str, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
-    """Makes what the hub's library raises a ConversionError, and prints what it logs once.
+    """Turns what the hub's library raises into a ConversionError, and prints what it logs once.
 
-    It has a handler of its own; the root logger's, which other libraries set, would print the same again.
+    It has a handler of its own; the root logger's, which other libraries set, would print the same twice.
     """
     logger = logging.getLogger("huggingface_hub")
     propagate, logger.propagate = logger.propagate, False
@@ -232,7 +232,7 @@ def _one_sentence(what: str, repository: str, revision: str | None, file: str = 
 
 
 def _files_there(repository: str, revision: str | None) -> str:
-    """Which files a repository has, for whoever asked for another; nothing if the hub does not say."""
+    """A hint which files a repository has, for a message about a missing one; empty if the hub does not say."""
     with contextlib.suppress(Exception):
         _, names = _list_files(repository, revision)
         return f"; it has {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

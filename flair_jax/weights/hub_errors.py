@@ -1,4 +1,4 @@
-"""What went wrong with the hub, in one sentence: the cause, the hub's own words, and what to do about this cause."""
+"""Errors of the hub as one sentence: the cause, the hub's own words, and what to do."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from flair_jax.weights.state_dicts import choose
 from flair_jax.weights.torchscript import read_torchscript
 from flair_jax.weights.write import QUICK_GELU, require_torch
 
-# What OpenAI's files have beside the tensors, and the size that each tells; `n_averaged` counts what an average is of.
+# What OpenAI's files have beside the tensors, and the size that each gives; `n_averaged` is that of an average.
 OPENAI_SIZES = {"input_resolution": "image_size", "context_length": "context_length", "vocab_size": "vocab_size"}
 _PASSED_OVER = {*OPENAI_SIZES, "n_averaged"}
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -37,9 +37,9 @@ class Weights:
     Attributes:
       tensors: name -> array, float32 but for what is not floating-point.
       files: the files that were read.
-      sizes: the sizes that OpenAI's files tell beside their tensors, under the names of those files.
+      sizes: the sizes that OpenAI's files give beside their tensors, under the names in those files.
       quick_gelu: the activation if the file says it.
-      remarks: what a user should know of how it was read, each a phrase.
+      remarks: what a user should know about how it was read, each a phrase.
     """
 
     tensors: dict[str, np.ndarray]
@@ -54,12 +54,12 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
 
     Args:
       path: a `.safetensors`, anything that `torch.save` wrote with a state dict in it, a TorchScript archive, or the
-        `.index.json` of shards. What it is, is seen from its content, not its ending.
+        `.index.json` of shards. Its kind is recognised by its content, not its extension.
       state_dict: which one, where the file holds several.
 
     Raises:
-      ConversionError: if the file is missing, damaged or of another kind, would run code, holds several state dicts and
-        none is chosen, or values that are no usable weights.
+      ConversionError: if the file is missing, damaged or of another kind, would run code, holds several state dicts of
+        which none is chosen, or holds values that are not usable as weights.
     """
     path = Path(path)
     loaded, facts, files = _read_shards(path) if kind_of(path) == INDEX else (*_read_file(path), (path,))
@@ -86,7 +86,7 @@ def _quick_gelu(path: Path, facts: Mapping[str, Any]) -> bool | None:
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What a file holds, and what it says beside its tensors."""
+    """The contents of a file, and its metadata beside the tensors."""
     kind = kind_of(path)
     if kind == SAFETENSORS:
         header = safetensors_header(path)
@@ -108,7 +108,7 @@ def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _check_archive(path: Path) -> None:
-    """Raises ConversionError if bytes in an archive of PyTorch's have changed, for which PyTorch does not look."""
+    """Raises ConversionError if bytes in a PyTorch archive have changed, which PyTorch does not check."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -246,7 +246,7 @@ def _as_float32(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray]
 
 
 def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raises ConversionError, with the name of where they are from, if a tensor holds what is no number."""
+    """Raises ConversionError, naming the source, if a tensor holds NaN or infinity."""
     try:
         _check_finite(tensors, tensors)
     except ConversionError as error:
@@ -254,11 +254,12 @@ def check_finite(source: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_finite(tensors: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> None:
-    """Raises ConversionError if a tensor holds what is no number, naming it with how many values of what kind.
+    """Raises ConversionError if a tensor holds NaN or infinity, naming the tensor and the count and kind of such
+    values.
 
     Args:
       tensors: name -> array; those of floating-point numbers are float32.
-      stored: the same as they came; large numbers may have become infinite since.
+      stored: the same as stored in the file; large numbers may have become infinite since.
     """
     bad = [name for name, array in tensors.items() if array.dtype == np.float32 and not np.isfinite(array).all()]
     if bad:

@@ -1,4 +1,4 @@
-"""Where the weights are that a user names: a file, a folder, or either on the hub; and what describes them there."""
+"""Finds the weights that a user names, in a file, a folder, or either on the hub; and what describes them there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
       file: a weight file, or the index of shards.
-      name: what says something by its name: the file's, with the folder's or repository's if that was named.
+      name: a name that may tell the activation: the file's, with the folder's or repository's if that was given.
       description: the contents of `open_clip_config.json`, or of our own `config.json`, if one is there and belongs to
         these weights.
       described_in: the name of that file, or "".
@@ -100,7 +100,7 @@ def _pick(source: str, names: Collection[str]) -> tuple[str, bool]:
 
 
 def _descriptions(file: str, *, alone: bool) -> list[str]:
-    """Which files may describe this one: those that tools write beside a file of its name, or of whatever name."""
+    """Files that may describe this one: those that tools write beside a file of its name, or of any name."""
     if file.startswith("open_clip_"):
         return [OPEN_CLIP]
     return [CONFIG, OPEN_CLIP] if file in _KNOWN or alone else []

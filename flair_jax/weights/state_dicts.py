@@ -8,7 +8,7 @@ from typing import Any
 
 from flair_jax.weights.param_map import ConversionError
 
-# The tensor by which FLAIR and CLIP are known among an optimiser's state, a loss and other models.
+# The tensor by which FLAIR and CLIP are recognised among an optimiser's state, a loss and other models.
 _ANCHOR = "visual.conv1.weight"
 # What torch.compile, data-parallel training (DDP, FSDP) and recomputed activations put into names, anywhere; no name of
 # the model has these parts.
@@ -26,14 +26,14 @@ def choose(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) ->
     Args:
       loaded: what the file holds: a state dict, or mappings with state dicts in them.
       is_tensor: tells tensors from other values.
-      wanted: the name of the state dict, as an error of this function lists it: where it is, with its own prefix. Only
-        what has this prefix is read then.
+      wanted: the name of the state dict, as errors of this function list it: where it is, with its own prefix. Then
+        only tensors with this prefix are read.
 
     Returns:
       Name -> tensor, and numbers that are among them, with the prefixes of wrappers taken off.
 
     Raises:
-      ConversionError: if there is none, or several and none is wanted, or not the one that is.
+      ConversionError: if there is none, or not the one wanted, or several and `wanted` is not given.
     """
     mappings = dict(_mappings(loaded, is_tensor))
     models = {
@@ -89,7 +89,7 @@ def _renamed(entries: Mapping[Any, Any], rename: Callable[[str], str]) -> dict[s
 
 
 def _models(entries: dict[str, Any], *, only_own: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Prefix -> entries of each model in one state dict; of a single one all, for errors to name, unless `only_own`."""
+    """Prefix -> entries of each model in one state dict; a single one gets all, for errors, unless `only_own`."""
     prefixes = [name.removesuffix(_ANCHOR).rstrip(".") for name in entries if f".{name}".endswith(f".{_ANCHOR}")]
     for prefix in prefixes:
         if len(prefixes) == 1 and not only_own:

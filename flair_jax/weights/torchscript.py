@@ -34,7 +34,7 @@ _DTYPES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# What a class of the program says of its tensors; others that an object holds are no parameters.
+# Where a class of the program lists its parameters and buffers; other tensors of an object are neither.
 _STATE = re.compile(r"class (\w+)\(Module\):\s*__parameters__ = \[([^\]]*)\]\s*__buffers__ = \[([^\]]*)\]")
 
 _LONGEST_PROGRAM = 16_000_000
@@ -80,7 +80,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: that in C makes room for as m
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member's bytes; PyTorch packs only the program, so what grows a lot when it is unpacked is a trap."""
+    """A member's bytes; PyTorch compresses only the program, so anything that expands a lot is a zip bomb."""
     info = archive.getinfo(name)
     if info.file_size > max(_LONGEST_PROGRAM, info.compress_size):
         raise ConversionError(f"its {name} is packed to {info.compress_size:,} of {info.file_size:,} bytes")

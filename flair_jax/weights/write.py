@@ -1,4 +1,4 @@
-"""Writing PyTorch's weight files: `.pt` and `.safetensors`."""
+"""Writes PyTorch's weight files: `.pt` and `.safetensors`."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], *, quick_
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that may be read by whom the system's settings let read new files.
+    """Writes a safetensors file with the permissions that the system gives new files.
 
-    The library's own files can be read by their owner alone.
+    The library itself makes files that only their owner can read.
     """
     path.touch()
     mode = path.stat().st_mode

@@ -21,6 +21,7 @@ from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
 from flair_jax.train import run
+from flair_jax.weights.locate import locate
 from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
 from flair_jax.weights.write import write_tensors
 
@@ -250,7 +251,7 @@ def test_a_weight_file_that_needs_converting_says_so(golden, tmp_path) -> None:
 
 def test_a_path_may_begin_with_the_home_folder(small_checkpoint, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(small_checkpoint.parent))
-    assert checkpoint.locate(f"~/{small_checkpoint.name}") == small_checkpoint
+    assert locate(f"~/{small_checkpoint.name}") == small_checkpoint
 
 
 def test_a_wrong_description_is_named(small_checkpoint, tmp_path) -> None:

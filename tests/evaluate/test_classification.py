@@ -13,8 +13,8 @@ from flair_jax.data.sets.classification import CLASSIFICATION_SETS
 from flair_jax.data.sets.labelled import FileExamples
 from flair_jax.errors import FlairError
 from flair_jax.evaluate import classification
-from flair_jax.evaluate.class_features import class_features
 from flair_jax.evaluate.classification import ClassificationSettings, Classifier, classify
+from flair_jax.evaluate.ensemble import class_features
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.metrics import class_ranks, classification_metrics
 from flair_jax.scoring.scorer import Retriever

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.identity import describe
 from flair_jax.train.optim import make_optimizer, make_schedule
-from flair_jax.train.step import TrainState, abstract_state
+from flair_jax.train.step import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
 
 MODEL = {
     "embed_dim": 8,
@@ -24,6 +25,15 @@ MODEL = {
     "text_cfg": {"width": 8, "layers": 2, "heads": 2, "context_length": 16, "vocab_size": 64},
 }
 SAMPLES = 40
+
+
+def batch(number: int) -> Batch:
+    """8 pictures of noise with 2 captions each, which the number decides."""
+    rng = np.random.default_rng(number)
+    tokens = np.zeros((16, 16), np.int32)
+    tokens[:, :6] = rng.integers(1, 60, (16, 6))
+    tokens[:, 6] = 63
+    return Batch(rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8), tokens)
 
 
 def settings(folder: Path, **changes: Any) -> TrainSettings:
@@ -57,6 +67,26 @@ class SmallRun:
     @functools.cached_property
     def target(self) -> TrainState:
         return abstract_state(self.model, self.optimizer, self.mesh, ema=self.settings.optimizer.ema_decay > 0)
+
+    def first(self) -> TrainState:
+        """The state before the first step."""
+        with jax.set_mesh(self.mesh):
+            return init_state(
+                self.model, self.optimizer, self.mesh, self.settings.seed, ema=self.settings.optimizer.ema_decay > 0
+            )
+
+    @functools.cached_property
+    def _step(self) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+        return jax.jit(make_train_step(self.model, self.optimizer, self.settings))
+
+    def train(self, state: TrainState, steps: Iterable[int]) -> tuple[TrainState, list[float]]:
+        """The state after steps on the batches of these numbers, and the losses before them."""
+        losses = []
+        with jax.set_mesh(self.mesh):
+            for number in steps:
+                state, metrics = self._step(state, batch(number))
+                losses.append(float(metrics.loss))
+        return state, losses
 
     def state(self, step: int) -> TrainState:
         """One in which every number is the step."""

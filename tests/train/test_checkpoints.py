@@ -207,6 +207,11 @@ IDENTITY_CHANGES = {
     "optimizer.b2": 0.9,
     "optimizer.eps": 1e-6,
     "optimizer.weight_decay": 0.1,
+    "optimizer.name": "lion",
+    "optimizer.layer_decay": 0.9,
+    "optimizer.image_rate": 0.5,
+    "optimizer.text_rate": 0.1,
+    "optimizer.ema_decay": 0.5,
 }
 
 

@@ -89,7 +89,7 @@ def test_openais_archive_and_state_dict_are_quick(small_config, tmp_path) -> Non
 def write_open_clip(folder: Path, config: FlairConfig, **settings: object) -> None:
     folder.mkdir()
     model = {name: value for name, value in config_to_json(config).items() if name != "pooling_heads"} | settings
-    preparation = {"mean": [0.5, 0.5, 0.5], "std": [0.26862954, 0.26130258, 0.27577711], "interpolation": "bicubic"}
+    preparation = {"mean": [0.5, 0.5, 0.5], "std": [0.26862954, 0.26130258, 0.27577711], "interpolation": "bilinear"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preparation}))
     safetensors.numpy.save_file(clip_tensors(config), folder / "open_clip_model.safetensors")
 
@@ -103,10 +103,11 @@ def test_open_clips_folder_says_it_and_the_heads(small_config, tmp_path, setting
     assert quick == bool(settings)
     assert remarks == (
         f"activation: {'QuickGELU' if quick else 'exact GELU'}, by open_clip_config.json",
-        "open_clip_config.json: pictures were prepared with mean [0.5, 0.5, 0.5], and are here with "
-        "[0.48145466, 0.4578275, 0.40821073]",
+        "open_clip_config.json: pictures were prepared with interpolation bilinear, and are here with bicubic",
     )
-    assert checkpoint.read_model_config(tmp_path / "a").vision.heads == small_config.vision.heads
+    vision = checkpoint.read_model_config(tmp_path / "a").vision
+    assert vision.heads == small_config.vision.heads
+    assert vision.image_mean == (0.5, 0.5, 0.5)
 
 
 def test_a_description_that_is_not_followed_is_said(small_config, tmp_path) -> None:

@@ -14,11 +14,11 @@ from huggingface_hub import constants
 from made_hub import TOKEN, MadeHub, made_hub, put, use_here
 
 import flair_jax
-from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder, push
 from flair_jax.errors import FlairError
 from flair_jax.models.presets import PRESETS
+from flair_jax.weights import locate
 from flair_jax.weights.hub import upload
 from flair_jax.weights.param_map import torch_shapes
 
@@ -54,7 +54,7 @@ def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path, monke
     settings = json.loads(output.read_text())["settings"]
     assert settings["checkpoint"] == "hf://me/mine"
     assert settings["source"] == {"file": "small.safetensors"}
-    assert (checkpoint.locate("hf://me/mine") / "SHA256SUMS").is_file()
+    assert (locate.locate("hf://me/mine") / "SHA256SUMS").is_file()
 
 
 def test_a_branch_and_a_card_that_is_there(hub, small_checkpoint, tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_a_weight_file_on_the_hub_is_a_checkpoint(hub, photographs, capsys) -> N
 def test_what_cannot_be_had_is_one_sentence(hub, name: str, message: str) -> None:
     put("them/flair", {"flair.pt": b""})
     with pytest.raises(FlairError) as error:
-        checkpoint.locate(name)
+        locate.locate(name)
     assert str(error.value).startswith(f"{name}: {message}")
     assert "\n" not in str(error.value)
 
@@ -130,10 +130,10 @@ def test_names_of_commands_become_those_of_the_hub(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr("flair_jax.weights.hub.download", lambda name: asked.append(name) or Path("file"))
     monkeypatch.setattr("flair_jax.weights.hub.download_checkpoint", lambda name: asked.append(name) or Path("folder"))
-    checkpoint._fetch.cache_clear()
+    locate._fetch.cache_clear()
     try:
-        assert checkpoint.locate(Path("hf://a/b@c/d.pt")) == Path("file")
-        assert [checkpoint.locate(name) for name in ("hf://a/b", Path("hf://a/b"))] == [Path("folder")] * 2
+        assert locate.locate(Path("hf://a/b@c/d.pt")) == Path("file")
+        assert [locate.locate(name) for name in ("hf://a/b", Path("hf://a/b"))] == [Path("folder")] * 2
     finally:
-        checkpoint._fetch.cache_clear()
+        locate._fetch.cache_clear()
     assert asked == ["hf://a/b@c/d.pt", "hf://a/b"], "asked once for each"

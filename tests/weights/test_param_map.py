@@ -9,9 +9,9 @@ import safetensors.numpy
 from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
+from flair_jax.weights.infer import infer_config
 from flair_jax.weights.param_map import (
     ConversionError,
-    infer_config,
     params_from_torch,
     torch_from_params,
     torch_shapes,

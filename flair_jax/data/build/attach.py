@@ -1,4 +1,4 @@
-"""Captions of a table into tars of pictures that are at hand."""
+"""Attaches the captions of a table to tars of images that exist already."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _Captions = Mapping[str, list[str]]
 def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Counter[str], LeftOut]:
     """Writes tars like those given, with each sample's captions from a table in its JSON.
 
-    A row belongs to the sample whose JSON has its address as `url`, or whose key is the address's file name without
-    ending. Samples that no row belongs to are left out, and what is no sample's. All else of a sample is kept as it is.
-    A tar that is there already is not written again, and none without a sample.
+    A row belongs to the sample whose JSON has the row's address as `url`, or whose key is the address's file name
+    without its extension. Samples without a row, and members that belong to no sample, are left out; the other members
+    of a sample are kept as they are. Tars that exist already are not written again, and tars without a sample are not
+    written.
 
     Args:
       table: see `read_table`.

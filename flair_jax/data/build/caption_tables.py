@@ -29,7 +29,7 @@ Row = tuple[str, dict[str, list[str]]]
 
 
 def read_table(path: Path) -> Iterator[Row | Damage]:
-    """Rows of a caption table that can be used, and those that cannot, each with the reason.
+    """The usable rows of a caption table, and the unusable ones, each with the reason.
 
     Every cell is text, whatever it looks like: a caption, or a list of captions, or such a list written as text.
 
@@ -69,7 +69,7 @@ def sentences_in(cell: Any) -> list[str]:
     """Sentences of a cell: a text, or a list of texts, or a list written as text.
 
     Raises:
-      DatasetError: if it is none of these, in a few words.
+      DatasetError: if it is none of these; the message is the reason alone.
     """
     texts = _list_in(cell) if isinstance(cell, str) else () if cell is None else cell
     if not isinstance(texts, (list, tuple)) or not all(text is None or isinstance(text, str) for text in texts):
@@ -97,7 +97,7 @@ def write_url_table(table: Path, target: Path) -> tuple[int, int, LeftOut]:
     With `--save_additional_columns` naming these columns, img2dataset puts them into each sample's JSON.
 
     Returns:
-      The number of rows, how many of them have an address that an earlier one has, and the rows that were left out.
+      The number of rows, how many of them repeat an earlier row's address, and the rows that were left out.
 
     Raises:
       DatasetError: as `read_table`, if `target` is not .parquet, or if no row can be used.

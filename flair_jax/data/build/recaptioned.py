@@ -39,7 +39,7 @@ SETS = {
 _JPEG_QUALITY = 95
 # Damaged members that the metadata names, beside the counts of all.
 _MOST_NAMED = 1000
-# Keys put samples in the order of the tars: the number of the tar times this, and the place in it.
+# Keys put samples in the order of the tars: the number of the tar times this, plus the place in it.
 _MOST_IN_A_TAR = 10**8
 
 
@@ -62,7 +62,7 @@ class Recaptioned(tfds.core.BeamBasedBuilder):
     """Pictures and sentences about them, in the order of the tars that they come from.
 
     Features: `image`, encoded; `captions`, sentences, split when the set was built; `key`, tar and member; `url`. The
-    metadata counts, by reason, what was left out, and what stands beside the samples and is not read.
+    metadata counts what was left out, by reason, and the members beside the samples that are not read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -135,13 +135,13 @@ def _read(
 
 
 def _storable(text: str) -> str:
-    """The text with lone surrogates escaped, which UTF-8 does not have: names need not be text, nor URLs."""
+    """The text with lone surrogates escaped, which UTF-8 cannot encode: names and URLs may hold any bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def _progress_bar(read_tars: str, count: int) -> Iterator[None]:
-    """Counts the files that workers leave, because Beam's runners tell nothing before they end."""
+    """Counts the files that workers leave, because Beam's runners report nothing before they end."""
     files, folder = fsspec.core.url_to_fs(read_tars)
 
     def clear() -> None:
@@ -184,7 +184,7 @@ def _stored(data: bytes, shorter_side: int) -> bytes:
 
 
 def _check_options(words: Sequence[str]) -> None:
-    """Raises ConfigError if Apache Beam does not know one of its options, which it would only log and discard."""
+    """Raises ConfigError for options unknown to Apache Beam, which would only log and discard them."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
@@ -208,7 +208,7 @@ def build(
 ) -> tuple[dict[str, int], int]:
     """Builds a set into `data_dir`/recaptioned/NAME, unless it is there.
 
-    A build that was stopped starts again from the tars, and comes to the same data.
+    A build that was stopped starts over from the tars, and gives the same data.
 
     Args:
       name: of `SETS`.

@@ -1,4 +1,4 @@
-"""What a training set holds: counts, lengths of captions, duplicates, and all that is damaged. Imports no JAX."""
+"""Statistics of a training set: counts, caption lengths, duplicates, and all that is damaged. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Survey:
     """Figures of a set.
 
     Attributes:
-      samples: how many can be used, as far as was looked at.
-      sentences: number of samples by sentences, in `SENTENCE_BINS` and above.
-      tokens: number of sentences by tokens with start and end, in `TOKEN_BINS` and above.
+      samples: number of usable samples, as far as was checked.
+      sentences: number of samples by their number of sentences, in `SENTENCE_BINS` and above.
+      tokens: number of sentences by their number of tokens, start and end included, in `TOKEN_BINS` and above.
       same_url: samples whose URL an earlier sample has.
       same_picture: samples whose picture an earlier sample has, byte for byte.
-      too_deep: samples whose picture has more than 8 bits a channel, of which little may be left to see; if decoded.
-      beside: members that stand beside the samples and are not read.
-      passed_over: number of what nobody misses, such as folders, by reason.
-      left_out: number of what cannot be used, by reason.
+      too_deep: samples whose picture has more than 8 bits a channel, of which little may remain; counted if decoded.
+      beside: number of members beside the samples that are not read.
+      passed_over: counts of harmless omissions, such as folders, by reason.
+      left_out: counts of what cannot be used, by reason.
       damage: each of these three, by name.
     """
 

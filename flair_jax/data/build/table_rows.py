@@ -1,6 +1,6 @@
 """Rows of a table file as text: CSV, TSV, JSON lines, Parquet. Imports no JAX.
 
-Types are never guessed, and what is wrong with a row costs that row and no other.
+Types are never guessed, and an error in a row costs that row only.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
 
     Args:
       path: .csv, .tsv or .jsonl, each also as .gz; or .parquet.
-      key: a column that there must be.
-      columns: of these there must be one at least; no other is read, which a warning names.
+      key: a column that must exist.
+      columns: at least one of these must exist; no other column is read, and a warning names those.
 
     Raises:
-      DatasetError: if the file cannot be read, or has not these columns.
+      DatasetError: if the file cannot be read, or lacks these columns.
     """
     kind = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
     if kind not in _KINDS:
@@ -90,14 +90,14 @@ def _check_columns(path: Path, found: Sequence[str], key: str, columns: Sequence
 
 
 def _name_unread(path: Path, names: Sequence[str]) -> None:
-    """So that a column of captions whose name is misspelt is not missed in silence."""
+    """Warns of columns that are not read, so that a misspelt caption column does not go unnoticed."""
     if names:
         shown = printable(", ".join(names)[:_MOST_SHOWN])
         logging.warning("%s: %d column(s) are not read: %s", path, len(names), shown)
 
 
 def _read_line(stream: TextIO) -> str:
-    """The next line, or the start of one that is too long, whose rest is passed over; see `_is_too_long`."""
+    """The next line; of one that is too long, only its start (see `_is_too_long`), and the rest is skipped."""
     line = rest = stream.readline(_LONGEST)
     while _is_too_long(rest):
         rest = stream.readline(_LONGEST)
@@ -109,7 +109,7 @@ def _is_too_long(line: str) -> bool:
 
 
 class _Lines:
-    """Lines of a file, of which those after the first of a broken row can be read again."""
+    """Lines of a file; those after the first line of a broken row can be read again."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -43,7 +43,7 @@ def read_pickle(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
       labels: the entry of the labels: "labels" for CIFAR-10, "fine_labels" for CIFAR-100.
 
     Returns:
-      As `read_binary`.
+      As `read_binary`: images [N, 32, 32, 3], labels [N].
 
     Raises:
       DatasetError: if the file holds anything but lists, numbers, texts and an array of bytes, or not what is wanted.
@@ -65,7 +65,7 @@ def _pictures(rows: np.ndarray) -> np.ndarray:
 
 
 class _Array:
-    """Stands for a NumPy array: keeps what the pickle says of it, and makes nothing of it."""
+    """Stand-in for a NumPy array: keeps what the pickle says of it, and constructs nothing."""
 
     kind, fortran, content = "", False, b""
 
@@ -75,7 +75,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands for a NumPy dtype."""
+    """Stand-in for a NumPy dtype."""
 
     def __init__(self, kind: bytes | str, *_: Any) -> None:
         self.kind = kind.decode() if isinstance(kind, bytes) else kind
@@ -85,7 +85,7 @@ class _Dtype:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Of all that a pickle can name, and so run, only what makes up arrays is known, and only as stand-ins."""
+    """Knows only what arrays consist of, and only as stand-ins, so that nothing in a pickle is run."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {

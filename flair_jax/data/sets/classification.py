@@ -56,7 +56,7 @@ class ClassificationSet:
     Attributes:
       name: what `--dataset` takes.
       layouts: for each form in which users have the set, a pattern of files that mark its folder, and a reader of the
-        folder: -> examples, keys, names. Without a pattern any folder will do, and none is found by its looks.
+        folder: -> examples, keys, names. Without a pattern any folder is accepted, and none is detected.
       templates: name of its list of templates.
       whole: how many pictures the whole set has; None if that is not known.
       source: where users get it.

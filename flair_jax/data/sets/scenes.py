@@ -71,7 +71,7 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a picture shows: 2 to 4 objects, each of its own colour and shape together, over a background."""
+    """What a picture shows: 2 to 4 objects, no two alike in both colour and shape, over a background."""
 
     background: str
     objects: tuple[SceneObject, ...]
@@ -178,7 +178,7 @@ def describe_long(scene: Scene) -> str:
 def sub_captions(
     scene: Scene, rng: np.random.Generator, *, per_object: int = 4, about_relations: int = 2
 ) -> list[tuple[str, int]]:
-    """Sentences about single objects, about how two stand to each other and about the background, and joined twos.
+    """Sentences about single objects, about pairs of objects and about the background, and pairs of sentences joined.
 
     Returns:
       Sentence and number of the only object it is about, from 0; -1 if it is about none or two.
@@ -209,7 +209,7 @@ def draw_mentioned(rng: np.random.Generator) -> frozenset[str]:
 
 
 def fits(scene: Scene, caption: str) -> bool:
-    """Whether some one object of the scene is as a caption about a single object (`describe_object`) says."""
+    """Whether an object of the scene matches a caption about a single object (from `describe_object`)."""
     words = caption.split()
     place = " ".join(words[-2:]) if "in" in words else None
     said = {name: word for name, known in VALUES.items() for word in words if word in known}

@@ -68,7 +68,7 @@ def find_set(name: str) -> SegmentationSet:
     """The set of that name.
 
     Raises:
-      DatasetError: if there is none; it names the closest.
+      DatasetError: if there is none; the message names the closest.
     """
     return choose(name, SEGMENTATION_SETS)
 

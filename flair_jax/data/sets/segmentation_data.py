@@ -50,7 +50,7 @@ class SegmentationData:
 
     @property
     def has_background(self) -> bool:
-        """Whether class 0 is all that no other class names."""
+        """Whether class 0 is the background: all that no other class covers."""
         return self.classes[0] == "background"
 
     def digest(self) -> str:
