@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from flair_jax.models.flair import Flair
 from flair_jax.train.losses import CountedLoss, Loss
@@ -118,12 +119,19 @@ def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
 def count_flops(jaxpr: Any, within: str = "") -> float:
     """FLOPs of the matrix products in a traced function, over all devices, at 2 a multiplication.
 
-    Loops count as often as they run, and what rematerialisation computes again counts again.
+    Loops count as often as they run, and what rematerialisation computes again counts again. What no result depends on
+    does not count, for compilers leave it out.
 
     Args:
       jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.
       within: count only what is in operations of this name, such as "shard_map".
     """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    return _count(used, within)
+
+
+def _count(jaxpr: Any, within: str) -> float:
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         parameters = equation.params
@@ -136,7 +144,7 @@ def count_flops(jaxpr: Any, within: str = "") -> float:
         if name == "shard_map":  # shapes in there are one device's
             times = parameters["mesh"].size
         inner = "" if name == within else within
-        total += times * sum(count_flops(function, inner) for function in _functions_in(parameters.values()))
+        total += times * sum(_count(function, inner) for function in _functions_in(parameters.values()))
     return total
 
 

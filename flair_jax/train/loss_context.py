@@ -50,7 +50,7 @@ class Group(NamedTuple):
 class LossContext:
     """One device's part of a batch of N images, K captions each, in groups of B; the device has I of the images.
 
-    A term is a function of this that returns the device's share of a loss; shares are added up over devices. It runs
+    A term is a function of this that gives the device's share of a loss; shares are added up over devices. It runs
     inside one `jax.shard_map` over all axes of the mesh, or, where no mesh is set, as if there were one device.
 
     Attributes:
@@ -90,9 +90,9 @@ class LossContext:
         return jnp.asarray(self.params["logit_bias"])
 
     @property
-    def images(self) -> int:
-        """N, the images of all devices."""
-        return len(self.text) * self.group_size
+    def groups(self) -> int:
+        """N/B, the number of groups."""
+        return len(self.text)
 
     @property
     def numbers(self) -> Int[Array, " I"]:
@@ -110,14 +110,14 @@ class LossContext:
         """Whether captions, counted from a group's first, are of the images with these `numbers`."""
         return group * self.group_size + captions // self.captions == numbers[:, None]
 
-    def sum_over_groups(self, function: Callable[[Group], Array]) -> Float[Array, ""]:
-        """The sum of function(group) over all groups, one after the other."""
+    def sum_over_groups(self, function: Callable[[Group], Any]) -> Any:
+        """The sum of function(group), a tree of arrays, over all groups, one after the other."""
 
-        def of_group(item: tuple[Array, Array]) -> Array:
+        def of_group(item: tuple[Array, Array]) -> Any:
             number, text = item
             return function(Group(number, text, l2_normalize(text)))
 
-        return _sum_over(of_group, (jnp.arange(len(self.text)), self.text))
+        return _sum_over(of_group, (jnp.arange(self.groups), self.text))
 
     def sum_over_pairs(
         self, function: Callable[[Any, Int[Array, " C"]], Float[Array, "R C"]], rows: Any, columns: int
@@ -152,7 +152,7 @@ class LossContext:
           function: to be called for each group.
           pairs: how many of them one device has with one group.
         """
-        single = len(self.text) == 1 and pairs <= self.pairs_per_block
+        single = self.groups == 1 and pairs <= self.pairs_per_block
         return function if single else jax.checkpoint(function, prevent_cse=False)
 
 

@@ -130,8 +130,12 @@ class TermsLoss:
             sampler=self.sampler or partial(sample_captions, group_size=self.group_size, captions_per_image=captions),
             axes=axes,
         )
-        values = {name: term.share(context) for name, (term, _) in self.terms.items()}
-        return lax.psum(values, axes) if axes else values
+        found = {name: term.share(context) for name, (term, _) in self.terms.items()}
+        of_group = {name: share for name, share in found.items() if callable(share)}
+        shares = {name: share for name, share in found.items() if not callable(share)}
+        if of_group:
+            shares |= context.sum_over_groups(lambda group: {name: share(group) for name, share in of_group.items()})
+        return {name: lax.psum(shares[name], axes) if axes else shares[name] for name in self.terms}
 
     def flops(self, sizes: LossSizes) -> float:
         """The sum of the terms' FLOPs; see `Term`."""

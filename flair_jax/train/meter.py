@@ -86,7 +86,6 @@ class Meter:
         count, seconds = len(self._done), time.monotonic() - self._since
         values = {
             "loss": float(np.mean([each.loss for each in self._done])),
-            **self._terms(),
             "grad_norm": float(np.mean([each.grad_norm for each in self._done])),
             "logit_scale": float(self._done[-1].logit_scale),
             **({"learning_rate": float(self._schedule(step - 1))} if self._schedule else {}),
@@ -96,7 +95,10 @@ class Meter:
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
-        self._logger.write(step, values)
+        terms = self._terms()
+        if taken := terms.keys() & {"step", *values}:
+            raise TrainingError(f"the loss has a term named {min(taken)}, as another metric is; give it another name")
+        self._logger.write(step, terms | values)
         self._done.clear()
         self._waited, self._since = 0.0, time.monotonic()
 

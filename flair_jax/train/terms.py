@@ -44,17 +44,19 @@ class Term:
     """A term of the loss.
 
     Attributes:
-      share: of a `LossContext`: one device's share of the term's value, float32; the shares are added up.
+      share: of a `LossContext`: one device's share of the term's value, a float32 scalar; the shares are added up. Or a
+        function of a `Group` whose sum over all groups is that share: all such terms are computed in one loop over the
+        groups, so that memory is that of one group.
       flops: (sizes, B) -> FLOPs of its matrix products in one step, forward and backward, over all devices, in groups
         of B. At 2 a multiplication; a product costs its forward pass once more for each of its two factors that needs
         a gradient; what is computed again is not counted.
     """
 
-    share: Callable[[LossContext], Array]
+    share: Callable[[LossContext], Array | Callable[[Group], Array]]
     flops: Callable[[LossSizes, int], float]
 
 
-def text_conditioned_sigmoid(context: LossContext) -> Float[Array, ""]:
+def text_conditioned_sigmoid(context: LossContext) -> Callable[[Group], Float[Array, ""]]:
     """tcs: logits s * cos(pool(image, t), t) + b for the captions t that `context.sampler` draws for an image.
 
     -sum(log_sigmoid(label * logit)) / (B + K - 1) for each group, and the mean over groups.
@@ -74,12 +76,12 @@ def text_conditioned_sigmoid(context: LossContext) -> Float[Array, ""]:
             logits = scale * jnp.einsum("bcd,bcd->bc", pooled, group.target[chosen]) + bias
             return sigmoid_loss(logits, context.is_own(numbers, group.number, chosen))
 
-        return context.sum_over_pairs(of_pairs, rows, width)
+        return context.sum_over_pairs(of_pairs, rows, width) / (context.groups * width)
 
-    return context.sum_over_groups(of_group) / (len(context.text) * width)
+    return of_group
 
 
-def multi_positive_sigmoid(context: LossContext) -> Float[Array, ""]:
+def multi_positive_sigmoid(context: LossContext) -> Callable[[Group], Float[Array, ""]]:
     """mps: logits s * cos(global image, t) + b for all B*K captions t of a group.
 
     -sum(log_sigmoid(label * logit)) / (B*K) for each group, and the mean over groups.
@@ -89,15 +91,14 @@ def multi_positive_sigmoid(context: LossContext) -> Float[Array, ""]:
     def of_group(group: Group) -> Array:
         logits = context.scale * jnp.matmul(image, group.target.T, precision=lax.Precision.HIGHEST) + context.bias
         positive = context.is_own(context.numbers, group.number, jnp.arange(width)[None])
-        return jnp.sum(sigmoid_loss(logits, positive))
+        return jnp.sum(sigmoid_loss(logits, positive)) / (context.groups * width)
 
-    of_group = context.recomputed(of_group, len(image) * width)
-    return context.sum_over_groups(of_group) / (len(context.text) * width)
+    return context.recomputed(of_group, len(image) * width)
 
 
 def sample_captions(
     key: Array, group: Int[Array, ""], row: Int[Array, ""], *, group_size: int, captions_per_image: int
-) -> Int[Array, " B+K-1"]:
+) -> Int[Array, " {group_size}+{captions_per_image}-1"]:
     """The captions that pool one image: its own K, and one drawn uniformly from each other image of a group.
 
     Ascending, so that the image's own stand at columns row to row+K-1. The draw depends on (key, group, row) and on

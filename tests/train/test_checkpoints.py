@@ -198,6 +198,7 @@ IDENTITY_CHANGES = {
     "data.crop_scale": (0.5, 1.0),
     "lock": ("image",),
     "loss.terms": ("mps",),
+    "loss.weights": (2.0,),
     "loss.group_size": 8,
     "optimizer.learning_rate": 1e-3,
     "optimizer.schedule": "constant",
