@@ -11,7 +11,18 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The hyper-parameters of FLAIR's CC3M-recap run, and settings that suit one machine."""
     c = ml_collections.ConfigDict()
+    _model_and_length(c)
+    _loss_and_optimizer(c)
+    _devices_and_data(c)
+    _what_is_kept(c)
+    _your_own(c)
+    c.lock()
+    c.extra.unlock()
+    return c
 
+
+def _model_and_length(c: ml_collections.ConfigDict) -> None:
+    """What is trained, from which weights, and for how long."""
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
@@ -26,8 +37,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.captions_per_image = 8  # K
     c.epochs = 32.0  # passes over the data; the number of steps follows
     c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
-    c.accumulation_steps = 1  # parts in which the towers see a batch; the loss is always over all of it
+    c.accumulation_steps = 1  # GradCache: parts in which the towers see a batch; the loss is over all of it
 
+
+def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
+    """How it learns."""
     # Loss
     c.loss = ml_collections.ConfigDict()
     c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid
@@ -38,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Optimiser (docs/optimizers.md)
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # as published; or "lion", "muon" (AdamW for all but matrices), "adafactor"
-    c.optimizer.learning_rate = 5e-4  # at its highest
+    c.optimizer.learning_rate = 5e-4  # its peak
     c.optimizer.schedule = "cosine"  # to 0; or "constant", or "constant-cooldown"
     c.optimizer.warmup_steps = 2000  # of linear warm-up
     c.optimizer.cooldown_steps = 0  # of "constant-cooldown": linear to 0 at the end
@@ -52,11 +66,14 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.text_rate = 1.0  # and of the text tower's
     c.optimizer.ema_decay = 0.0  # of the moving average of the parameters that is evaluated and exported; 0: none
 
-    # Devices: sizes of the mesh's axes; -1: what is left
+
+def _devices_and_data(c: ml_collections.ConfigDict) -> None:
+    """Where it runs, and what it sees."""
+    # Devices: sizes of the mesh's axes; -1: the rest of the devices
     c.mesh = ml_collections.ConfigDict()
-    c.mesh.data = -1  # batch split, parameters copied
-    c.mesh.fsdp = 1  # batch split, parameters split and gathered when used
-    c.mesh.tensor = 1  # layers split: heads and hidden units
+    c.mesh.data = -1  # batch sharded, parameters replicated
+    c.mesh.fsdp = 1  # batch sharded, parameters sharded and all-gathered when used
+    c.mesh.tensor = 1  # layers sharded: heads and hidden units
 
     # Training data: TFDS data sets with features `image` and `captions` (sentences) or `caption`, or WebDataset tars
     c.data = ml_collections.ConfigDict()
@@ -64,12 +81,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.dir = "~/tensorflow_datasets"  # TFDS's folder; relative paths of tars start here
     c.data.split = "train"  # of TFDS data sets
     c.data.index_dir = ""  # where the indexes of tars are; "": beside them, or in ~/.cache/flair_jax/tars
-    c.data.weights = ()  # part of each set in the stream, in any unit; (): by their sizes
+    c.data.weights = ()  # relative share of each set in the stream; (): by their sizes
     c.data.epoch_samples = 0  # samples in an epoch; 0: every sample of every set once
     c.data.workers = 4  # worker processes that decode, for each process of the run; 0: its own threads
     c.data.merged_sentences = 3  # a caption is 1 to so many sentences
-    c.data.crop_scale = (0.9, 1.0)  # share of a picture's area that a random crop keeps, from and to
+    c.data.crop_scale = (0.9, 1.0)  # share of an image's area that a random crop keeps, from and to
 
+
+def _what_is_kept(c: ml_collections.ConfigDict) -> None:
+    """Checkpoints, metrics, evaluations and compiled programs."""
     # Checkpoints, in WORKDIR/checkpoints
     c.checkpoint = ml_collections.ConfigDict()
     c.checkpoint.every_steps = 1000
@@ -92,6 +112,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Compiled programs are kept here and found again by the next run; "": nowhere
     c.compilation_cache = "~/.cache/flair_jax/compiled"
 
+
+def _your_own(c: ml_collections.ConfigDict) -> None:
+    """Your own objects and fields."""
     # Functions that make what training takes instead of its own, from the run's settings: see `flair_jax.train.train`
     c.factories = ml_collections.ConfigDict()
     c.factories.model = None  # a flair_jax.Flair
@@ -101,6 +124,3 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Fields of your own for those functions, which find them in `settings.extra`; this group takes new names
     c.extra = ml_collections.ConfigDict()
-    c.lock()
-    c.extra.unlock()
-    return c

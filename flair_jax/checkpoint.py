@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `config.json`, the parameters and their digests, written whole or not at all.
 
-Read besides: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
+Also readable: a folder or hub repository that `flair-jax export` filled, and a weight file of the PyTorch release.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
 
-# In a training run's checkpoint they are items of Orbax's, the second where the run keeps a moving average.
+# In a training run's checkpoint they are items of Orbax, the second where the run keeps a moving average.
 PARAMS, AVERAGE = "params", "ema"
 
 # In a description: the modules that are not those that the model's config means, by the names of their classes.
@@ -45,7 +45,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
     Args:
       path: folder to make.
-      model: gives the description; compute settings (dtype, remat, unroll) are not stored.
+      model: its description is stored, without compute settings (dtype, remat, unroll).
       params: nested dict of arrays.
       source: where the weights come from, kept in `config.json` for evaluation reports.
 
@@ -63,7 +63,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
 
 def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
-    """The description of a checkpoint that has digests, by which it is known that they are missing if they are."""
+    """The description of a checkpoint that has digests; it says so, so that missing digests are noticed."""
     modules = {_MODULES: model.own_modules} if model.own_modules else {}
     return {**config_to_json(model.config), **modules, "source": source, "digests": digests.FILE}
 
@@ -91,9 +91,9 @@ def load(
         `.safetensors` file whose sizes are those of a preset, or a hub name: `hf://OWNER/REPOSITORY[@REVISION]` for
         what `flair-jax export` put there, `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a weight file. Only `.pt` files
         need PyTorch.
-      model: whose parameters they are, for a model with a tower or a pooling of its own, which no file holds. The
-        compute settings are then its.
-      sharding: where to put every parameter; the first device if not given.
+      model: the model itself, if it has a tower or a pooling of its own, which no file describes. Its compute settings
+        are used then.
+      sharding: of every parameter; the first device if not given.
       dtype: compute dtype; see `FlairConfig`, as for the next two.
       remat: what the backward pass recomputes.
       unroll: layers in each step of the layer loop.
@@ -105,7 +105,7 @@ def load(
     Raises:
       CheckpointError: if there is no checkpoint, it is damaged, or it is that of another model than `model`.
       ConfigError: if its description or a setting is wrong.
-      ConversionError: if it cannot be had from the hub, or is a weight file that cannot be read.
+      ConversionError: if it cannot be fetched from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
     config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll)
@@ -143,7 +143,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
     Args:
       path: the checkpoint, as in `load`.
       target: tree of `jax.ShapeDtypeStruct` with shardings.
-      processes: that share the work of looking for damage; all must call this, with the same folder.
+      processes: that share the work of looking for damage; every process must call this, with the same folder.
 
     Raises:
       CheckpointError: if they are damaged, or of other shapes.
@@ -157,7 +157,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(path / item, target)
-    except Exception as error:  # Orbax and its storage raise many kinds for a damaged or mismatched file
+    except Exception as error:  # Orbax and its storage raise many types for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
         raise CheckpointError(
             f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
@@ -184,7 +184,7 @@ def _params_from_torch(path: Path) -> Params:
 
 
 def _put(path: Path, target: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
-    """An array that every process has whole, as the sharding of `target` lays it out."""
+    """An array that every process holds whole, sharded as `target` is."""
     if target.shape != array.shape:
         raise CheckpointError(f"{path}: a parameter has shape {array.shape}, the model needs {target.shape}")
     return jax.make_array_from_callback(target.shape, target.sharding, lambda index: array[index])
@@ -232,15 +232,15 @@ def read_description(path: str | Path) -> dict[str, Any]:
 def find_damage(path: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
     """How a checkpoint differs from what was written, in a few words; None if it does not.
 
-    None as well, with a warning, if the checkpoint is of the time before there were digests.
+    None as well, with a warning, if the checkpoint was written before digests were introduced.
 
     Args:
       path: the checkpoint's folder.
       entries: the files and folders right in it that matter.
-      processes: that share the work; all must call this, with the same folder.
+      processes: that share the work; every process must call this, with the same folder.
 
     Raises:
-      CheckpointError: if something cannot be read; whether it is damaged is then not known.
+      CheckpointError: if something cannot be read, so that it is not known whether it is damaged.
     """
     if any(processes.gather(has_digests(path))):
         return digests.find_damage(path, entries, processes)

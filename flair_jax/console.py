@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TextIO
 
 from flair_jax import interrupts
 from flair_jax.errors import FlairError
@@ -140,7 +140,7 @@ def _usable_streams() -> Iterator[None]:
         yield
 
 
-def _set_streams(out: Any, err: Any) -> None:
+def _set_streams(out: TextIO, err: TextIO) -> None:
     sys.stdout, sys.stderr = out, err
 
 
@@ -155,11 +155,12 @@ def _end_output(error: BaseException) -> OSError | None:
     return unwritten
 
 
-def _flush(stream: Any) -> OSError | None:
+def _flush(stream: TextIO | None) -> OSError | None:
     """The error with which a stream refused what was printed; the rest is then discarded, also at the process's end."""
+    if stream is None:
+        return None
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except OSError as error:
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())

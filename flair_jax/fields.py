@@ -14,7 +14,7 @@ import numpy as np
 
 from flair_jax.errors import ConfigError
 
-# What 32 bits hold: counters, seeds and sizes of arrays are kept in no more, and neither are fractions.
+# Limits of 32 bits, in which counters, seeds, array sizes and fractions are stored.
 _MOST = 2**32 - 1
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -46,7 +46,7 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A second sentence that asks for the known name that is most like an unknown one; "" if none is."""
+    """A sentence that suggests the known name most like an unknown one; "" if none is similar."""
     near = difflib.get_close_matches(name, known, 1)
     return f'. Did you mean "{near[0]}"?' if near else ""
 

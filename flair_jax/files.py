@@ -147,7 +147,7 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
             file.seek(0)
             raise type(busy)(f"{busy} ({file.read(200).decode(errors='replace')})")
         if taken is None:
-            logging.warning("%s: this disk knows no locks; see to it that one process alone is at work there", folder)
+            logging.warning("%s: this disk does not support locks; make sure that only one process works there", folder)
         with writing(str(folder)):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())

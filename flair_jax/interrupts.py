@@ -141,10 +141,10 @@ def _install() -> None:
 _ORPHANS = ("Event loop is closed", "Encountered error while reading array index")
 
 
-def _filtered(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _filtered(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], None]:
     """A filter of errors that Python cannot raise, since they come from destructors and C callbacks."""
 
-    def filtered(unraisable: Any) -> None:
+    def filtered(unraisable: sys.UnraisableHookArgs) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would go on
             _end(STATUS, _State.sentence)
         if not any(word in str(unraisable.exc_value) for word in _ORPHANS):

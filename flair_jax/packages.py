@@ -15,7 +15,7 @@ _RECORDED = ("jax", "jaxlib", "flax", "numpy", "pillow")
 
 
 def how_to_install(extra: str) -> str:
-    """What to type to have an extra, be the package installed from a checkout or a wheel, or not installed."""
+    """The command that installs an extra, whether the package came from a checkout or a wheel, or is not installed."""
     try:
         requirements = importlib.metadata.requires("flair-jax") or []
     except importlib.metadata.PackageNotFoundError:

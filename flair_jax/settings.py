@@ -101,13 +101,14 @@ class EvaluationSettings:
     batch_size: int
 
 
-# Makes one of the objects that training takes.
+# A function that makes one of the objects that training takes.
 Factory = Callable[["TrainSettings"], object]
 
 
 @dataclasses.dataclass(frozen=True)
 class Factories:
-    """Functions of a configuration file that make what training takes instead of its own; see `flair_jax.train.train`.
+    """Functions of a configuration file that make objects for training to use instead of its own; see
+    `flair_jax.train.train`.
 
     Each is called with the run's settings. For all but `sources`, whose samples decide it, `steps` is then the number
     of steps of the whole run.
@@ -159,7 +160,7 @@ class TrainSettings:
         """Reads an `ml_collections.ConfigDict`, or any mapping with the fields of `configs/default.py`.
 
         Raises:
-          ConfigError: if a field is missing or unknown, or its value cannot be.
+          ConfigError: if a field is missing or unknown, or its value is invalid.
         """
         settings: TrainSettings = read_fields(cls, config, "config")
         settings._check()
@@ -182,7 +183,7 @@ class TrainSettings:
             raise ConfigError(f"config.{error}") from None
 
     def total_steps(self, samples: int) -> int:
-        """Steps of the whole run on so many samples, if no epoch is stated; an epoch's last step is a full batch.
+        """Steps of the whole run; epochs have `data.epoch_samples` or else all samples, and round up to full batches.
 
         Raises:
           ConfigError: if they are more than can be counted.
@@ -213,7 +214,7 @@ class TrainSettings:
         self.model_config()
 
 
-# Dotted names of numbers, what they must fulfil, and that in words.
+# Dotted names of numbers, the condition they must meet, and that in words.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] = (
     (
         (
@@ -266,7 +267,7 @@ def _problems(settings: TrainSettings) -> Iterator[str]:
     if not 0 < low <= high <= 1:
         yield f"data.crop_scale={settings.data.crop_scale} must be 0 < from <= to <= 1"
     if settings.data.workers > _MOST_WORKERS:
-        yield f"data.workers={settings.data.workers}: each is a process; {_MOST_WORKERS} are the most"
+        yield f"data.workers={settings.data.workers}: each is a process; the most are {_MOST_WORKERS}"
 
 
 def _problems_of_loss(loss: LossSettings) -> Iterator[str]:

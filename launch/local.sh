@@ -3,7 +3,7 @@
 #
 #   launch/local.sh [--dry-run] SETTINGS [train|evaluate]
 #
-# SIGTERM or Ctrl-C: the step is finished and saved, and the same command goes on. A run that dies is started again.
+# SIGTERM or Ctrl-C: the step is finished and saved, and the same command resumes. A run that dies is started again.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=supervise.sh
 source "$repository/launch/supervise.sh"

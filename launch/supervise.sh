@@ -43,7 +43,7 @@ until_done() {
     attempt
     if ((status == 0 || status == 2)); then exit "$status"; fi
     if [[ $stop ]]; then
-      say "stopped; the same command goes on"
+      say "stopped; the same command resumes"
       exit "$status"
     fi
     if ((restarts >= MAX_RESTARTS)); then

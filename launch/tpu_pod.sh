@@ -4,7 +4,7 @@
 #   launch/tpu_pod.sh [--dry-run] SETTINGS
 #
 # Creates the TPU unless it is there, copies the code, installs it, starts one process on each worker and shows what they
-# print. When the TPU is preempted it is created anew, and the run goes on. SIGTERM or Ctrl-C: the run saves and stops.
+# print. When the TPU is preempted it is created anew, and the run resumes. SIGTERM or Ctrl-C: the run saves and stops.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=supervise.sh
 source "$repository/launch/supervise.sh"

@@ -353,7 +353,7 @@ def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> No
             "data check folder",
             "no prepared data set folder there; correct the name or the folder; tars are named as in",
         ),
-        ("data check a.tar::folder", "a.tar::folder: is no name of a data set"),
+        ("data check a.tar::folder", "a.tar::folder: is not the name of a data set"),
         ("data attach t.csv x.tar --output FILE", "is a file; name a folder"),
         ("attend x.png a --checkpoint c --output FILE", "is a file; name a folder"),
         ("demo --output FILE", "is a file; name a folder"),

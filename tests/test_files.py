@@ -53,7 +53,7 @@ def test_a_disk_without_locks_is_warned_about(tmp_path: Path, monkeypatch, caplo
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     take(tmp_path)
-    assert "this disk knows no locks" in caplog.text
+    assert "this disk does not support locks" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, new_folder, path
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, new_folder, path
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,

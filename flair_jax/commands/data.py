@@ -8,9 +8,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from flair_jax.commands.parser import add_command, new_file, new_folder, path, positive
+from flair_jax.commands.parser import Commands, add_command, new_file, new_folder, path, positive
 from flair_jax.data.damage import is_harmless
 from flair_jax.errors import DatasetError, printable
 
@@ -24,7 +23,7 @@ _TARS = (
 _TABLE = "CSV, TSV or JSON lines (also .gz), or Parquet, with `Image Path` and the caption columns"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command and its subcommands."""
     parser = commands.add_parser(
         "data",
@@ -47,7 +46,7 @@ def add(commands: Any) -> None:
     _add_attach(subcommands)
 
 
-def _add_index(commands: Any) -> None:
+def _add_index(commands: Commands) -> None:
     parser = add_command(
         commands,
         "index",
@@ -56,7 +55,7 @@ def _add_index(commands: Any) -> None:
         "example:\n"
         "  flair-jax data index 'cc3m/{00000..00331}.tar'\n\n"
         "Training does this itself if it was not done. The index of a tar lies beside it, or in --index-dir; one that\n"
-        "fits its tar is kept, so that a stopped command goes on where it was.",
+        "fits its tar is kept, so that a stopped command resumes where it was.",
     )
     parser.add_argument("tars", help=_TARS)
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes are (config.data.index_dir)")
@@ -76,7 +75,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _add_survey(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, details: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, details: str
 ) -> None:
     parser = add_command(
         commands,
@@ -144,7 +143,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     return sum(found.left_out.values())
 
 
-def _add_build(commands: Any) -> None:
+def _add_build(commands: Commands) -> None:
     parser = add_command(
         commands,
         "build",
@@ -194,7 +193,7 @@ def _build(options: argparse.Namespace) -> None:
     _print_left_out(left_out)
 
 
-def _add_urls(commands: Any) -> None:
+def _add_urls(commands: Commands) -> None:
     from flair_jax.data.captions import CAPTION_LISTS
 
     parser = add_command(
@@ -222,7 +221,7 @@ def _urls(options: argparse.Namespace) -> None:
     _print_left_out(left_out.reasons)
 
 
-def _add_attach(commands: Any) -> None:
+def _add_attach(commands: Commands) -> None:
     parser = add_command(
         commands,
         "attach",
@@ -232,7 +231,7 @@ def _add_attach(commands: Any) -> None:
         "  flair-jax data attach cc3m_recaption.csv 'cc3m/{00000..00331}.tar' --output cc3m_recap\n\n"
         "A row belongs to the sample with its URL, or else with its file name as key. Samples without captions are\n"
         "left out, and counted by reason; all else of a sample is kept. Tars that are in the\n"
-        "output are kept, so that a stopped command goes on where it was.",
+        "output are kept, so that a stopped command resumes where it was.",
     )
     parser.add_argument("table", type=path, help=_TABLE)
     parser.add_argument("tars", help=_TARS)
@@ -278,7 +277,7 @@ def _print_reasons(title: str, reasons: Mapping[str, int]) -> None:
         print(f"  {printable(reason)}: {count:,}")
 
 
-def _add_processes(parser: Any) -> None:
+def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", metavar="N", type=positive, default=0, help="how many read at once (default: one a core)"
     )

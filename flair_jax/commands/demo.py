@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
-from flair_jax.commands.parser import add_command, new_folder
+from flair_jax.commands.parser import Commands, add_command, new_folder
 from flair_jax.console import environment
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -19,7 +18,7 @@ def add(commands: Any) -> None:
         _run,
         "train a small FLAIR on drawn scenes, evaluate it, and write a report with attention maps",
         "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that\n"
-        "was stopped goes on where it was.",
+        "was stopped resumes where it was.",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=new_folder, default=Path("demo"), help="folder to fill (default demo)"

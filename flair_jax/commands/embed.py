@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from flair_jax.commands.index import report
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -20,7 +19,7 @@ def add(commands: Any) -> None:
         "  flair-jax embed ~/pictures kettle.jpg --checkpoint checkpoints/cc3m --output pictures.parquet\n"
         "  flair-jax embed --texts captions.txt --checkpoint checkpoints/cc3m --output captions.npz\n\n"
         "columns or keys: path or text (paths or texts in .npz), global (float32, D numbers) and, with --local,\n"
-        "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run goes on.",
+        "local (float16, L x D numbers). Features are as the model gives them, not normalised. A stopped run resumes.",
     )
     parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
     parser.add_argument("--texts", metavar="FILE", type=path, help="embed texts instead: one a line, in UTF-8")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, new_file, path, positive
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -82,7 +81,7 @@ def _details() -> str:
         f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
-        "With --output, a run that was stopped goes on where it was when it is started again.\n\n"
+        "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
         "On several processes, start the same command for retrieval on each with --distributed; see docs/pods.md."
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import Commands, add_command
 from flair_jax.errors import FlairError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     from flair_jax.models.config import DTYPES
 

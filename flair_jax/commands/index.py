@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flair_jax.commands.parser import add_checkpoint, add_command, add_compute, path
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, path
 
 if TYPE_CHECKING:
     from flair_jax.search.build import Outcome
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     from flair_jax.search.manifest import LOCAL_DTYPES
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from flair_jax.commands.parser import add_command, positive
+from flair_jax.commands.parser import Commands, add_command, positive
 from flair_jax.console import environment
 
 # Each takes memory and threads of this machine.
@@ -13,7 +12,7 @@ _MOST_DEVICES = 4096
 _SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,

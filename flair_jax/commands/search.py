@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
 
-from flair_jax.commands.parser import add_command, new_file, path, positive
+from flair_jax.commands.parser import Commands, add_command, new_file, path, positive
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     from flair_jax.models.config import DTYPES
 
@@ -62,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     if not index.complete:
         print(
             f"flair-jax: {printable(options.index)} is unfinished, with {len(index):,} pictures so far; "
-            "`flair-jax index` goes on",
+            "`flair-jax index` resumes it",
             file=sys.stderr,
         )
     if index.manifest.faiss and searcher.exact:

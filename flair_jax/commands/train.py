@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from flair_jax.commands.parser import add_command
+from flair_jax.commands.parser import Commands, add_command
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command."""
     parser = add_command(
         commands,
@@ -21,8 +20,8 @@ def add(commands: Any) -> None:
         "--config=NAME|FILE      an ml_collections configuration: a file, or the name of one that is shipped, such as\n"
         "                        demo or cc3m_recap; configs/default.py explains every field\n"
         "--config.FIELD=VALUE    changes a field\n"
-        "--workdir=DIR           checkpoints and metrics; a run found there goes on where it was\n"
-        "--accept-changes        go on even if other settings make it another run; what changed is printed\n"
+        "--workdir=DIR           checkpoints and metrics; a run found there is resumed\n"
+        "--accept-changes        resume even if other settings make it another run; what changed is printed\n"
         "--distributed           several processes: start it on each. TPU pods, SLURM and Kubernetes are recognised;\n"
         "                        elsewhere add --coordinator=HOST:PORT --process=NUMBER --processes=COUNT\n"
         "--stopped-status=143    exit status of a run that SIGTERM stopped before its last step; 0 if not given\n\n"

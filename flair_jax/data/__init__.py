@@ -1,4 +1,4 @@
-"""Text, pictures and data sets."""
+"""Text, images and data sets."""
 
 from __future__ import annotations
 

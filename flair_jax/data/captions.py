@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for part in _SENTENCE_END.split(text) if (sentence := part.strip())]
 
 
-def sentences_of(document: Mapping[str, Any]) -> list[str]:
+def sentences_of(document: Mapping[str, object]) -> list[str]:
     """The sentences in a sample's JSON: those of all its `CAPTION_LISTS`, or else of its `caption`.
 
     Each may be a text, which is split, or a list of sentences.
@@ -45,7 +44,7 @@ def sentences_of(document: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _sentences_in(document: Mapping[str, Any], name: str) -> list[str]:
+def _sentences_in(document: Mapping[str, object], name: str) -> list[str]:
     value = document.get(name) or ()
     if isinstance(value, str):
         return split_sentences(value)

@@ -13,7 +13,7 @@ import functools
 import logging
 import socket
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -28,6 +28,9 @@ from flair_jax.errors import DatasetError, FlairError
 
 # Neighbours tried for a picture that does not decode.
 _REPLACEMENTS = 10
+
+# The fields of a `LocalBatch`.
+_Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +169,10 @@ def batches(
             yield LocalBatch(*rows)
 
 
-def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[tuple[Any, ...], None, None]:
+def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[_Rows, None, None]:
     """Loads batches with worker processes, in turn."""
     with contextlib.ExitStack() as stack:
-        started: list[Worker[tuple[Any, ...]]] = [stack.enter_context(Worker()) for _ in range(workers)]
+        started: list[Worker[_Rows]] = [stack.enter_context(Worker()) for _ in range(workers)]
         for number, worker in enumerate(started):
             worker.send(functools.partial(_send_all, loaded.slice(slice(number, None, workers))))
         while True:
@@ -182,7 +185,7 @@ def _send_all(loaded: grain.MapDataset, channel: socket.socket) -> None:
         send_result(channel, rows)
 
 
-def _ahead(loaded: grain.MapDataset) -> Generator[tuple[Any, ...], None, None]:
+def _ahead(loaded: grain.MapDataset) -> Generator[_Rows, None, None]:
     """Batches in order, loaded by a thread that stays two ahead."""
     if not flags.FLAGS.is_parsed():  # Grain reads its own flags, and refuses to where absl's main has not run
         flags.FLAGS.mark_as_parsed()
@@ -212,7 +215,7 @@ class _LoadRows:
     source: Source
     settings: SampleSettings
 
-    def __call__(self, rows: list[tuple[int, int]]) -> tuple[Any, ...]:
+    def __call__(self, rows: list[tuple[int, int]]) -> _Rows:
         loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
         skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
         pixels, tokens, numbers = zip(*loaded, strict=True)

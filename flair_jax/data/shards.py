@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import fsspec
 from braceexpand import braceexpand
@@ -64,7 +64,7 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
     return shards
 
 
-def _literal(files: Any, path: str) -> str:
+def _literal(files: fsspec.AbstractFileSystem, path: str) -> str:
     """The pattern with the wildcards escaped in all leading names that exist literally."""
     escaped, literal = "", ""
     for name in path.split("/"):
@@ -100,7 +100,7 @@ def fingerprint_of(shard: str) -> str:
         if is_local(shard):
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is no file"
+                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is not a file"
                 raise DatasetError(f"{shard}: {what}")
             return f"{status.st_size} {status.st_mtime_ns}"
         return str(files.ukey(path))
@@ -109,7 +109,7 @@ def fingerprint_of(shard: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def filesystem(shard: str) -> tuple[Any, str]:
+def filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a tar, and its path there; raises DatasetError if there is none for the URL."""
     try:
         return fsspec.core.url_to_fs(shard)
@@ -122,7 +122,7 @@ def is_local(shard: str) -> bool:
     return "://" not in shard or shard.startswith("file://")
 
 
-def open_shard(shard: str) -> Any:
+def open_shard(shard: str) -> BinaryIO:
     """A tar, open for reading; raises DatasetError if it cannot be."""
     files, path = filesystem(shard)
     try:

@@ -74,7 +74,7 @@ def open_tfds(name: str, data_dir: str | Path, split: str, *, hint: str) -> tupl
     except ValueError as error:
         if "builder name" not in str(error):
             raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
-        raise DatasetError(f"{name}: is no name of a data set, as NAME/CONFIG:VERSION is; {hint}") from None
+        raise DatasetError(f"{name}: is not the name of a data set, such as NAME/CONFIG:VERSION; {hint}") from None
     except Exception as error:  # a damaged folder leads TFDS to any kind
         raise DatasetError(f"{data_dir}: the data set {name} cannot be read ({error})") from error
     features = builder.info.features

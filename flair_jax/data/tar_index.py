@@ -14,7 +14,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def _lost(names: Sequence[str], *, usable: bool, alone: bool) -> Iterator[tuple[
             yield name, "neither a picture nor JSON by its ending"
 
 
-def _unusable(shard: str, stream: Any, parts: dict[str, tarfile.TarInfo], need_captions: bool) -> Damage | None:
+def _unusable(shard: str, stream: BinaryIO, parts: dict[str, tarfile.TarInfo], need_captions: bool) -> Damage | None:
     for kind, most in (("json", MOST_JSON), ("picture", _MOST_PICTURE)):
         if kind not in parts:
             return Damage(shard, next(iter(parts.values())).name, f"no {kind}")

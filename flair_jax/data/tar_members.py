@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import BinaryIO
 
 from flair_jax.data.damage import FOLDER, HIDDEN, Damage
 from flair_jax.data.names import is_hidden
@@ -27,7 +27,7 @@ _COMPRESSED = {
 }
 
 
-def read_members(shard: str, stream: Any) -> Iterator[tarfile.TarInfo | Damage]:
+def read_members(shard: str, stream: BinaryIO) -> Iterator[tarfile.TarInfo | Damage]:
     """The complete regular members of a tar, and what is damaged or something else, in the tar's order.
 
     After damage, reading continues at the next intact header.
@@ -42,7 +42,7 @@ def read_members(shard: str, stream: Any) -> Iterator[tarfile.TarInfo | Damage]:
         raise DatasetError(f"{shard}: cannot be read ({error.strerror or error})") from None
 
 
-def _read(shard: str, stream: Any, size: int) -> Iterator[tarfile.TarInfo | Damage]:
+def _read(shard: str, stream: BinaryIO, size: int) -> Iterator[tarfile.TarInfo | Damage]:
     last, ended, nameless = "", False, False
     position: int | None = 0
     while position is not None:
@@ -76,7 +76,7 @@ def _read(shard: str, stream: Any, size: int) -> Iterator[tarfile.TarInfo | Dama
             yield Damage(shard, last, "no end mark, so the tar may be cut off")
 
 
-def _run(stream: Any, start: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
+def _run(stream: BinaryIO, start: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """Members from `start` up to where there is no header, and where the next header is due."""
     try:
         stream.seek(start)
@@ -100,7 +100,7 @@ def name_in(headers: bytes) -> str:
 class _Headers:
     """A bounded stream for tarfile, which would read names of any length and endless chains of headers."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
         self.reads = 0  # for one member
 
@@ -136,7 +136,7 @@ def _unused(member: tarfile.TarInfo, too_long: bool) -> str:
     return HIDDEN if is_hidden(member.name) else ""
 
 
-def _next_header(stream: Any, start: int) -> int | None:
+def _next_header(stream: BinaryIO, start: int) -> int | None:
     """Where the next intact header is, at a multiple of 512 bytes after `start`."""
     stream.seek(start)
     length = 8 * tarfile.BLOCKSIZE  # little at first: it is often the next block

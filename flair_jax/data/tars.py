@@ -56,7 +56,7 @@ class TarSource:
         self._spans = [index.spans for index in made]
         self._starts = list(itertools.accumulate((index.samples for index in made), initial=0))
         self._pattern = pattern
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]

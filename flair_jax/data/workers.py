@@ -68,7 +68,7 @@ class Worker(Generic[_Result]):
         """The file descriptor that is readable once there is a result."""
         return self._channel.fileno()
 
-    def send(self, value: Any) -> None:
+    def send(self, value: object) -> None:
         """Sends the work, a function of the channel back, or what that function receives."""
         with contextlib.suppress(ConnectionError):  # it has died, which `receive` tells
             _send(self._channel, cloudpickle.dumps(value))
@@ -108,7 +108,7 @@ def serve(channel: socket.socket, parent: int) -> None:
     os._exit(0)
 
 
-def send_result(channel: socket.socket, result: Any) -> None:
+def send_result(channel: socket.socket, result: object) -> None:
     """Sends a result for `Worker.receive`; arrays are sent without a copy, and arrive writable."""
     _send(channel, (False, result))
 
@@ -131,7 +131,7 @@ def _end_with_parent(channel: socket.socket, parent: int) -> None:
     os._exit(1)
 
 
-def _send(channel: socket.socket, value: Any) -> None:
+def _send(channel: socket.socket, value: object) -> None:
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
@@ -203,6 +203,6 @@ def _in_processes(function: Callable[[_Item], _Result], items: Sequence[_Item], 
             yield done.pop(number)
 
 
-def _apply(function: Callable[[Any], Any], channel: socket.socket) -> None:
+def _apply(function: Callable[[Any], object], channel: socket.socket) -> None:
     while True:
         send_result(channel, function(pickle.loads(_receive(channel))))  # noqa: S301  # from the parent

@@ -1,4 +1,4 @@
-"""What a model makes of `scenes`: retrieval, where it looks, and which words it understands."""
+"""Evaluates a model on `scenes`: retrieval, where it looks, and which words it understands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ROWS = 256  # pictures or texts at once
 
 @dataclasses.dataclass(frozen=True)
 class ScenesResult:
-    """On how many scenes, and the figures: all in per cent, by name; `chance` has the names of the others."""
+    """Number of scenes, and metrics in percent, by name; `chance` holds what guessing reaches, by the same names."""
 
     scenes: int
     retrieval: dict[str, dict[str, float]]
@@ -93,7 +93,7 @@ class ScenesEvaluation:
         return {mode: retrieval_metrics(scorer.scores(captions, mode), own) for mode in scorer.MODES}
 
     def _sub_captions(self, scorer: _Scorer) -> dict[str, float]:
-        """Mean average precision of pictures ranked for one sub-caption; every picture that fits its words counts."""
+        """Mean average precision of images ranked for one sub-caption; every image that fits its words is relevant."""
         captions = sorted({caption for _, _, caption in self.about_objects})
         relevant = np.array([[fits(each.scene, caption) for caption in captions] for each in self.scenes])
         return {
@@ -145,7 +145,7 @@ class ScenesEvaluation:
 
 
 class _Scorer:
-    """A model and its features of the pictures."""
+    """A model and the features it gives the images."""
 
     MODES = ("text-conditioned", "top-k", "global")
 
@@ -235,7 +235,7 @@ def _swap(scene: Scene, name: str, rng: np.random.Generator) -> tuple[str, str]:
 
 def _mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Mean over columns of the average precision of their rows; ties count against the model."""
-    # Sorting by relevance first puts what does not count before what does among equal scores.
+    # Sorting by relevance first puts irrelevant rows before relevant ones of equal score.
     order = np.lexsort((relevant, -scores), axis=0)
     hits = np.take_along_axis(relevant, order, axis=0)
     precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]

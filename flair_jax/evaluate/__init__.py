@@ -1,4 +1,4 @@
-"""Scoring with a trained model."""
+"""Evaluation of a trained model: retrieval, classification, segmentation."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ def class_features(features: Float[np.ndarray, "C N D"]) -> Float[np.ndarray, "C
     """One text feature for each class, or each word for it, from those of its N sentences, not normalised.
 
     Its direction is CLIP's: the mean of the normalised features (Radford et al. 2021, section 3.1.4). Its length is the
-    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, only by
-    that norm's epsilon; so it gets a query as long as those it was trained with. From one sentence comes its own
-    feature, and so what `Flair.logits` gives.
+    mean of theirs. Cosines do not depend on the length, and the pooling, whose query starts with a LayerNorm, depends
+    on it only through that norm's epsilon; so the query is as long as those it was trained with. A single sentence
+    gives its own feature, and so exactly what `Flair.logits` gives.
     """
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     direction = (features / np.maximum(lengths, 1e-12)).mean(axis=1)

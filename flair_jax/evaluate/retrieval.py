@@ -123,7 +123,8 @@ class _Evaluator:
         check_broken(broken, len(data.images), skip=self.settings.skip_broken)
         data = data.keep_images(np.array([number not in broken for number in range(len(data.images))]))
         first -= sum(number < first for number in broken)
-        # Which texts and rows there are depends on what was left out, and a picture may be repaired before another run.
+        # Which texts and rows there are depends on what was left out, and a picture may be repaired before the next
+        # run.
         left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
         text, distinct = self.embed_texts(data.texts, left_out)
         scores = processes.together(lambda: self.score(blocks, text, distinct, f"scores-{left_out}", first))

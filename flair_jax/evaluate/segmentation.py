@@ -226,7 +226,7 @@ def _windows(
     for number, picture in zip(numbers, pictures, strict=True):
         if isinstance(picture, ImageError):
             broken[number] = str(picture)
-        # A run that is going to fail reads on, to name all that is broken, but computes no more.
+        # A run that will fail keeps reading, to name all that is broken, but computes no more.
         if isinstance(picture, ImageError) or (broken and not settings.skip_broken):
             yield (number, None), np.empty((0, 1, 1, 3), np.uint8)
         else:

@@ -42,7 +42,7 @@ def segment_checkpoint(
       data_dir: the set's folder, or one above.
       settings: how.
       dtype: compute dtype.
-      output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
+      output: JSON file to write, or None. While the run is at work, finished blocks are kept beside it.
       templates: see `flair_jax.data.sets.prompts.read_templates`; the set's own if None.
       class_names: file of words for the classes instead of the set's own.
       save: folder for pictures of the result, or None.

@@ -90,7 +90,7 @@ def evaluate_checkpoint(
       data_dir: the set's folder.
       settings: how; the task's.
       dtype: compute dtype.
-      output: JSON file to write, or None. While the run goes on, finished blocks are kept beside it.
+      output: JSON file to write, or None. While the run is at work, finished blocks are kept beside it.
       task: what to evaluate; retrieval if not given.
       model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
       processes: that share the work; every process must call this, and the task must share its work among them, as

@@ -46,10 +46,10 @@ class TextConditionedPooling(Pooling):
     that to score many images with many texts.
 
     Attributes:
-      embed_dim: D of the local tokens, the texts, and what comes out.
+      embed_dim: D of the local tokens, the texts, and the output.
       heads: H, attention heads.
-      layer_norm_eps: what each LayerNorm adds to the variance.
-      dtype: compute dtype; parameters, softmax and what comes out are float32.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
+      dtype: compute dtype; parameters, softmax and output are float32.
     """
 
     embed_dim: int
@@ -126,7 +126,7 @@ class TextConditionedPooling(Pooling):
             total = weights.sum(axis=0, keepdims=True) + jnp.exp(-highest)
             return jnp.matmul(value.T, weights.astype(dtype), preferred_element_type=jnp.float32) / total
 
-        # One head after the other: what lies between the two products is then small enough for a CPU's cache.
+        # One head after the other: the intermediate between the two products then fits in a CPU's cache.
         heads = zip(image.key, queries, image.value, strict=True)
         mixed = jnp.concatenate([mix(*head) for head in heads]).astype(dtype)
         pooled = _times_triangle(triangle, mixed) + bias[:, None]

@@ -1,8 +1,8 @@
-"""What defines a model: its sizes, its conventions and how it is computed, as frozen dataclasses. Imports no JAX.
+"""What defines a model: its sizes, its conventions and its compute settings, as frozen dataclasses. Imports no JAX.
 
-Everything that weights were trained with and no tensor shows is here, and nothing else decides it: activation, eps of
-the LayerNorms, mean and deviation of the images, tokenizer, the token that ends a text, and whether reading is causal.
-`flair_jax.models.description` is the JSON form, `flair_jax.models.presets` has the named models.
+Everything that weights were trained with and no tensor shows is decided here and nowhere else: activation, epsilon of
+the LayerNorms, mean and standard deviation of the images, tokenizer, the end-of-text token, and whether the text tower
+is causal. `flair_jax.models.description` is the JSON form, `flair_jax.models.presets` has the named models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flair_jax.errors import ConfigError
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
 
-# No model comes near these; a description with more is damaged or hostile, and nothing of its size may be made.
+# No model comes near these; a description beyond them is damaged or hostile, and must allocate nothing.
 _MOST = {"image_size": 1 << 14, "layers": 1 << 12, "context_length": 1 << 20, "vocab_size": 1 << 24, "unroll": 1 << 12}
 _MOST_OF_WIDTHS, _MOST_OF_FLOATS = 1 << 17, 1000
 
@@ -36,10 +36,10 @@ class VisionConfig:
       width: W of the tower's layers.
       layers: how many.
       head_width: C, width of an attention head.
-      mlp_ratio: hidden units of an MLP for each of its width.
-      layer_norm_eps: what each LayerNorm adds to the variance.
-      image_mean: of the channels red, green and blue, of pixels scaled to [0, 1], which is subtracted from them.
-      image_std: their deviation, by which the difference is divided.
+      mlp_ratio: hidden units of an MLP, as a multiple of its width.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
+      image_mean: mean of the red, green and blue channels of pixels scaled to [0, 1], which is subtracted from them.
+      image_std: their standard deviation, by which the difference is divided.
     """
 
     image_size: int = 224
@@ -69,18 +69,18 @@ class TextConfig:
     """Text tower over `vocab_size` tokens.
 
     Attributes:
-      context_length: T, tokens that the tower reads at most, with those of start and end.
+      context_length: T, the most tokens that the tower reads, those of start and end included.
       vocab_size: V; token ids are below it.
       width: W of the tower's layers.
       layers: how many.
       heads: attention heads of a layer.
-      mlp_ratio: hidden units of an MLP for each of its width.
-      layer_norm_eps: what each LayerNorm adds to the variance.
+      mlp_ratio: hidden units of an MLP, as a multiple of its width.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
       tokenizer: its name in `flair_jax.data.tokenizer.TOKENIZERS`.
-      end_of_text_id: id of the token at which the text's feature is read, where it stands first; None: the highest id
-        of the row, as in CLIP.
-      causal: whether a token sees only itself and those before it. Then what follows the end of a text changes nothing;
-        else padding is seen like any other token.
+      end_of_text_id: id of the token whose first occurrence gives the text's feature; None: the highest id of the row,
+        as in CLIP.
+      causal: whether a token attends only to itself and those before it. Then whatever follows the end of a text
+        changes nothing; otherwise padding is attended to like any other token.
     """
 
     context_length: int = 77
@@ -104,7 +104,7 @@ class FlairConfig:
       vision: the vision tower.
       text: the text tower.
       pooling_heads: heads of the text-conditioned pooling.
-      pooling_layer_norm_eps: what each of its LayerNorms adds to the variance.
+      pooling_layer_norm_eps: epsilon that each of its LayerNorms adds to the variance.
       quick_gelu: the activation of both towers' MLPs: x * sigmoid(1.702 x), as in OpenAI's CLIP, instead of the exact
         (erf) GELU, FLAIR's own. It belongs to the weights, and no tensor shows it.
       init_logit_scale: initial log of the factor on cosine similarities.
@@ -128,7 +128,7 @@ class FlairConfig:
     unroll: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if a number cannot be, the sizes do not fit together, or a setting is unknown."""
+        """Raises ConfigError if a number is invalid, the sizes do not fit together, or a setting is unknown."""
         for prefix, part in (("", self), ("vision.", self.vision), ("text.", self.text)):
             for field in dataclasses.fields(part):
                 if field.type in ("int", "float"):
@@ -158,7 +158,7 @@ def is_convention(field: dataclasses.Field[Any]) -> bool:
 
 
 def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
-    """Raises ConfigError if a number is of another type, or outside of what any model has."""
+    """Raises ConfigError if a number is of another type, or outside the range of any model."""
     kinds = (int,) if field.type == "int" else (int, float)
     low = 1 if field.type == "int" else -_MOST_OF_FLOATS if name.startswith("init_") else 0
     high = _MOST_OF_FLOATS if field.type == "float" else _MOST.get(field.name, _MOST_OF_WIDTHS)
@@ -170,7 +170,7 @@ def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
 
 
 def _check_conventions(vision: VisionConfig, text: TextConfig) -> None:
-    """Raises ConfigError if an image's mean or deviation, or the id of the end of a text, cannot be."""
+    """Raises ConfigError if the images' mean or standard deviation, or the id of the end of a text, is invalid."""
     for name, values, low in (
         ("image_mean", vision.image_mean, -_MOST_OF_FLOATS),
         ("image_std", vision.image_std, 1e-6),

@@ -27,7 +27,8 @@ _NOTES = ("source", "digests", "modules")
 def config_to_json(config: FlairConfig) -> dict[str, Any]:
     """The model's description in the form of the PyTorch release's model files.
 
-    Conventions that are the defaults are left out, so that such a description is the one of before there was a choice.
+    Conventions that have their default are left out, so that such a description is the same as before there was a
+    choice.
     """
     return {
         **_written(config, _OF_A_RUN),
@@ -38,7 +39,7 @@ def config_to_json(config: FlairConfig) -> dict[str, Any]:
 
 
 def images_to_json(vision: VisionConfig) -> dict[str, Any]:
-    """`preprocess_cfg` with the mean and deviation of images, as far as they are not the defaults; else nothing."""
+    """`preprocess_cfg` with the images' mean and standard deviation, where not the defaults; otherwise nothing."""
     images = {
         name: list(getattr(vision, field))
         for name, field in _OF_IMAGES.items()
@@ -48,7 +49,7 @@ def images_to_json(vision: VisionConfig) -> dict[str, Any]:
 
 
 def refused_by_release(config: FlairConfig) -> dict[str, Any]:
-    """What of `config_to_release_json` the PyTorch release has no setting for, by name."""
+    """Names of fields of `config_to_release_json` for which the PyTorch release has no setting."""
     described = {**_written(config, _OF_A_RUN), **_written(config.vision), **_written(config.text)}
     ours = ("pooling_layer_norm_eps", "layer_norm_eps", "tokenizer", "end_of_text_id", "causal")
     refused = {name: described[name] for name in ours if name in described}
@@ -56,7 +57,7 @@ def refused_by_release(config: FlairConfig) -> dict[str, Any]:
 
 
 def _written(part: Any, without: Any = ()) -> dict[str, Any]:
-    """The fields of a dataclass but for conventions that are the defaults; sizes first."""
+    """The fields of a dataclass without conventions that have their default; sizes first."""
     fields = [field for field in dataclasses.fields(part) if field.name not in without]
     sizes = [field for field in fields if not is_convention(field)]
     others = [field for field in fields if is_convention(field) and getattr(part, field.name) != field.default]
@@ -68,7 +69,7 @@ def config_to_release_json(config: FlairConfig) -> dict[str, Any]:
 
     That constructor always makes 8 pooling heads and has no setting for it: `pooling_heads` is there only for a model
     with another number, which it then refuses instead of computing something else. Likewise the conventions other than
-    `quick_gelu`. Mean and deviation of images are no part of it.
+    `quick_gelu`. Mean and standard deviation of images are not part of it.
     """
     description = config_to_json(config)
     for name in ("pooling_heads", "init_logit_scale"):
@@ -84,8 +85,8 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
 
     Args:
       data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally other fields of `FlairConfig`. What is left out takes
-        its default, the release's. Of `preprocess_cfg` count `mean` and `std`. What our own files note beside the model
-        is passed over, as all but `model_cfg` and `preprocess_cfg` of an `open_clip_config.json`.
+        its default, the release's. Of `preprocess_cfg`, `mean` and `std` are used. What our own files note beside the
+        model is ignored, as is all but `model_cfg` and `preprocess_cfg` of an `open_clip_config.json`.
       where: what to call the source in an error.
 
     Raises:
@@ -114,7 +115,7 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
 
 
 def _tower(data: Any, name: str, where: str, unknown: list[str]) -> dict[str, Any]:
-    """The fields of a tower; names of those that it has not got are added to `unknown`."""
+    """The fields of a tower; unknown names are added to `unknown`."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: `{name}` must be an object")
     # The release's files say `output_tokens: true` of a tower; FLAIR's towers always give their tokens.
@@ -171,7 +172,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if it is something else; the words say what.
+      ValueError: if it is something else; the message says what.
     """
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
@@ -187,7 +188,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 

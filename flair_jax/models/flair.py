@@ -35,9 +35,8 @@ class Flair:
     H pooling heads.
 
     Attributes:
-      config: the description. What its sizes and conventions say holds for other modules too: that images are of
-        `vision.image_size` in patches of `vision.patch_size`, that features are of `embed_dim`, how images are
-        normalised and texts tokenised.
+      config: the description. Its sizes and conventions apply to replaced modules too: images of `vision.image_size` in
+        patches of `vision.patch_size`, features of `embed_dim`, how images are normalised and texts tokenised.
       vision: a Linen module in place of the vision tower: images [B, S1, S2, 3] -> global [B, D] and local [B, L, D].
       text: a Linen module in place of the text tower: tokens [N, T] -> [N, D].
       pooling: a `flair_jax.models.pooling.Pooling` in place of FLAIR's own.
@@ -55,17 +54,17 @@ class Flair:
 
     @property
     def own_modules(self) -> dict[str, str]:
-        """Which modules are not those that `config` means: "vision", "text" or "pooling" -> the class's full name."""
+        """Modules that are not the ones `config` describes: "vision", "text" or "pooling" -> the class's full name."""
         return {
             name: f"{type(module).__module__}.{type(module).__qualname__}" for name, module in self._given().items()
         }
 
     def normalize(self, pixels: UInt8[AnyArray, "*batch 3"]) -> Float[Array, "*batch 3"]:
-        """Pixels as `encode_image` takes them: `flair_jax.normalize` with the model's own mean and deviation."""
+        """Pixels for `encode_image`: `flair_jax.normalize` with the model's own mean and standard deviation."""
         return normalize(pixels, self.config.vision.image_mean, self.config.vision.image_std)
 
     def text_lengths(self, tokens: Int[np.ndarray, "N T"]) -> Int[np.ndarray, " N"]:
-        """How many of the first columns of each row decide its feature: up to the end of the text, or all of them."""
+        """How many leading columns of each row determine its feature: up to the end of the text, or all of them."""
         if not self.config.text.causal:
             return np.full(len(tokens), tokens.shape[1])
         return find_end(tokens, self.config.text.end_of_text_id) + 1
@@ -95,7 +94,7 @@ class Flair:
             interpolated as in the PyTorch release.
 
         Raises:
-          FlairError: if the shape is not that of pictures in whole patches.
+          FlairError: if the shape is not that of images in whole patches.
         """
         self._check_images(images)
         return self._apply(params, lambda module, images: module.vision(images), images)
@@ -163,7 +162,7 @@ class Flair:
         return self._apply(params, lambda module, text: module.pooling.project_texts(text), text)
 
     def pool_queries(self, params: Params, query: Float[AnyArray, "B C Q"], images: Any) -> Float[Array, "B C D"]:
-        """Each image as seen by its own C texts, not normalised; the loss pools so.
+        """Each image as seen by its own C texts, not normalised; used by the loss.
 
         Args:
           params: from `flair_jax.load` or `init`; those of the pooling are enough.
@@ -207,7 +206,7 @@ class Flair:
         return {name: module for name, module in given.items() if module is not None}
 
     def _apply(self, params: Params, method: Callable[..., Any], *arrays: AnyArray) -> Any:
-        """method(module, *arrays) with the parameters bound and NumPy arrays made JAX's."""
+        """method(module, *arrays) with the parameters bound and NumPy arrays converted to JAX."""
         # float32 means float32: accelerators round the inputs of matrix products unless told not to.
         precision = "highest" if self.config.dtype == "float32" else "default"
         with jax.default_matmul_precision(precision):

@@ -1,4 +1,4 @@
-"""The Linen module with all of a model's parameters, and the three that it is made of, as a description means them."""
+"""The Linen module with all of a model's parameters, and its three parts as a description defines them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flair_jax.models.vision import VisionTower
 
 
 def vision_tower(config: FlairConfig) -> VisionTower:
-    """The vision tower that a description means."""
+    """The vision tower of a description."""
     return VisionTower(
         image_size=config.vision.image_size,
         patch_size=config.vision.patch_size,
@@ -34,7 +34,7 @@ def vision_tower(config: FlairConfig) -> VisionTower:
 
 
 def text_tower(config: FlairConfig) -> TextTower:
-    """The text tower that a description means."""
+    """The text tower of a description."""
     return TextTower(
         context_length=config.text.context_length,
         vocab_size=config.text.vocab_size,
@@ -54,7 +54,7 @@ def text_tower(config: FlairConfig) -> TextTower:
 
 
 def text_conditioned_pooling(config: FlairConfig) -> TextConditionedPooling:
-    """The pooling that a description means."""
+    """The pooling of a description."""
     return TextConditionedPooling(
         config.embed_dim, config.pooling_heads, layer_norm_eps=config.pooling_layer_norm_eps, dtype=config.dtype
     )

@@ -1,4 +1,4 @@
-"""Pixels as the vision tower wants them."""
+"""Pixels as the vision tower expects them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def normalize(
     mean: tuple[float, ...] = VisionConfig.image_mean,
     std: tuple[float, ...] = VisionConfig.image_std,
 ) -> Float[Array, "*batch 3"]:
-    """Scales uint8 pixels to [0, 1], subtracts the mean and divides by the deviation of each channel.
+    """Scales uint8 pixels to [0, 1], subtracts each channel's mean and divides by its standard deviation.
 
-    Jittable: on an accelerator, send the uint8 pixels and call this there. `Flair.normalize` does it with the model's
-    own mean and deviation.
+    Jittable: on an accelerator, send the uint8 pixels and call this there. `Flair.normalize` uses the model's own mean
+    and standard deviation.
 
     Args:
       pixels: such as `flair_jax.preprocess` gives.
       mean: of the channels of scaled pixels; those of CLIP's training images, FLAIR's own, if not given.
-      std: likewise, their deviation.
+      std: likewise, their standard deviation.
 
     Returns:
       float32, of the same shape.

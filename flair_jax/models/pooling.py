@@ -1,4 +1,4 @@
-"""Text-conditioned pooling: what every pooling has, and what it may have to be fast."""
+"""Text-conditioned pooling: what every pooling implements, and what it may override to be fast."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PreparedTexts(NamedTuple):
     """What scoring needs of N texts, made once for all images.
 
     Attributes:
-      each: tree of arrays that have the N texts along their LAST axis; scoring takes some of them, or blocks, and knows
-        nothing else about it.
+      each: tree of arrays with the N texts along their LAST axis; scoring takes slices of that axis and knows nothing
+        else about it.
       shared: tree of arrays that all texts share.
     """
 
@@ -31,19 +31,19 @@ class PreparedTexts(NamedTuple):
 
 
 class Pooling(nn.Module):
-    """A pooling of local image tokens that depends on a text; a subclass writes the first three methods.
+    """A pooling of local image tokens that depends on a text; a subclass implements the first three methods.
 
     `project_texts`, `prepare_images` and `pool_queries` are what the loss needs, and all else follows from them. The
-    other methods are here in their plain form: correct for every pooling, in time and memory that grow with D for each
-    pair. A pooling that can do better overrides them, as `flair_jax.models.attention_pooling` does: `prepare_texts`
-    together with `cosines` for scoring and classification, `cosines_with_text` for search, and `__call__` if it has
-    attention weights to show. Whether it does changes no result but for rounding.
+    other methods are here in their plain form: correct for every pooling, with time and memory that grow with D for
+    each pair. A pooling that can do better overrides them, as `flair_jax.models.attention_pooling` does:
+    `prepare_texts` together with `cosines` for scoring and classification, `cosines_with_text` for search, and
+    `__call__` if it has attention weights to show. Overriding them changes results by rounding only.
 
     Letters: B images, L local tokens of each, N texts, C texts of an image's own, D embedding width, Q that of a query.
     """
 
     def project_texts(self, text: Float[Array, "*N D"]) -> Float[Array, "*N Q"]:
-        """Texts as queries: what of the pooling depends on texts alone.
+        """Texts as queries: the part of the pooling that depends on texts alone.
 
         Args:
           text: features from the text tower, not normalised; N may be any number of axes, none included.
@@ -51,7 +51,7 @@ class Pooling(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no project_texts, which every pooling must have")
 
     def prepare_images(self, local: Float[Array, "B L D"]) -> Any:
-        """Images as `pool_queries` takes them: what of the pooling depends on images alone.
+        """Images as `pool_queries` takes them: the part of the pooling that depends on images alone.
 
         Args:
           local: local tokens from the vision tower, not normalised.
@@ -76,8 +76,8 @@ class Pooling(nn.Module):
         """Every image as seen by every text.
 
         Returns:
-          Pooled features, and the weights of H attention heads over the local tokens, with the weight of nothing in the
-          last column; None if the pooling has no such weights.
+          Pooled features, and the weights of H attention heads over the local tokens, with the weight of the empty slot
+          in the last column; None if the pooling has no such weights.
         """
         query = self.project_texts(text)
         queries = jnp.broadcast_to(query[None], (local.shape[0], *query.shape))

@@ -1,4 +1,4 @@
-"""The named models, and how a model is named: by a preset or a JSON file. Imports no JAX."""
+"""The named models, and reading a model by a preset's name or from a JSON file. Imports no JAX."""
 
 from __future__ import annotations
 

@@ -29,22 +29,22 @@ def find_end(tokens: _Ids, end_of_text_id: int | None) -> _Ids:
 class TextTower(nn.Module):
     """Transformer whose feature is read at the end of the text (Radford et al. 2021).
 
-    As long as it is causal, padding after the end-of-text token needs no mask, since nothing before it sees it.
-    `flair_jax.models.flair.text_tower` makes it from a `FlairConfig`. Any module can take its place that gives what
-    `__call__` gives.
+    As long as it is causal, padding after the end-of-text token needs no mask, since no token before it attends to it.
+    `flair_jax.models.flair.text_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
+    replace it.
 
     Attributes:
-      context_length: tokens that it reads at most.
+      context_length: the most tokens that it reads.
       vocab_size: V; token ids are below it.
       width: W of the layers.
       layers: how many.
       heads: attention heads of each.
-      embed_dim: D of what comes out.
-      mlp_ratio: hidden units of an MLP for each of its width.
+      embed_dim: D of the output.
+      mlp_ratio: hidden units of an MLP, as a multiple of its width.
       quick_gelu: the activation, see `FlairConfig`.
-      layer_norm_eps: what each LayerNorm adds to the variance.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
       end_of_text_id: see `find_end`.
-      causal: whether a token sees only itself and those before it; else it sees all, padding too.
+      causal: whether a token attends only to itself and those before it; otherwise to all, padding included.
       dtype: compute dtype of the layers; parameters are float32.
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.

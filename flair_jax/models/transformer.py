@@ -96,12 +96,12 @@ class Block(nn.Module):
     Attributes:
       heads: attention heads.
       hidden: width of the MLP between its two layers.
-      causal: whether a position sees only itself and what is before it.
+      causal: whether a position attends only to itself and those before it.
       quick_gelu: the MLP's activation, see `FlairConfig`.
       init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
-      layer_norm_eps: what each LayerNorm adds to the variance.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
     """
 
     heads: int

@@ -15,8 +15,8 @@ from flair_jax.models.transformer import Block, layer_norm, run_stacked
 class VisionTower(nn.Module):
     """ViT (Dosovitskiy et al. 2021) whose class token is the global image token and whose patch tokens are local ones.
 
-    `flair_jax.models.flair.vision_tower` makes it from a `FlairConfig`. Any module can take its place that gives what
-    `__call__` gives, of images of `config.vision.image_size` in patches of `config.vision.patch_size`.
+    `flair_jax.models.flair.vision_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
+    replace it, for images of `config.vision.image_size` in patches of `config.vision.patch_size`.
 
     Attributes:
       image_size: S, pixels of a side of the images that the position table is for; others are interpolated.
@@ -24,10 +24,10 @@ class VisionTower(nn.Module):
       width: W of the layers.
       layers: how many.
       heads: attention heads of each.
-      embed_dim: D of what comes out.
-      mlp_ratio: hidden units of an MLP for each of its width.
+      embed_dim: D of the output.
+      mlp_ratio: hidden units of an MLP, as a multiple of its width.
       quick_gelu: the activation, see `FlairConfig`.
-      layer_norm_eps: what each LayerNorm adds to the variance.
+      layer_norm_eps: epsilon that each LayerNorm adds to the variance.
       dtype: compute dtype of the layers; parameters are float32.
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.

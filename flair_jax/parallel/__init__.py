@@ -1,4 +1,4 @@
-"""How arrays lie on a mesh of devices, and how processes agree."""
+"""How arrays are sharded over a mesh of devices, and how processes communicate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mesh of devices, and one table that says how parameters and optimiser state lie on it."""
+"""The mesh of devices, and one table that says how parameters and optimiser state are sharded over it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flair_jax.settings import MeshSettings
 
 AXES = ("data", "fsdp", "tensor")
 
-# A batch is split over the axes that do not split layers.
+# A batch is sharded over the axes that do not shard layers.
 BATCH = P(BATCH_AXES)
 
 # Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Moments have the paths
@@ -48,7 +48,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     """A mesh with the axes data, fsdp and tensor over all devices of all processes; a laptop's is 1 x 1 x 1.
 
     Args:
-      settings: sizes; one may be -1 and takes what the others leave.
+      settings: sizes; one may be -1, for the rest of the devices.
       devices: all if not given.
 
     Raises:
@@ -81,10 +81,10 @@ def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def copy_to(mesh: Mesh, tree: Any) -> Any:
-    """Arrays as copies on each of this process's devices, wherever they are.
+    """Replicates arrays, however they are sharded, on each of this process's devices.
 
-    No device ever holds more than one copy beside the part that it had. If arrays are spread over the devices of all
-    processes, all must call it.
+    No device ever holds more than one copy beside the shard that it had. If arrays are sharded over the devices of
+    several processes, every process must call this.
 
     Args:
       mesh: of local devices.
@@ -94,7 +94,7 @@ def copy_to(mesh: Mesh, tree: Any) -> Any:
     split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
     if split:
         everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
-        # In one program, and to its end, for processes may not run several at once that wait for each other.
+        # In one program, and to its end: processes must not run several programs at once that wait for each other.
         gather = jax.jit(lambda *parts: parts, out_shardings=everywhere)
         whole = jax.block_until_ready(gather(*(leaves[number] for number in split)))
         for number, leaf in zip(split, whole, strict=True):
@@ -107,7 +107,7 @@ def _is_split(leaf: jax.Array) -> bool:
 
 
 def _on_local_devices(leaf: Any, mesh: Mesh) -> jax.Array:
-    """Of an array that has copies on the devices of all processes, those on this one's, which are not copied again."""
+    """The copies on this process's devices of an array that is replicated over all processes; nothing is copied."""
     sharding = NamedSharding(mesh, P())
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return jax.device_put(leaf, sharding)
@@ -200,7 +200,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def global_batch(local: Any, mesh: Mesh) -> Any:
-    """Arrays over all processes from the rows that each process has: process p holds the p-th part of the rows."""
+    """Global arrays from the rows that each process has: process p holds the p-th contiguous part of the rows."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
 

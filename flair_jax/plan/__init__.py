@@ -1,4 +1,4 @@
-"""Steps compiled ahead of time for devices that are not here: memory, time, and what is exchanged."""
+"""Steps compiled ahead of time for devices that need not be attached: memory, time and communication."""
 
 from __future__ import annotations
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from flair_jax.plan.figures import Plan
 from flair_jax.settings import TrainSettings
 
+# Fields of a configuration, by their dotted names, and their values instead.
+Changes = dict[str, int | str]
+
 
 def changes_that_fit(
-    plan: Callable[[dict[str, Any]], Plan], settings: TrainSettings, chips: int
-) -> list[tuple[dict[str, Any], Plan]]:
-    """Changes of settings, each with those before it, and their plans, up to the first that fits; [] if none is left.
+    plan: Callable[[Changes], Plan], settings: TrainSettings, chips: int
+) -> list[tuple[Changes, Plan]]:
+    """Cumulative changes of settings and their plans, up to the first that fits; [] if nothing is left to change.
 
-    In the order of what they cost: recomputing, splitting the state, smaller loss blocks, then parts of a batch.
+    In the order of their cost: rematerialisation, sharding the state, smaller loss blocks, gradient accumulation.
 
     Args:
       plan: plans with fields of the configuration changed, by dotted names.
       settings: those that do not fit.
       chips: in the topology.
     """
-    steps: list[dict[str, Any]] = []
+    steps: list[Changes] = []
     policies = ("none", "dots", "full")
     steps += [{"remat": name} for name in policies[policies.index(settings.remat) + 1 :]]
     if settings.mesh.fsdp == 1 and settings.mesh.tensor == 1 and chips > 1:
@@ -34,8 +36,8 @@ def changes_that_fit(
         for factor in (2, 4, 8, 16)
         if part % factor == 0 and (part // factor) % chips == 0
     ]
-    tried: list[tuple[dict[str, Any], Plan]] = []
-    changes: dict[str, Any] = {}
+    tried: list[tuple[Changes, Plan]] = []
+    changes: Changes = {}
     for step in steps:
         changes = {**changes, **step}
         tried.append((changes, plan(changes)))

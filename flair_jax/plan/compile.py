@@ -1,4 +1,4 @@
-"""Compiles a step ahead of time, and reads from the program what it takes."""
+"""Compiles a step ahead of time, and reads from the program what it costs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Step(NamedTuple):
     Attributes:
       function: the step, jitted.
       arguments: trees of `jax.ShapeDtypeStruct` with shardings.
-      parameters: those of the arguments that are counted as such in `Memory`.
+      parameters: the arguments that count as parameters in `Memory`.
       optimizer: likewise.
       batch: likewise.
       unit: what the step is counted in, "image" or "pair".
-      units: how many of them it does, over all devices.
+      units: how many of them one step processes, over all devices.
       useful_flops: see `Plan`; over all devices. None: all that are traced.
       steps: of the whole run; 0 if that depends on the data.
     """
@@ -54,7 +54,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
 
     Args:
       step: the step.
-      topology: that the mesh's devices are of.
+      topology: the one that the mesh's devices belong to.
       mesh: of the step's arguments.
     """
     traced = step.function.trace(*step.arguments)
@@ -65,7 +65,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
         if topology.chip and memory.total > topology.chip.memory:
             too_large = f"{memory.total / 2**30:.1f} GiB are needed"
     flops = count_flops(traced.jaxpr) / mesh.size
-    # The loss is the one part of a training step that says itself how it is split over the mesh.
+    # The loss is the only part of a training step that states its own sharding.
     loss_flops = count_flops(traced.jaxpr, within="shard_map") / mesh.size if step.unit == "image" else 0.0
     return Plan(
         topology=topology.name,
@@ -86,7 +86,7 @@ def compile_step(step: Step, topology: Topology, mesh: Mesh) -> Plan:
 
 
 def _compile(traced: jax.stages.Traced) -> tuple[jax.stages.Compiled | None, str]:
-    """The program, or the compiler's words if it is too large for the chip."""
+    """The program, or the compiler's message if it is too large for the chip."""
     try:
         return traced.lower().compile(), ""
     except jax.errors.JaxRuntimeError as error:
@@ -134,7 +134,7 @@ def _bounds(chip: Chip, flops: float, costs: _Costs) -> dict[str, float]:
 def device_bytes(tree: Any) -> int:
     """Bytes on one device of a tree of `jax.ShapeDtypeStruct` with shardings."""
 
-    def leaf_bytes(leaf: Any) -> int:
+    def leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
         size = leaf.dtype.itemsize
         for length in leaf.sharding.shard_shape(leaf.shape):
             size *= length

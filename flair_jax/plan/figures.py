@@ -1,4 +1,4 @@
-"""What is known of a step that was compiled for some chips."""
+"""What is known about a step that was compiled for given chips."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Plan:
       chips: how many.
       mesh: sizes of its axes.
       unit: what the step is counted in, "image" or "pair".
-      units: how many of them it does, over all chips.
+      units: how many of them one step processes, over all chips.
       memory: None if it does not fit.
-      too_large: the compiler's words if it does not fit, else "".
-      flops: of matrix products, with what is computed again.
+      too_large: the compiler's message if it does not fit, else "".
+      flops: FLOPs of matrix products, rematerialisation included.
       loss_flops: of these, the loss's; 0 for other steps.
-      useful_flops: without; see `step_flops`.
+      useful_flops: FLOPs excluding rematerialisation; see `step_flops`.
       wire: bytes that a chip sends, by kind of collective; `network:` before those between slices.
-      bounds: least seconds for the FLOPs ("compute"), for what the program moves to and from memory ("memory"), and for
-        the wire ("interconnect", "network"), each at the chip's peak; empty for a CPU.
-      compiler_seconds: the compiler's estimate for computing, without waiting for others; 0 where it gives none. It is
-        no bound: see docs/plan.md for what it is calibrated by.
+      bounds: lower bounds in seconds for the FLOPs ("compute"), memory traffic ("memory") and the wire ("interconnect",
+        "network"), each at the chip's peak; empty for a CPU.
+      compiler_seconds: the compiler's estimate of the computation, without waiting for other chips; 0 where it gives
+        none. It is not a bound: docs/plan.md says how it is calibrated.
       steps: of the whole run; 0 if that depends on the data.
     """
 
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """An estimate of a step: the compiler's, or the highest bound where that is more."""
+        """Estimated seconds of a step: the compiler's estimate, or the highest bound where that is more."""
         return max(self.compiler_seconds, *self.bounds.values())
 
     @property

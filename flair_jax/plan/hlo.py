@@ -1,4 +1,4 @@
-"""What a compiled program does in one run, read from its optimised HLO: collectives, and the compiler's time.
+"""What a compiled program does in one run, read from its optimised HLO: collectives, and the compiler's time estimate.
 
 Loops are counted as often as they run. XLA's own cost analysis counts the body of a loop once.
 """
@@ -52,8 +52,8 @@ class Program:
 
     Attributes:
       collectives: all of more than one device.
-      cycles: of one device's cores, by the compiler's estimate for computing, without waiting for others; 0 if the
-        compiler for this platform gives none.
+      cycles: of one device's cores, by the compiler's estimate of the computation, without waiting for other devices; 0
+        if the compiler for this platform gives none.
     """
 
     collectives: tuple[Collective, ...]
@@ -79,7 +79,8 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
             estimate = _CYCLES.search(line)
             if estimate:
                 cycles += int(estimate[1]) * times
-            # A collective that is overlapped with several computations stands in each of them, with one chain's number.
+            # A collective that is overlapped with several computations appears in each of them, with one chain's
+            # number.
             chain = re.search(r'chain_id="(\d+)"', line)
             if chain and chain[1] in chains:
                 continue
@@ -131,7 +132,7 @@ def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
     if known:
         return int(known[1])
-    # Loops of lax.scan and lax.map count from 0 to a constant, which stands in the condition.
+    # Loops of lax.scan and lax.map count from 0 to a constant, which appears in the condition.
     condition = re.search(r"condition=%([^\s,})]+)", line)
     constants = [
         int(value)
@@ -139,7 +140,7 @@ def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
         for value in _CONSTANT.findall(each)
     ]
     if len(constants) != 1:
-        raise ValueError(f"the length of a loop is not to be seen: {line.strip()[:80]}")
+        raise ValueError(f"the length of a loop cannot be read: {line.strip()[:80]}")
     return constants[0]
 
 

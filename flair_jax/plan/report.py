@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from flair_jax.errors import ConfigError
 from flair_jax.parallel.sharding import AXES
-from flair_jax.plan.changes import changes_that_fit
+from flair_jax.plan.changes import Changes, changes_that_fit
 from flair_jax.plan.figures import Plan
 from flair_jax.plan.steps import plan_scoring, plan_training
 from flair_jax.plan.topology import find_topology
@@ -33,7 +33,7 @@ class Planner:
           config: of a training run.
           topology: see `find_topology`.
           slices: likewise.
-          mesh: such as "data=64,fsdp=4", which stands before the configuration's; "" for none.
+          mesh: such as "data=64,fsdp=4", which overrides the configuration's; "" for none.
 
         Raises:
           ConfigError: if the topology or the mesh is unknown.
@@ -46,13 +46,13 @@ class Planner:
                 raise ConfigError(f"--mesh {mesh}: expected sizes of {', '.join(AXES)}, as in data=64,fsdp=4")
             config.mesh[axis] = int(size)
 
-    def settings(self, changes: dict[str, Any]) -> TrainSettings:
+    def settings(self, changes: Changes) -> TrainSettings:
         """The configuration with fields changed, by their dotted names."""
         config = ml_collections.ConfigDict(self._config)
         config.update_from_flattened_dict(changes)
         return TrainSettings.from_config(config)
 
-    def training(self, changes: dict[str, Any]) -> Plan:
+    def training(self, changes: Changes) -> Plan:
         """Plans the training step."""
         return plan_training(self.settings(changes), self.topology)
 
@@ -127,7 +127,7 @@ def sweep(planner: Planner, words: Sequence[str], *, json: bool) -> None:
     """
     fields = dict(_values_of(planner, word) for word in words) or _usual(planner)
     combinations = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-    plans: list[tuple[dict[str, Any], Plan]] = []
+    plans: list[tuple[Changes, Plan]] = []
     for changes in tqdm(combinations, desc="plan", unit="step"):
         if "mesh.fsdp" in changes:
             changes["mesh.data"] = -1
@@ -144,18 +144,20 @@ def sweep(planner: Planner, words: Sequence[str], *, json: bool) -> None:
         print(row if plan.fits else f"{row}  does not fit: {plan.too_large}")
 
 
-def _usual(planner: Planner) -> dict[str, list[Any]]:
+def _usual(planner: Planner) -> dict[str, list[int | str]]:
     settings, chips = planner.settings({}), len(planner.topology.devices)
     batch = settings.batch_size
-    sizes = [size for size in (batch // 2, batch, 2 * batch) if size % chips == 0 and size % settings.group_size == 0]
+    sizes: list[int | str] = [
+        size for size in (batch // 2, batch, 2 * batch) if size % chips == 0 and size % settings.group_size == 0
+    ]
     return {
         "batch_size": sizes or [batch],
-        "mesh.fsdp": sorted({1, chips // settings.mesh.tensor}),
+        "mesh.fsdp": [*sorted({1, chips // settings.mesh.tensor})],
         "remat": ["none", "dots", "full"],
     }
 
 
-def _values_of(planner: Planner, word: str) -> tuple[str, list[Any]]:
+def _values_of(planner: Planner, word: str) -> tuple[str, list[int | str]]:
     """A field's name and the values to plan with, of the type that the field has."""
     name, _, values = word.partition("=")
     current: Any = planner.settings({})

@@ -50,7 +50,7 @@ def plan_training(
     mesh = make_mesh(settings.mesh, topology.devices)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     steps = settings.total_steps(0)
-    # Where the data decides how many steps there are, so many that a schedule can be made: the program is the same.
+    # Where the data decides the number of steps, enough steps for a schedule: the program is the same.
     longest = settings.optimizer.warmup_steps + settings.optimizer.cooldown_steps
     whole = dataclasses.replace(settings, steps=max(steps, longest, 1))
     objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
@@ -84,7 +84,7 @@ def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
 
 
 def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
-    """The step of the evaluation that scores a block of pictures with COCO's 25,014 captions.
+    """The step of the evaluation that scores a block of images with COCO's 25,014 captions.
 
     Args:
       settings: of the run; those of the model and `evaluation.batch_size` count.

@@ -1,4 +1,4 @@
-"""Chips that steps are compiled for, which need not be there."""
+"""Chips that steps are compiled for, which need not be attached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Topology(NamedTuple):
 
 
 def find_topology(name: str, slices: int = 1) -> Topology:
-    """A topology by its name, with nothing attached.
+    """A topology by its name; no device need be attached.
 
     Args:
       name: such as "v5e:16x16" (v4, v5e, v5p, v6e; chips along each axis of the torus), or "cpu:8": devices of this
@@ -49,14 +49,14 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         raise ConfigError(f"--topology {name}: expected one of {known} and a shape, as in v5e:16x16, or cpu:8")
     chips = slices * math.prod(map(int, shape.split("x")))
     if not 0 < chips <= _MOST_CHIPS:
-        raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; from 1 to {_MOST_CHIPS:,} can be")
+        raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; there must be 1 to {_MOST_CHIPS:,}")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if set(shape.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four chips at least
     if kind == "v4":
         options["chip_config_name"] = "megacore"  # its two cores as one device
     try:
-        # No look for chips of this machine, and no lock on them: nothing will run.
+        # Neither look for chips of this machine nor lock them: nothing will run.
         with environment({"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **quiet_without_tpu()}):
             devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except Exception as error:  # JAX raises several kinds

@@ -19,7 +19,7 @@ _CALLS = re.compile(r"\bcalls=%([^\s,})]+)")
 _APPLIED = re.compile(r"\bto_apply=%([^\s,})]+)")
 _TILE = re.compile(r"([0-9,]+):T\(([0-9,]+)\)")
 
-# What moves nothing, or is counted in the computations that it runs; the end of a transfer, which counts at its start.
+# Operations that move nothing, or are counted in the computations they run; ends of transfers, counted at their start.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
 _SLICES = {"dynamic-slice", "slice", "gather"}
 

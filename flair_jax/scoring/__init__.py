@@ -1,4 +1,4 @@
-"""Scores of images and texts, and metrics of them; what search, plans and every evaluation use."""
+"""Scores of images and texts, and metrics of them, for search, plans and every evaluation."""
 
 from __future__ import annotations
 

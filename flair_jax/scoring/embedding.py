@@ -1,4 +1,4 @@
-"""What evaluations share: pictures read ahead and computed on in blocks that are kept, and texts embedded."""
+"""Shared by all evaluations: reads pictures ahead, computes on them in blocks that are kept, and embeds texts."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def compute_in_blocks(
       compute: of what was read of at most `size` items, in order -> an array [items, ...].
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
-      skip_broken: whether to go on with what is not broken; `check_broken` ends a run that is not to.
-      first: number of the first item; this process's items are a part of all.
+      skip_broken: whether to continue without broken items; otherwise `check_broken` ends the run.
+      first: number of the first item, since this process's items are a slice of all.
       progress: whether to show the bar.
 
     Returns:
@@ -62,7 +62,7 @@ def compute_in_blocks(
     with tqdm(total=len(items), initial=done, desc="images", unit="image", disable=not progress) as bar:
         for chunk, good, broken_here in _read_chunks(items, read, todo):
             broken |= {first + number: message for number, message in broken_here.items()}
-            # A run that is going to fail reads on, to name all that is broken, but computes no more.
+            # A run that will fail keeps reading, to name all that is broken, but computes no more.
             if good and (skip_broken or not broken):
                 result = compute(good)
                 if broken_here:  # not stored: a later run must look at these pictures again, and report them
@@ -91,7 +91,7 @@ def _read_chunks(
 
 
 def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_thread: int = 8) -> Iterator[_Read]:
-    """`read` of each item in order, ahead by threads: at most `per_thread` results for each core wait to be used."""
+    """`read` of each item in order, done ahead by threads: at most `per_thread` results per core wait to be used."""
     if not items:
         return iter(())
     threads = os.cpu_count() or 1
@@ -101,7 +101,7 @@ def read_ahead(read: Callable[[_Item], _Read], items: Sequence[_Item], *, per_th
 
 
 def errors_returned(read: Callable[[_Item], _Read]) -> Callable[[_Item], _Read | ImageError]:
-    """`read`, but giving the error about a broken picture back instead of raising it."""
+    """`read`, but returning the error about a broken picture instead of raising it."""
 
     def attempt(item: _Item) -> _Read | ImageError:
         try:
@@ -130,12 +130,12 @@ class BrokenPicturesError(DatasetError):
 
 
 def check_broken(broken: dict[int, str], images: int, *, skip: bool) -> None:
-    """Raises BrokenPicturesError that lists what is broken, unless that is to be skipped; and if everything is.
+    """Raises BrokenPicturesError, listing what is broken, unless that is to be skipped; always if everything is.
 
     Args:
       broken: messages by the pictures' numbers.
       images: how many pictures there are.
-      skip: go on with the others.
+      skip: continue with the others.
     """
     if broken and not (skip and len(broken) < images):
         raise BrokenPicturesError(broken, images)
@@ -150,7 +150,7 @@ def list_broken(broken: dict[int, str], images: int, advice: str, most: int = 20
 
 @dataclasses.dataclass(frozen=True)
 class CutOff:
-    """What of a set's texts is longer than the model reads; start and end do not count as tokens of a text.
+    """How much of a set's texts exceeds the model's context; start and end do not count as tokens of a text.
 
     Attributes:
       context_length: tokens that the model reads, with start and end.

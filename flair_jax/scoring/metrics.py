@@ -14,7 +14,7 @@ import numpy as np
 from flair_jax.errors import FlairError
 
 RECALLS = (1, 5, 10)
-_ROWS = 256  # pictures whose scores are compared at once
+_ROWS = 256  # images whose scores are compared at once
 
 
 class Ranks(NamedTuple):
@@ -67,24 +67,24 @@ def measure(
 
 
 def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict[str, float]:
-    """Recall and rank of the right picture for each text, and of the best-ranked right text for each picture.
+    """Recall and rank of the right image for each text, and of the best-ranked right text for each image.
 
     Equal scores rank in the order of their index, as after a stable descending sort; `flair-jax evaluate` also reports
     their effect.
 
     Args:
       similarity: [I, T] scores, higher is better. `-inf` marks pairs that were not scored, which tie.
-      image_of_text: [T] integers, the index of each text's picture. Every picture needs at least one text.
+      image_of_text: [T] integers, the index of each text's image. Every image needs at least one text.
 
     Returns:
       For `text_to_image` and `image_to_text`: `_R@1`, `_R@5`, `_R@10` as fractions, `_mean_rank` and `_median_rank`
       counted from 1. The median of an even number of ranks is the mean of the two middle ones, rounded down.
 
     Raises:
-      FlairError: if the shapes do not fit, a score is NaN, or a picture has no text.
+      FlairError: if the shapes do not fit, a score is NaN, or a image has no text.
     """
     similarity, image_of_text = np.asarray(similarity), np.asarray(image_of_text)
-    if similarity.dtype.kind != "f":  # what marks a text of another picture, -inf, is no whole number
+    if similarity.dtype.kind != "f":  # what marks a text of another image, -inf, is no whole number
         similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape or image_of_text.shape != similarity.shape[1:]:
         raise FlairError(
@@ -92,10 +92,10 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
         )
     images = len(similarity)
     if image_of_text.dtype.kind not in "iu" or image_of_text.min() < 0 or image_of_text.max() >= images:
-        raise FlairError(f"image_of_text must hold the picture of each text as an integer from 0 to {images - 1}")
+        raise FlairError(f"image_of_text must hold the image of each text as an integer from 0 to {images - 1}")
     without_text = np.setdiff1d(np.arange(images), image_of_text)
     if without_text.size:
-        raise FlairError(f"{without_text.size} picture(s) have no text, the first is number {without_text[0]}")
+        raise FlairError(f"{without_text.size} image(s) have no text, the first is number {without_text[0]}")
     starts = range(0, images, _ROWS)
     parts = [rank_texts_of_images(similarity[start : start + _ROWS], start, image_of_text) for start in starts]
     own = np.max([own for own, _ in parts], axis=0)
@@ -107,13 +107,13 @@ def rank_texts_of_images(scores: np.ndarray, first: int, image_of_text: np.ndarr
     """The image-to-text side for some images, which needs only their rows of the scores.
 
     Args:
-      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts; each has a text.
+      scores: [b, T] of the images `first` to `first + b - 1` with all texts; each has a text.
       first: number of the first.
       image_of_text: integers [T].
 
     Returns:
-      Scores [T] of the texts with their own pictures, `-inf` where that is not among these; and int64 [b, 3], the
-      `Ranks` of each picture's best right text.
+      Scores [T] of the texts with their own images, `-inf` where that is not among these; and int64 [b, 3], the
+      `Ranks` of each image's best right text.
 
     Raises:
       FlairError: if a score is NaN.
@@ -145,10 +145,10 @@ def count_images(scores: np.ndarray, first: int, image_of_text: np.ndarray, own:
     """The text-to-image side for some images; counts of different images add up.
 
     Args:
-      scores: [b, T] of the pictures `first` to `first + b - 1` with all texts.
+      scores: [b, T] of the images `first` to `first + b - 1` with all texts.
       first: number of the first.
       image_of_text: integers [T].
-      own: [T], the texts' scores with their own pictures.
+      own: [T], the texts' scores with their own images.
 
     Returns:
       int64 [3, T]: for each text, how many of these images score better than its own image, how many score the same and
@@ -173,8 +173,8 @@ def measure_retrieval(counts: np.ndarray, image_ranks: np.ndarray) -> tuple[dict
     """What `retrieval_metrics` returns, and how ties affect it.
 
     Args:
-      counts: int64 [3, T], the sum over all pictures of `count_images`.
-      image_ranks: int64 [I, 3], of all pictures, from `rank_texts_of_images`.
+      counts: int64 [3, T], the sum over all images of `count_images`.
+      image_ranks: int64 [I, 3], of all images, from `rank_texts_of_images`.
     """
     better, before, equal = counts
     text_ranks = Ranks(better + before, better, better + equal - 1)
@@ -192,17 +192,17 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
 
 
 def class_ranks(scores: np.ndarray, name_of_class: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Ranks, from 0, of the right class of each picture.
+    """Ranks, from 0, of the right class of each image.
 
     Classes of the same name tie whatever the model does: "missile" and "sunglasses" are two of ImageNet's each.
 
     Args:
-      scores: [B, M] of each picture with each of M different names, higher is better.
+      scores: [B, M] of each image with each of M different names, higher is better.
       name_of_class: [C] integers, the name of each class.
-      labels: [B] integers, each picture's class.
+      labels: [B] integers, each image's class.
 
     Returns:
-      int64 [B, 3], `Ranks` of each picture.
+      int64 [B, 3], `Ranks` of each image.
 
     Raises:
       FlairError: if a score is NaN.
@@ -220,17 +220,17 @@ def classification_metrics(labels: np.ndarray, ranks: np.ndarray) -> dict[str, f
     """Accuracies as fractions.
 
     Args:
-      labels: [I] integers, each picture's class.
+      labels: [I] integers, each image's class.
       ranks: [I] integers, one column of `class_ranks`.
 
     Returns:
-      `top1` and `top5`, shares of pictures whose class is the first, or among the first five; `mean_per_class_top1`,
-      the mean over the classes that have pictures of their own `top1`.
+      `top1` and `top5`, shares of images whose class is the first, or among the first five; `mean_per_class_top1`,
+      the mean over the classes that have images of their own `top1`.
     """
-    pictures = np.bincount(labels)
+    count = np.bincount(labels)
     right = np.bincount(labels, ranks < 1)
     return {
         "top1": float((ranks < 1).mean()),
         "top5": float((ranks < 5).mean()),
-        "mean_per_class_top1": float((right[pictures > 0] / pictures[pictures > 0]).mean()),
+        "mean_per_class_top1": float((right[count > 0] / count[count > 0]).mean()),
     }

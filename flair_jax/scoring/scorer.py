@@ -71,10 +71,10 @@ class RetrievalModel(Protocol):
 
 
 class Retriever:
-    """A model on a mesh of devices: images are split over them, texts are on all.
+    """A model on a mesh of devices: images are sharded over them, texts are replicated.
 
     Scores are cosines: the model's scale and bias change no ranking. They do not depend on block sizes or the number of
-    devices, but for rounding. All arrays that go in and come out are NumPy's, and features are float32.
+    devices, except for rounding. All arrays that go in and come out are NumPy's, and features are float32.
     """
 
     def __init__(self, model: RetrievalModel, params: Params, devices: Sequence[jax.Device] | None = None) -> None:
@@ -82,7 +82,8 @@ class Retriever:
 
         Args:
           model: such as `flair_jax.load` gives.
-          params: its parameters. If they are spread over the devices of several processes, all must come here.
+          params: its parameters. If they are sharded over the devices of several processes, every process must call
+            this.
           devices: all local ones if not given.
         """
         devices = jax.local_devices() if devices is None else devices
@@ -125,7 +126,7 @@ class Retriever:
         Args:
           pixels: from `flair_jax.preprocess`.
           with_local: whether the local tokens are wanted; if not, the result is [B, 1, D].
-          pad_to: run as if there were this many images, so that a last, smaller block needs no compilation.
+          pad_to: pad to this many images, so that a last, smaller block needs no compilation.
         """
         return self._by_rows(partial(self._encode_images, with_local=with_local), pad_to, pixels)
 
@@ -169,7 +170,7 @@ class Retriever:
     def score_text(self, local: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of many images with one text: [B, L, D], in any float dtype, and [D] -> [B].
 
-        The same scores as `score_all` gives, by less work where there is only one text.
+        The same scores as `score_all`, with less work for a single text.
         """
         return self._by_rows(lambda params, rows: self._score_text(params, rows, text), pad_to, local)
 
@@ -178,7 +179,7 @@ class Retriever:
         return self._by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
 
     def _by_rows(self, function: Any, pad_to: int, *arrays: np.ndarray) -> np.ndarray:
-        """function(params, *arrays), their rows padded to a multiple of the devices and split over them."""
+        """function(params, *arrays), with their rows padded to a multiple of the devices and sharded over them."""
         count, devices = len(arrays[0]), self._mesh.size
         rows = -(-max(count, pad_to) // devices) * devices
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)

@@ -104,7 +104,7 @@ def _grid(model: Flair, images: AnyArray) -> tuple[int, int]:
     return images.shape[1] // patch, images.shape[2] // patch
 
 
-def _maps(weights: Float[Array, "B H N L+1"], grid: tuple[int, int]) -> AttentionMaps:
+def _maps(weights: Float[Array, "B H N slots"], grid: tuple[int, int]) -> AttentionMaps:
     weights = weights.swapaxes(1, 2)
     return AttentionMaps(weights[..., :-1].reshape(*weights.shape[:3], *grid), weights[..., -1])
 

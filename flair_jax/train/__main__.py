@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
-    interrupts.say("interrupted; the same command goes on from the last checkpoint")
+    interrupts.say("interrupted; the same command resumes from the last checkpoint")
     from flair_jax.train.flags import parse
 
     options = parse(arguments)

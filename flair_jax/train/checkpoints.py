@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: saved while it goes on, resumed from the newest that is whole.
+"""Checkpoints of a training run: saved while it runs, resumed from the newest that is intact.
 
 Each is a folder WORKDIR/checkpoints/STEP that `flair_jax.load` reads as well; it appears under that name only once it
 is complete. One is set aside, in WORKDIR/damaged, only if its digests prove that its files are not what was written.
@@ -36,7 +36,7 @@ _ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, _PROGRESS)  # the average on
 
 
 class RunCheckpoints:
-    """The checkpoints of one run; use it as a context manager, whose end waits for the last save."""
+    """The checkpoints of one run; a context manager, which waits for the last save at the end."""
 
     def __init__(self, workdir: Path, settings: CheckpointSettings, model: Flair, run: dict[str, Any]) -> None:
         """Opens, and where needed makes, the run's folder.
@@ -45,7 +45,7 @@ class RunCheckpoints:
           workdir: the run's folder.
           settings: what to keep.
           model: its description is saved with the weights.
-          run: from `run_identity.describe`; saved with each checkpoint, and compared when the run goes on.
+          run: from `run_identity.describe`; saved with each checkpoint, and compared when the run resumes.
         """
         self._settings = settings
         self._description = describe(model, {"run": workdir.name})
@@ -74,7 +74,7 @@ class RunCheckpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A save in the background that failed too says no more than what ends the run.
+        # If a save in the background failed too, its error adds nothing to the one that ends the run.
         with contextlib.suppress(Exception) if error else contextlib.nullcontext():
             self._manager.close()
 
@@ -100,7 +100,7 @@ class RunCheckpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
-        """Raises what a save in the background has failed with."""
+        """Raises the error of a save in the background, if one failed."""
         if not self._manager.is_saving_in_progress():
             self._manager.wait_until_finished()
 
@@ -116,18 +116,18 @@ class RunCheckpoints:
     def restore(
         self, target: TrainState, optimizer: optax.GradientTransformation, accept_changes: bool = False
     ) -> tuple[TrainState, int] | None:
-        """The newest checkpoint that is whole, and its step; None if there has never been one.
+        """The newest intact checkpoint, and its step; None if there has never been one.
 
-        Those that are damaged are named in warnings and set aside, and so are settings that are not the checkpoint's.
+        Damaged ones are named in warnings and set aside; settings that differ from the checkpoint's are named, too.
 
         Args:
           target: from `abstract_state`: shapes and shardings, whatever devices the checkpoint was saved from.
           optimizer: whose state `target` describes.
-          accept_changes: go on even if settings make the run another one; of the optimiser's state what fits is kept.
+          accept_changes: resume even if settings make the run another one; of the optimiser's state what fits is kept.
 
         Raises:
-          CheckpointError: if the run in the folder is another one or longer than is asked for, no checkpoint is whole,
-            or the newest that is cannot be restored. Nothing is moved then.
+          CheckpointError: if the run in the folder is another one or longer than is asked for, no checkpoint is intact,
+            or the newest intact one cannot be restored. Nothing is moved then.
         """
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -173,9 +173,9 @@ class RunCheckpoints:
             if change not in refused:
                 self._warn("%s", change)
         if refused:
-            advice = f", or add --accept-changes to go on after step {step:,} with the new ones"
+            advice = f", or add --accept-changes to resume after step {step:,} with the new ones"
             if any(change.of_model_size for change in refused):
-                advice = ", because the state of one model cannot go on as that of another"
+                advice = ", because one model cannot resume from the state of another"
             words = "; ".join(map(str, refused))
             raise AnotherRunError(
                 f"{self._folder}: holds another run ({words}); use the same settings or another --workdir{advice}",
@@ -183,7 +183,7 @@ class RunCheckpoints:
             )
 
     def _recorded(self, step: int) -> dict[str, Any]:
-        """The run that a checkpoint is of, as far as it says."""
+        """The description of a checkpoint's run, as far as it has one."""
         try:
             progress = read_json_object(self.path(step) / _PROGRESS / "metadata")
             saved_as = progress["next_batch"]
@@ -226,7 +226,7 @@ class RunCheckpoints:
         return TrainState(of_optimizer["step"], restored[PARAMS], of_optimizer["opt_state"], restored.get(AVERAGE))
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:
-        """What to say of a checkpoint that is not proven to be damaged."""
+        """The error for a checkpoint that is not proven to be damaged."""
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())[:300]
         path = self.path(step)
         if has_digests(path):
@@ -234,7 +234,7 @@ class RunCheckpoints:
             what += "optax wrote it, add --accept-changes, which keeps of the optimiser's state what fits"
         else:
             what = "it has no digests that would tell damage from other causes, so it stays where it is; if it is "
-            what += f"damaged, move it to {self._aside} to go on from the one before it"
+            what += f"damaged, move it to {self._aside} to resume from the one before it"
         return CheckpointError(f"{path}: cannot be restored ({reason}); {what}")
 
     def _set_aside(self, damaged: dict[int, str]) -> None:

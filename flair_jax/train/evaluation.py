@@ -1,4 +1,4 @@
-"""Retrieval evaluation in the middle of a training run."""
+"""Retrieval evaluation during a training run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ADVICE = "mend them, or train with --config.evaluation.every_steps=0"
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalEvaluation:
-    """A retrieval set, read before training starts, so that it fails before and not after hours.
+    """A retrieval set, read before training starts, so that errors show at once and not after hours.
 
     Attributes:
       model: the model.
@@ -38,7 +38,7 @@ class RetrievalEvaluation:
 
     @classmethod
     def from_settings(cls, settings: EvaluationSettings, model: Flair) -> RetrievalEvaluation:
-        """Reads the set and the files of its pictures, whose structure is looked at; they are not decoded.
+        """Reads the set and its picture files, and checks their structure; they are not decoded.
 
         Raises:
           ConfigError: if the mode is unknown.
@@ -58,14 +58,14 @@ class RetrievalEvaluation:
         return cls(model, data, RetrievalSettings(settings.mode, settings.top_k, settings.batch_size))
 
     def run(self, params: Params) -> dict[str, float]:
-        """Metrics by name, `evaluation/...`, the same on all processes, which share the work; all must call it.
+        """Metrics by name, `evaluation/...`, the same on all processes; every process must call this.
 
-        With them, `..._ties`: the share of the ranks that equal scores decide, 1 for a model that has collapsed.
+        With them, `..._ties`: the share of ranks decided by equal scores, 1 for a model that has collapsed.
 
-        Each device gets a copy of the parameters beside its part of the training state, for as long as this runs.
+        While this runs, the parameters are replicated on every device, beside its shard of the training state.
 
         Raises:
-          DatasetError: listing the pictures that cannot be read any more, on all processes.
+          DatasetError: on all processes, listing the pictures that can no longer be read.
         """
         retriever = Retriever(self.model, params)
         try:
@@ -77,14 +77,14 @@ class RetrievalEvaluation:
 
 
 def _check(data: RetrievalData) -> None:
-    """Raises DatasetError unless captions say something and files can be read and have a picture's structure."""
+    """Raises DatasetError unless no caption is empty and all files can be read and have a picture's structure."""
     empty = [number for number, text in enumerate(data.texts) if not text.strip()]
     if empty:
         raise DatasetError(
             f"config.evaluation: {len(empty)} of {len(data.texts)} captions are empty; {_ADVICE}. The first is of "
             f"{data.images[data.image_of_text[empty[0]]]}"
         )
-    with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:  # a shared disk takes its time
+    with concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:  # a shared disk has latency
         harm = pool.map(_harm, data.images)
         broken = {number: message for number, message in enumerate(harm) if message}
     if broken:

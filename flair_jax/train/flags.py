@@ -36,13 +36,13 @@ class TrainOptions:
       cluster: of `CLUSTER_OPTIONS`, None where not given.
       stopped_status: exit status of a run that SIGTERM stopped before its last step, by which a launcher tells it from
         a finished one.
-      accept_changes: whether a run goes on even if other settings make it another one.
+      accept_changes: whether to resume a run even if other settings make it another one.
     """
 
-    config: Any
+    config: ml_collections.ConfigDict
     workdir: Path
     distributed: bool
-    cluster: dict[str, Any]
+    cluster: dict[str, str | int | None]
     stopped_status: int = 0
     accept_changes: bool = False
 
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     """Reads the words after the command.
 
     Raises:
-      ConfigError: if a flag or field does not exist, or its value cannot be; it says which.
+      ConfigError: if a flag or field does not exist, or its value is invalid; it says which.
     """
     values = _read(arguments, USAGE)
     if values.config is None or values.workdir is None:
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
     )
 
 
-def parse_config(arguments: Sequence[str]) -> Any:
+def parse_config(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """The configuration alone, with the fields that were given on the command line.
 
     Raises:
@@ -88,7 +88,7 @@ def _read(arguments: Sequence[str], usage: str) -> flags.FlagValues:
     try:
         values = _define(words)
         rest = values(words)[1:]
-    except Exception as error:  # absl's own kinds, and whatever ml_collections makes of a value
+    except Exception as error:  # absl's own types, and whatever ml_collections raises for a value
         # absl wraps what a parser raises in a sentence of its own.
         raise (
             error.__context__ if isinstance(error.__context__, ConfigError) else ConfigError(_sentence(error))
@@ -121,7 +121,7 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
             cloudpickle.register_pickle_by_value(module)
             spec.loader.exec_module(module)  # type: ignore[union-attr]
             config = module.get_config(*([parameter] if colon else []))
-        except (Exception, SystemExit) as error:  # it is a program, and can fail in any way
+        except (Exception, SystemExit) as error:  # it is a program, and can raise anything
             raise ConfigError(
                 f"--config={argument}: cannot be run ({type(error).__name__}: {_sentence(error)})"
             ) from None

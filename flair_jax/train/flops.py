@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and what chips can do at most."""
+"""Floating-point operations of a training step, and the peak rates of chips."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flair_jax.train.terms import LossSizes
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip, as JAX counts devices, can do at most.
+    """Peak rates and memory of one chip, as JAX counts devices.
 
     Attributes:
       name: as in `flair-jax plan --topology`, for those that it can compile for.
-      kinds: parts of `device_kind` that tell it, in lower case.
+      kinds: parts of `device_kind` that identify it, in lower case.
       flops: FLOP/s of dense bfloat16 matrix products.
       memory: bytes.
       memory_bandwidth: bytes/s.
       interconnect: bytes/s that it can send to others of its slice (TPU) or node (GPU), over all its links.
-      network: bytes/s that it can send farther, its part of its host's network cards.
+      network: bytes/s that it can send beyond that, its share of its host's network cards.
       clock: Hz of its cores; 0 where no compiler's estimate is counted in cycles.
     """
 
@@ -59,7 +59,7 @@ CHIPS = (
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip that JAX names so; None if it is not known."""
+    """The chip that JAX calls by this name; None if it is unknown."""
     kind = device_kind.lower()
     return next((chip for chip in CHIPS if any(name in kind for name in chip.kinds)), None)
 
@@ -73,11 +73,11 @@ def peak_flops(device: jax.Device) -> float | None:
 def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Sequence[str] = ()) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
-    Counted are the matrix products of the model, at 2 FLOPs a multiplication. A product of what is learned costs 3
-    times its forward pass, or 2 times where nothing below it learns: pictures, and the features of a locked tower, need
-    no gradient. A locked tower costs its forward pass alone. What rematerialisation or accumulation computes again is
-    not counted, so that the utilisation is of useful work. Of the loss, what its `flops` says counts, and nothing
-    where it is no `CountedLoss`. Features by averaged parameters are not counted.
+    The matrix products of the model are counted, at 2 FLOPs per multiply-add. A product with trained parameters costs 3
+    times its forward pass, or 2 times where nothing below it is trained: images, and the features of a locked tower,
+    need no gradient. A locked tower costs its forward pass alone. Rematerialisation and the second forward pass of
+    accumulation are excluded, so that utilisation is of useful work. The loss counts as its `flops` says, and not at
+    all if it is not a `CountedLoss`. Features by averaged parameters are not counted.
 
     Args:
       model: the model. Towers of its own are counted as they are traced, their first layer as any other.
@@ -91,7 +91,7 @@ def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Seque
     total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
     total += images * captions * text * (1 + 2 * text_learns)
     if isinstance(loss, CountedLoss):
-        local, width = model.config.vision.grid**2, model.config.embed_dim
+        _, local, width = jax.eval_shape(model.encode_image, model.abstract_params(), _image(model))[1].shape
         total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
 
@@ -104,12 +104,16 @@ def _tower_flops(model: Flair) -> tuple[float, float, float]:
     image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
     caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
     if "vision" in model.own_modules:
-        pixels = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jnp.float32)
-        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), pixels))
+        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
     if "text" in model.own_modules:
         tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
         caption = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
     return patches, image, caption
+
+
+def _image(model: Flair) -> jax.ShapeDtypeStruct:
+    size = model.config.vision.image_size
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
 def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
@@ -117,10 +121,10 @@ def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
 
 
 def count_flops(jaxpr: Any, within: str = "") -> float:
-    """FLOPs of the matrix products in a traced function, over all devices, at 2 a multiplication.
+    """FLOPs of the matrix products in a traced function, over all devices, at 2 per multiply-add.
 
-    Loops count as often as they run, and what rematerialisation computes again counts again. What no result depends on
-    does not count, for compilers leave it out.
+    Loops count as often as they run, and rematerialised products count again. What no result depends on does not count,
+    for compilers leave it out.
 
     Args:
       jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.

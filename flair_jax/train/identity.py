@@ -1,4 +1,4 @@
-"""What makes a run this run: the settings that may change while it goes on, and those that may not. Imports no JAX."""
+"""What makes a run this run: the settings that may change when it resumes, and those that may not. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_co
 from flair_jax.models.description import config_from_json
 from flair_jax.settings import NO_FACTORIES, TrainSettings
 
-# With another value of these, going on is not the same as never having stopped: the samples, the loss, the optimiser or
+# With another value of these, resuming is not the same as never having stopped: the samples, the loss, the optimiser or
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
 # too, whatever the name or file that they come from.
 IDENTITY = (
@@ -25,6 +25,9 @@ IDENTITY = (
     *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
     *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),
 )
+
+# Of the optimiser's settings, those that the first checkpoints cannot have told of.
+_YOUNGER = ("name", "layer_decay", "image_rate", "text_rate", "ema_decay")
 
 # These say how long the run is, and when its cool-down begins. They may change as long as no step that is done would
 # have had another learning rate: with "constant" always, with "constant-cooldown" before the cool-down, with "cosine"
@@ -45,6 +48,13 @@ FREE = (
 # Groups whose fields all make the run what it is: a configuration's own fields, and what it takes instead of ours.
 OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
 _OPEN_GROUPS = ("extra.", "factories.")
+
+# What the first checkpoints' runs had and did not record: whether that has changed is not known.
+_ONCE_UNRECORDED = {
+    *(*FREE, *LENGTH, "dtype", "data.merged_sentences", "data.crop_scale", "loss.terms", "loss.group_size"),
+    *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
+    *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
+}
 
 _COMPUTE_SETTINGS = ("dtype", "remat", "unroll")
 _INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
@@ -67,7 +77,7 @@ _NOT_SET = _NotSet()
 
 
 class Change(NamedTuple):
-    """A setting that is not what it was.
+    """A setting that has changed.
 
     Attributes:
       name: as on the command line, without `config.`.
@@ -83,7 +93,7 @@ class Change(NamedTuple):
 
     @property
     def of_model_size(self) -> bool:
-        """Whether no state of the run can be kept."""
+        """Whether it changes the model's size, so that no state of the run can be kept."""
         return self.name in _MODEL_SIZES
 
     def __str__(self) -> str:
@@ -123,34 +133,36 @@ def describe(
 
 
 def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What checkpoints said of their run before they had all of its settings, in the form of `describe`.
+    """The run's description in checkpoints from before they had all settings, in the form of `describe`.
 
     Raises:
       ConfigError: if the model's description is wrong.
       KeyError, ValueError: if something is missing.
     """
-    described = dict(identity)
+    newer = {name: value for name, value in _defaults().items() if name not in _ONCE_UNRECORDED}
+    described = {**newer, **identity}
     model = dataclasses.asdict(config_from_json(described.pop("model")))
     described |= _flat({name: value for name, value in model.items() if name not in _COMPUTE_SETTINGS}, "model.")
     described["data.name"], described["data.split"] = described.pop("data").rsplit(", ", 1)
-    return described
+    described |= {f"optimizer.{name}": _defaults()[f"optimizer.{name}"] for name in _YOUNGER}
+    return dict(json.loads(json.dumps(described)))
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[Change]:
     """The settings that differ.
 
-    A setting that the checkpoint does not know is younger than it, and had then what is its default today. What neither
-    the checkpoint nor a default tells is passed over, and so is all that the first checkpoints did not tell.
+    A setting that the checkpoint lacks is newer than it, and then had today's default. Settings that neither the
+    checkpoint nor a default gives are passed over, as are those that the first checkpoints did not record.
 
     Args:
       was: of the checkpoint; from `describe` or `from_earlier`.
-      now: of the run that goes on; from `describe`.
-      done: steps that the checkpoint has behind it.
+      now: of the run that resumes; from `describe`.
+      done: steps done by the checkpoint.
     """
-    complete = "total_steps" in was
-    was = {**(_defaults() if complete else {}), **was}
+    if "total_steps" in was:
+        was = {**_defaults(), **was}
     own = {name: _NOT_SET for name in (*now, *was) if name.startswith("extra.")}
-    was, now = ({**own, **was}, {**own, **now}) if complete else (was, now)
+    was, now = {**own, **was}, {**own, **now}
     other_rates = _other_rates(was, now, done)
     return [
         Change(name, was[name], value, _of_identity(name) or (name in LENGTH and other_rates))
@@ -161,7 +173,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
 
 @functools.cache
 def _defaults() -> Mapping[str, Any]:
-    """Of all settings, in the form of `describe`. Samples that a caller gave were once not told of."""
+    """The defaults of all settings, in the form of `describe`. Samples given by a caller were once not recorded."""
     settings = get_config().to_dict()
     objects = {f"factories.{kind}": "" for kind in settings.pop("factories") if kind != "sources"}
     defaults = {**_flat(settings), **objects, **_flat(dataclasses.asdict(FlairConfig()), "model.")}
@@ -173,7 +185,7 @@ def _of_identity(name: str) -> bool:
 
 
 def _other_rates(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> bool:
-    """Whether the changed length would have given steps that are done another learning rate."""
+    """Whether the changed length would have given finished steps another learning rate."""
     if "total_steps" not in was or now["optimizer.schedule"] == "constant":
         return False
     if now["optimizer.schedule"] == "cosine":

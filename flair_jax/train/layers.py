@@ -24,21 +24,21 @@ def name_of(path: KeyPath[Any]) -> str:
 
 
 def map_names(function: Callable[[str], Any], params: Params) -> Params:
-    """A tree like `params` of a function of the names."""
+    """Maps a function over the names of parameters, to a tree like `params`."""
     return jax.tree.map_with_path(lambda path, _: function(name_of(path)), params)
 
 
 def stacked_tower(name: str) -> str | None:
-    """The tower ("vision", "text") of whose layers a parameter is a stack; None if it is none."""
+    """The tower ("vision", "text") whose layers a parameter stacks; None if it is not a stack."""
     tower, _, rest = name.partition("/")
     return tower if rest.startswith(f"{_BLOCKS}/") else None
 
 
 def matrix_axes(params: Params) -> Params:
-    """For Muon: the axes of each matrix, `optax.contrib.MuonDimensionNumbers`; None for what is not one.
+    """For Muon: the axes of each matrix, `optax.contrib.MuonDimensionNumbers`; None for other parameters.
 
     Matrices are the kernels of attention, MLPs, the pooling and the projections, [in, out] or [layers, in, out]. The
-    patch embedding and tables of embeddings are none, as Jordan (2024) has it of first layers.
+    patch embedding and embedding tables do not count as matrices, as Jordan (2024) advises for first layers.
     """
 
     def axes(path: KeyPath[Any], leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
@@ -50,7 +50,7 @@ def matrix_axes(params: Params) -> Params:
 
 
 def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same for each layer apart, where all arrays are stacks of as many layers; its state is stacked as well."""
+    """Applies a transformation to each of the layers that all arrays stack; its state is stacked as well."""
 
     def init(params: optax.Params) -> optax.OptState:
         return jax.vmap(transformation.init)(params) if jax.tree.leaves(params) else transformation.init(params)
@@ -66,7 +66,7 @@ def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTra
 
 
 def scale_by_rates(layer_decay: float, tower_rates: dict[str, float]) -> optax.GradientTransformation:
-    """Updates, with weight decay in them, times the factors of the towers' and their layers' learning rates.
+    """Multiplies updates, weight decay included, by the factors of the towers' and layers' learning rates.
 
     Layer l of the L of a tower has the factor layer_decay^(L - l), embeddings being layer 0 (as in ELECTRA, Clark et
     al. 2020, and BEiT, Bao et al. 2022); what follows the layers, the pooling, and the logit's scale and bias have 1.

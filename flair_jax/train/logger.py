@@ -27,7 +27,7 @@ METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 class MetricLogger:
     """Writes scalars by step; use it as a context manager.
 
-    A run that goes on from an earlier step first drops what was logged after that step. Each start adds a line to
+    A run that resumes from an earlier step first drops what was logged after that step. Each start adds a line to
     `STARTS`: after which step, and with which versions of what the numbers depend on.
     """
 
@@ -80,7 +80,7 @@ class MetricLogger:
                 self._wandb.finish()
 
     def advance(self, images: int) -> None:
-        """One step with so many images is done."""
+        """Advances the progress bar by one step of this many images."""
         self._bar.update()
         rate = self._bar.format_dict["rate"]
         if rate:
@@ -90,7 +90,7 @@ class MetricLogger:
         """Logs scalars of a step.
 
         Raises:
-          StorageError: if the disk does not take them, or the folder is another one than at first.
+          StorageError: if they cannot be written, or the folder was replaced.
         """
         if not self._active:
             return
@@ -121,7 +121,7 @@ class MetricLogger:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines that were logged, oldest first.
 
-    A last one that was cut off is left out; so are others that are damaged, as by a power cut, and a warning says so.
+    A last line that was cut off is left out; other damaged lines, as after a power cut, are left out with a warning.
     """
     *lines, _ = (workdir / METRICS).read_bytes().split(b"\n")
     parsed = [_parse(line) for line in lines]
@@ -151,7 +151,7 @@ def _drop_after(path: Path, step: int) -> None:
 class _Board:
     """TensorBoard's file, written at once.
 
-    The thread by which `tensorboardX.SummaryWriter` writes dies when the disk is full, and then it is waited for.
+    The writer thread of `tensorboardX.SummaryWriter` dies when the disk is full, and is then awaited in vain.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -159,7 +159,7 @@ class _Board:
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self._file = (folder / name).open("ab")
         self._add(file_version="brain.Event:2")
-        # What earlier files hold of the steps from here on no longer counts.
+        # Events of earlier files for steps from here on no longer count.
         self._add(step=first_step + 1, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -167,7 +167,7 @@ class _Board:
         self._add(step=step, summary=self._summary.Summary(value=scalars))
 
     def _add(self, **fields: Any) -> None:
-        """A record is its length and its bytes, each with a check sum."""
+        """Writes a record: its length and its bytes, each with a checksum."""
         data = self._event.Event(wall_time=time.time(), **fields).SerializeToString()
         for part in (struct.pack("<Q", len(data)), data):
             self._file.write(part + struct.pack("<I", self._checksum(part)))
@@ -178,7 +178,7 @@ class _Board:
 
 
 def _import_tensorboard() -> Any:
-    """Hides torch from tensorboardX, which would import it, for seconds; scalars need none of it."""
+    """Imports tensorboardX without torch, whose import would take seconds and which scalars do not need."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]

@@ -61,7 +61,7 @@ class Run:
         with self._saving(done):
             self.checkpoints.wait()
         if stopping:
-            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command goes on from there.")
+            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command resumes from there.")
         return done
 
     def _save(self, state: TrainState, done: int) -> None:
@@ -71,7 +71,7 @@ class Run:
 
     @contextmanager
     def _saving(self, done: int) -> Iterator[None]:
-        """Says what is wrong if a checkpoint fails: this one, or one that is written in the background."""
+        """Explains the failure of a checkpoint: this one, or one that is written in the background."""
         try:
             yield
         except FlairError:
@@ -80,11 +80,11 @@ class Run:
             reason = storage_reason(error) or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(
                 f"{self.checkpoints.path(done).parent}: the checkpoint of step {done:,} or of one before cannot be "
-                f"written: {reason}. What was saved before is whole, and the same command goes on from there"
+                f"written: {reason}. What was saved before is whole, and the same command resumes from there"
             ) from error
 
     def _evaluate(self, state: TrainState, done: int) -> None:
-        """Evaluates where it is time. If that fails, it is said and logged, and training goes on."""
+        """Evaluates if it is due. If that fails, it is logged, and training continues."""
         last = done == self.steps
         if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
             return
@@ -93,6 +93,6 @@ class Run:
                 values = self.evaluation.run(state.evaluated)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            self.logger.say(f"the evaluation after step {done:,} has failed, and training goes on: {reason}")
+            self.logger.say(f"the evaluation after step {done:,} has failed, and training continues: {reason}")
             values = {"evaluation/failed": 1.0}
         self.logger.write(done, values)

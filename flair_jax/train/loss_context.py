@@ -1,4 +1,4 @@
-"""What a term of the loss works with: one device's images, the captions of all, and sums over pairs of them."""
+"""What a term of the loss works with: one device's images, all captions, and sums over pairs of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CaptionSampler = Callable[[Array, Array, Array], Array]
 
 
 class Features(NamedTuple):
-    """What the towers give for N images with K captions each; rows i*K to i*K+K-1 of `text` belong to image i.
+    """What the towers give for N images with K captions each; rows `i*K` to `i*K+K-1` of `text` belong to image i.
 
     Attributes:
       image: float32 [N, D], global image tokens, not normalised.
@@ -50,7 +50,7 @@ class Group(NamedTuple):
 class LossContext:
     """One device's part of a batch of N images, K captions each, in groups of B; the device has I of the images.
 
-    A term is a function of this that gives the device's share of a loss; shares are added up over devices. It runs
+    A term is a function of this that returns the device's share of a loss; shares are summed over devices. It runs
     inside one `jax.shard_map` over all axes of the mesh, or, where no mesh is set, as if there were one device.
 
     Attributes:
@@ -101,13 +101,13 @@ class LossContext:
         return jnp.arange(own) + (lax.axis_index(self.axes) * own if self.axes else 0)
 
     def gather(self, rows: Float[Array, "I ..."]) -> Float[Array, "N ..."]:
-        """Rows of all devices in the order of the batch; their gradients are added up on the device they came from."""
+        """Rows of all devices in the order of the batch (all-gather); their gradients are reduce-scattered."""
         return lax.all_gather(rows, self.axes, tiled=True) if self.axes else rows
 
     def is_own(
         self, numbers: Int[Array, " I"], group: Int[Array, ""], captions: Int[Array, "#I C"]
     ) -> Bool[Array, "I C"]:
-        """Whether captions, counted from a group's first, are of the images with these `numbers`."""
+        """Whether captions, counted from a group's first, belong to the images with these `numbers`."""
         return group * self.group_size + captions // self.captions == numbers[:, None]
 
     def sum_over_groups(self, function: Callable[[Group], Any]) -> Any:
@@ -146,7 +146,7 @@ class LossContext:
         return _sum_over(lambda block: _sum_over(lambda start: of_block(block, start), starts), blocks)
 
     def recomputed(self, function: Callable[..., Array], pairs: int) -> Callable[..., Array]:
-        """The function, computed again in the backward pass where that saves memory.
+        """The function, rematerialised in the backward pass where that saves memory.
 
         Args:
           function: to be called for each group.

@@ -50,14 +50,14 @@ class Loss(Protocol):
           features: of the whole batch by `params`, not normalised, float32; rows are sharded over the mesh.
           key: from `jax.random.key`, a new one each step.
           teacher: features of the same batch by the averaged parameters, without a gradient; None where
-            `config.optimizer.ema_decay` is 0. They cost nothing where they are not used.
+            `config.optimizer.ema_decay` is 0. They cost nothing if unused.
         """
         ...
 
 
 @runtime_checkable
 class CountedLoss(Loss, Protocol):
-    """A loss that tells its FLOPs; for any other, utilisation and plans count the towers alone."""
+    """A loss that states its FLOPs; for any other, utilisation and plans count the towers alone."""
 
     def flops(self, sizes: LossSizes) -> float:
         """FLOPs of its matrix products in one step, forward and backward, over all devices; counted as of a `Term`."""
@@ -69,7 +69,7 @@ class TermsLoss:
     """A `Loss` that is a weighted sum of terms of a table; `make_loss` checks and makes it, `flair_loss` explains it.
 
     Attributes:
-      terms: by name, with the weight of each.
+      terms: by name, each with its weight.
       group_size: B.
       pairs_per_block: how many (image, caption) pairs a device pools at once.
       sampler: draws captions; None: `sample_captions`.
@@ -118,7 +118,7 @@ class TermsLoss:
         teacher: Features | None,
     ) -> dict[str, Array]:
         """The terms' values, added up over all devices; `features` are one device's."""
-        if axes:  # or the gradients of the parameters would be summed over devices in every block
+        if axes:  # otherwise the gradients of the parameters would be summed over devices in every block
             params = lax.pcast(params, axes, to="varying")
         text = lax.all_gather(features.text, axes, tiled=True) if axes else features.text
         context = LossContext(
@@ -158,11 +158,13 @@ def make_loss(
       sampler: replaces `sample_captions`.
 
     Raises:
-      ConfigError: if a term is not in the table.
+      ConfigError: if a term is not in the table, or has no weight while others have one.
     """
     terms, weights = settings.terms, settings.weights
     if not terms or not set(terms) <= set(table):
         raise ConfigError(f"config.loss.terms={tuple(terms)} are not among {', '.join(table)}")
+    if weights and len(weights) != len(terms):
+        raise ConfigError(f"config.loss.weights={tuple(weights)}: {len(terms)} terms need as many, or none")
     weights = weights or (1 / len(terms),) * len(terms)
     weighted = {name: (table[name], weight) for name, weight in zip(terms, weights, strict=True)}
     return TermsLoss(weighted, group_size, settings.pairs_per_block, sampler)
@@ -185,20 +187,20 @@ def flair_loss(
     With s = exp(logit_scale), b = logit_bias, label +1 for an image's own captions and -1 for others:
 
     - tcs, text-conditioned sigmoid: logits s * cos(pool(image, t), t) + b for the captions t of `sample_captions`;
-      -sum(log_sigmoid(label * logit)) / (B + K - 1).
-    - mps, multi-positive sigmoid: logits s * cos(global image, t) + b for all B*K captions;
-      -sum(log_sigmoid(label * logit)) / (B*K).
+      `-sum(log_sigmoid(label * logit)) / (B + K - 1)`.
+    - mps, multi-positive sigmoid: logits s * cos(global image, t) + b for all `B*K` captions;
+      `-sum(log_sigmoid(label * logit)) / (B*K)`.
 
-    The loss of a group adds to its own captions those of every other group, all of them negatives: image i meets what
-    row i of that group drew. Groups are averaged. This is what G GPUs of the PyTorch release compute with B images
-    each, on any number of devices: the numbers depend on `group_size` and not on the mesh.
+    A group's loss covers its own captions and those of every other group, all of which are negatives: image i is paired
+    with the captions drawn for row i of that group. Groups are averaged. This is what G GPUs of the PyTorch release
+    compute with B images each, on any number of devices: the numbers depend on `group_size` and not on the mesh.
 
     Cost, for N images on W devices, in G = N/B groups, with L local tokens and H heads:
 
     - FLOPs, forward, each device: N/W * G(B+K-1) pairs of (4 L D + 2 D^2); NK * 2 D^2 to project queries, once per
       caption; 2 N/W * NK * D for mps. Backward: twice that, and once more where blocks are recomputed.
-    - Wire: the N*K x D float32 text features are gathered once, 4 NKD (W-1)/W bytes into each device, and their
-      gradients reduced and scattered once, as many. Nothing else but scalars and the gradients of `params`.
+    - Wire: the N*K x D float32 text features are all-gathered once, 4 NKD (W-1)/W bytes into each device, and their
+      gradients reduce-scattered once, as many bytes. Nothing else but scalars and the gradients of `params`.
     - Memory, each device: 8 NKD bytes for all text features and their gradient, and one block of about
       `pairs_per_block` * (8 H L + 16 D) bytes; blocks are recomputed in the backward pass if there is more than one.
 
@@ -214,7 +216,7 @@ def flair_loss(
       sampler: replaces `sample_captions`.
 
     Raises:
-      ConfigError: if sizes do not divide, or a term is unknown.
+      ConfigError: if sizes do not divide, a term is unknown, or weights are not as many as terms.
     """
     settings = LossSettings(
         terms=tuple(terms), weights=tuple(weights), group_size=group_size, pairs_per_block=pairs_per_block

@@ -23,7 +23,7 @@ from flair_jax.train.step import StepMetrics
 
 
 class TrainingError(FlairError):
-    """A run that cannot go on, such as one whose loss is not finite."""
+    """A run that cannot continue, such as one whose loss is not finite."""
 
 
 class _Pending(NamedTuple):
@@ -39,7 +39,7 @@ class Meter:
     def __init__(
         self, settings: TrainSettings, model: Flair, loss: Loss, schedule: optax.Schedule | None, logger: MetricLogger
     ) -> None:
-        """For a run with these settings; says so if the loss does not tell its FLOPs and utilisation is measured."""
+        """For a run with these settings; warns if utilisation is measured and the loss does not state its FLOPs."""
         self._settings, self._schedule, self._logger = settings, schedule, logger
         self._flops = step_flops(model, settings.batch_size, settings.captions_per_image, loss, settings.lock)
         peak = peak_flops(jax.devices()[0])

@@ -50,16 +50,16 @@ def make_objects(
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
 ) -> Objects:
-    """Finds what a run trains with. An object that is given goes before a factory, and that before our own.
+    """Finds what a run trains with. An object that is given takes precedence over a factory, and that over our own.
 
     Args:
-      settings: of the run, `steps` being the number of steps of all of it.
+      settings: of the run, with `steps` set to the number of steps of the whole run.
       model: see `flair_jax.train.train`.
       optimizer: likewise.
       loss: likewise.
 
     Raises:
-      ConfigError: if a factory fails, an object is of a wrong type, or settings and model do not agree.
+      ConfigError: if a factory fails, an object is of the wrong type, or settings and model disagree.
     """
     model, found = find_model(settings, model)
     names = dict(found)
@@ -88,11 +88,11 @@ def find_sources(settings: TrainSettings, given: Sequence[Source] = ()) -> tuple
     """The training samples, and the qualified name of where they come from, as in `Objects.names`.
 
     Args:
-      settings: of the run, with whose data sets what is neither given nor made is opened.
+      settings: of the run; their data sets are opened if sources are neither given nor made.
       given: see `flair_jax.train.train`.
 
     Raises:
-      ConfigError: if the factory fails, or what is given or made are no sources.
+      ConfigError: if the factory fails, or what is given or made is not a sequence of sources.
       DatasetError: if a data set cannot be opened.
     """
     names: dict[str, str] = {}
@@ -144,7 +144,7 @@ def _checked(
 def _call(factory: Factory, kind: str, settings: TrainSettings) -> object:
     try:
         return factory(settings)
-    except Exception as error:  # it is a program, and can fail in any way
+    except Exception as error:  # it is a program, and can raise anything
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         what = str(error) if isinstance(error, FlairError) else f"{type(error).__name__}: {error}"
@@ -198,7 +198,7 @@ def _described(found: object) -> str:
 
 
 def _check_compute(model: Flair, settings: TrainSettings) -> None:
-    """Raises ConfigError if a model that was given computes in another way than the run's settings say."""
+    """Raises ConfigError if a given model has other compute settings than the run."""
     for name in ("dtype", "remat", "unroll"):
         of_model, of_run = getattr(model.config, name), getattr(settings, name)
         if of_model != of_run:

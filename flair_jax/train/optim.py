@@ -145,8 +145,7 @@ def _muon(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.Gradie
 def _adafactor(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adafactor (Shazeer and Stern 2018), layer by layer, as Zhai et al. (2022, section 3.4) train vision transformers.
 
-    That is with a momentum in bfloat16 and without scaling by the parameters' size, so that AdamW's learning rates and
-    decay suit it.
+    It has a momentum in bfloat16 and no scaling by the parameters' size, so AdamW's learning rates and decay suit it.
     """
 
     def make() -> optax.GradientTransformation:
@@ -174,7 +173,7 @@ OPTIMIZERS: dict[str, Callable[[OptimizerSettings, optax.Schedule], optax.Gradie
 
 
 def clamp_logit_scale(params: Params) -> Params:
-    """The parameters with `logit_scale` brought back to [0, ln 100]."""
+    """The parameters with `logit_scale` clamped to [0, ln 100]."""
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0, _MAX_LOGIT_SCALE)}
 
 
@@ -184,7 +183,7 @@ def update_ema(ema: Params | None, params: Params, settings: OptimizerSettings) 
     Args:
       ema: before the step.
       params: after the step.
-      settings: the optimiser's; `ema_decay` is the share that stays.
+      settings: the optimiser's; `ema_decay` is the weight of the previous average.
     """
     if ema is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from flair_jax.models.flair import Params
 # ...). Only states with the same fields mean the same by them.
 _Name = tuple[str, ...]
 
-# What counts steps and nothing else, such as a schedule's state.
+# States that only count steps, such as a schedule's.
 _STEPS = ("count", "count")
 
 
@@ -27,7 +27,7 @@ def restore_what_fits(
 ) -> tuple[dict[str, Any], list[str]]:
     """Reads an optimiser's state; what the checkpoint does not have in the same shape is as `optimizer` begins.
 
-    Schedules go on from the checkpoint's step all the same.
+    Schedules continue from the checkpoint's step in any case.
 
     Args:
       folder: Orbax's, of a tree with `step` and `opt_state`.
@@ -52,16 +52,15 @@ def restore_what_fits(
         item,
     )
     restored, _ = _named(handler.restore(folder, args=ocp.args.PyTreeRestore(item, restore_args=restore_args)))
-    step = restored["step", "step"]
     anew = {name: leaf for name, leaf in wanted.items() if name not in kept}
 
-    def begin(params: Params) -> list[jax.Array]:
+    def begin(params: Params, step: jax.Array) -> list[jax.Array]:
         first, _ = _named({"step": step, "opt_state": optimizer.init(params)})
         return [jnp.full_like(first[name], step) if name[:2] == _STEPS else first[name] for name in anew]
 
-    begun = jax.jit(begin, out_shardings=[leaf.sharding for leaf in anew.values()])(params)
+    begun = jax.jit(begin, out_shardings=[leaf.sharding for leaf in anew.values()])(params, restored["step", "step"])
     state = {**restored, **dict(zip(anew, begun, strict=True))}
-    lost = [*_groups(anew, "starts anew"), *_groups(saved.keys() - kept, "has no use any more")]
+    lost = [*_groups(anew, kept, "starts anew"), *_groups(saved.keys() - kept, kept, "has no use any more")]
     return jax.tree.unflatten(target_structure, [state[name] for name in wanted]), lost
 
 
@@ -70,7 +69,7 @@ def _fits(saved: Any, leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 def _named(tree: Any) -> tuple[dict[_Name, Any], jax.tree_util.PyTreeDef]:
-    """The leaves in their order under names that do not depend on the optimiser's form, and the tree's structure."""
+    """The leaves in order, under names that do not depend on the optimiser's form, and the tree's structure."""
     leaves, structure = jax.tree.flatten_with_path(tree)
     paths = [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves]
     starts = [_first_field(keys) for keys in paths]
@@ -94,6 +93,8 @@ def _first_field(keys: tuple[str, ...]) -> int:
     return min(number, len(keys) - 1)
 
 
-def _groups(names: Iterable[_Name], what: str) -> list[str]:
-    groups = Counter("/".join(name[1:3]) for name in names if name[:2] != _STEPS)
+def _groups(names: Iterable[_Name], kept: Collection[_Name], what: str) -> list[str]:
+    """What became of fields, and of the towers in fields of which something is kept, in words."""
+    in_part = {name[:2] for name in kept}
+    groups = Counter("/".join(name[1 : 3 if name[:2] in in_part else 2]) for name in names if name[:2] != _STEPS)
     return [f"{group} ({count} array(s)) {what}" for group, count in sorted(groups.items())]

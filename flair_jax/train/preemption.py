@@ -18,18 +18,18 @@ class Preempted(BaseException):
 
 
 class Preemption:
-    """Hears of SIGTERM; use it as a context manager.
+    """Handles SIGTERM; a context manager.
 
-    Until `await_steps` there is nothing to save, and the process ends at once, if it is one of `interrupts.run`: a
-    scheduler may give 25 seconds, and to compile takes longer. From then on `reached` says when to stop. On several
-    processes it is JAX's own service that is told, and all are to stop at the same step.
+    Until `await_steps` there is nothing to save, and the process ends at once if it is under `interrupts.run`: a
+    scheduler may give 25 seconds, and compiling takes longer. From then on `reached` says when to stop. With several
+    processes, JAX's preemption service receives the signal and makes all stop at the same step.
     """
 
     def __init__(self, stopped_status: int) -> None:
         """Prepares it.
 
         Args:
-          stopped_status: with which the process ends at once.
+          stopped_status: exit status with which the process ends at once.
         """
         self._status = stopped_status
         self._several = jax.process_count() > 1
@@ -39,10 +39,10 @@ class Preemption:
         if not self._several:
             try:
                 self._before = signal.signal(signal.SIGTERM, self._receive)
-            except ValueError:  # not the main thread: whoever runs us has to deal with signals
+            except ValueError:  # not the main thread: the caller has to handle signals
                 self._before = None
         interrupts.end_at_sigterm(
-            self._status, "stopped by SIGTERM before the first step; nothing was lost. The same command goes on."
+            self._status, "stopped by SIGTERM before the first step; nothing was lost. The same command resumes."
         )
         return self
 
@@ -58,12 +58,12 @@ class Preemption:
         interrupts.pass_sigterm_on()
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop after this step; all processes must ask for each step."""
+        """Whether to save and stop after this step; every process must call this for each step."""
         return multihost_utils.reached_preemption_sync_point(step) if self._several else self._received
 
     @contextmanager
     def may_break(self) -> Iterator[None]:
-        """Marks what takes long and can be left undone; on one process SIGTERM raises Preempted in it."""
+        """Marks long work that may be abandoned; in a single process SIGTERM raises Preempted in it."""
         if self._received:
             raise Preempted
         self._breaks = True

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -39,9 +39,7 @@ from flair_jax.weights.locate import locate
 
 
 class Outcome(NamedTuple):
-    """How far training came: the folder of its newest checkpoint, which `flair_jax.load` reads, and whether that is of
-    the last step.
-    """
+    """How far training got: its newest checkpoint, which `flair_jax.load` reads, and whether it is the last."""
 
     checkpoint: Path
     finished: bool
@@ -58,30 +56,30 @@ def train(
     accept_changes: bool = False,
     stopped_status: int = 0,
 ) -> Outcome:
-    """Trains, or goes on training, until the last step or a SIGTERM.
+    """Trains, or resumes training, until the last step or a SIGTERM.
 
-    Four objects may take the place of our own. A configuration file can make them as well, with functions in
-    `config.factories`, so that `flair-jax train` and `flair-jax plan` work for it; what is given here goes before
-    those. The run's identity has their qualified names: with others it is another run.
+    Four objects may replace our own. A configuration file can make them as well, with functions in `config.factories`,
+    so that `flair-jax train` and `flair-jax plan` use them; objects given here take precedence. The run's identity
+    includes their qualified names: with others it is another run.
 
     Args:
       settings: of the run. `settings.extra` is for objects of your own.
-      workdir: folder for checkpoints and metrics; a run found there goes on. One run at a time has it.
+      workdir: folder for checkpoints and metrics; a run found there is resumed. Only one run at a time may use it.
       sources: training samples instead of the data sets that `settings.data` names.
       model: instead of the one that `settings.model` names. `dtype`, `remat` and `unroll` of its `config` must be those
         of the settings.
       optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
         `settings.lock` keep their weights all the same.
       loss: instead of `make_loss(settings.loss, settings.group_size)`.
-      accept_changes: go on with a run even if its settings were others that make it another run.
-      stopped_status: with which the process ends if SIGTERM comes before there is anything to save, and the process is
-        one of `interrupts.run`.
+      accept_changes: resume a run even if changed settings make it another run.
+      stopped_status: exit status if SIGTERM comes before there is anything to save, and the process is under
+        `interrupts.run`.
 
     Raises:
-      ConfigError: if the settings or an object cannot be, or a factory fails.
+      ConfigError: if the settings or an object are invalid, or a factory fails.
       DatasetError: if the data is not there, that of the evaluation included.
-      CheckpointError: if the folder holds another run, one that is at work or no checkpoint that is whole, `init` is no
-        checkpoint, or one cannot be written.
+      CheckpointError: if the folder holds another run, one that is at work or no intact checkpoint, `init` is not a
+        checkpoint, or a checkpoint cannot be written.
       StorageError: if the metrics cannot be written.
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
@@ -90,59 +88,75 @@ def train(
     mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     with Preemption(stopped_status) as preemption:
-        sources, name_of_sources = find_sources(settings, sources)
-        samples = sum(map(len, sources))
-        whole = dataclasses.replace(settings, steps=settings.total_steps(samples))
-        objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
-        evaluation = (
-            RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
-            if settings.evaluation.every_steps
-            else None
-        )
-        names = {**name_of_sources, **objects.names}
-        identity = describe(settings, samples, objects.model.config, names)
+        setup = _set_up(settings, mesh, sources, model, optimizer, loss)
         with (
             alone(workdir),
             compilation_cache(settings.compilation_cache),
             jax.set_mesh(mesh),
-            RunCheckpoints(workdir, settings.checkpoint, objects.model, identity) as checkpoints,
+            RunCheckpoints(workdir, settings.checkpoint, setup.objects.model, setup.identity) as checkpoints,
         ):
-            setup = _Setup(whole, mesh, sources, objects, names, evaluation, checkpoints, preemption)
-            state, first = _start(setup, accept_changes)
-            if first == whole.steps:
-                if jax.process_index() == 0:
-                    print(f"finished: all {whole.steps:,} steps are done", flush=True)
-                return Outcome(checkpoints.path(first), finished=True)
-            done = _go_on(setup, workdir, state, first)
-            return Outcome(checkpoints.path(done), finished=done == whole.steps)
+            state, done = _start(setup, checkpoints, accept_changes)
+            if done < setup.steps:
+                done = _go_on(setup, workdir, checkpoints, preemption, state, done)
+            elif jax.process_index() == 0:
+                print(f"finished: all {done:,} steps are done", flush=True)
+            return Outcome(checkpoints.path(done), finished=done == setup.steps)
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start; the settings say how many steps it has, `names` what is not our own."""
+    """A run that is ready to start: `names` says what is not our own, `identity` what makes it this run."""
 
     settings: TrainSettings
+    steps: int
     mesh: Mesh
     sources: Sequence[Source]
     objects: Objects
     names: Mapping[str, str]
+    identity: dict[str, Any]
     evaluation: RetrievalEvaluation | None
-    checkpoints: RunCheckpoints
-    preemption: Preemption
 
 
-def _start(setup: _Setup, accept_changes: bool) -> tuple[TrainState, int]:
-    """The state to go on from, and the steps that it has behind it."""
+def _set_up(
+    settings: TrainSettings,
+    mesh: Mesh,
+    sources: Sequence[Source],
+    model: Flair | None,
+    optimizer: optax.GradientTransformation | None,
+    loss: Loss | None,
+) -> _Setup:
+    """Opens the data, and makes what trains on it."""
+    sources, name_of_sources = find_sources(settings, sources)
+    samples = sum(map(len, sources))
+    steps = settings.total_steps(samples)
+    objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
+    names = {**name_of_sources, **objects.names}
+    identity = describe(settings, samples, objects.model.config, names)
+    evaluation = None
+    if settings.evaluation.every_steps:
+        evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
+    return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation)
+
+
+def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> tuple[TrainState, int]:
+    """The state to start or resume from, and the number of steps that are done."""
     model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
     ema = settings.optimizer.ema_decay > 0
     target = abstract_state(model, optimizer, setup.mesh, ema=ema)
-    resumed = setup.checkpoints.restore(target, optimizer, accept_changes)
+    resumed = checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:
         return resumed
     params = _initial_params(settings.init, model, target.params) if settings.init else None
     return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
-def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
+def _go_on(
+    setup: _Setup,
+    workdir: Path,
+    checkpoints: RunCheckpoints,
+    preemption: Preemption,
+    state: TrainState,
+    first: int,
+) -> int:
     """Trains after `first` steps; returns how many are done at the end, or at a SIGTERM."""
     settings, objects = setup.settings, setup.objects
     step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
@@ -150,7 +164,7 @@ def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
         MetricLogger(
             workdir,
             first_step=first,
-            steps=settings.steps,
+            steps=setup.steps,
             wandb_project=settings.wandb_project,
             active=jax.process_index() == 0,
         ) as logger,
@@ -158,23 +172,23 @@ def _go_on(setup: _Setup, workdir: Path, state: TrainState, first: int) -> int:
     ):
         logger.say(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
-            f"{sum(map(len, setup.sources)):,} samples, {settings.steps:,} steps of {settings.batch_size} images on "
+            f"{sum(map(len, setup.sources)):,} samples, {setup.steps:,} steps of {settings.batch_size} images on "
             f"{setup.mesh.size} {jax.devices()[0].device_kind} device(s)"
-            + (f"; going on after step {first:,}" if first else "")
+            + (f"; resuming after step {first:,}" if first else "")
             + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
         if setup.names:
             logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in setup.names.items()))
         run = Run(
             settings=settings,
-            steps=settings.steps,
+            steps=setup.steps,
             mesh=setup.mesh,
             train_step=jax.jit(step, donate_argnums=0),
             meter=Meter(settings, objects.model, objects.loss, objects.schedule, logger),
-            checkpoints=setup.checkpoints,
+            checkpoints=checkpoints,
             evaluation=setup.evaluation,
             logger=logger,
-            preemption=setup.preemption,
+            preemption=preemption,
         )
         return run.go_on(state, first, stream)
 

@@ -2,7 +2,7 @@
 
 How a batch becomes a gradient: `TrainStep.encode` normalises the pixels and runs the towers (`Flair.encode_image`,
 `Flair.encode_text`); a `Loss`, as published `flair_loss`, compares all features; `TrainStep.gradients` differentiates,
-at once or in parts; and the optimiser of `flair_jax.train.optim` moves the parameters.
+at once or in parts; and the optimiser of `flair_jax.train.optim` updates the parameters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """N pictures and K captions of each; rows i*K to i*K+K-1 of `tokens` belong to picture i."""
+    """N images and K captions of each; rows `i*K` to `i*K+K-1` of `tokens` belong to image i."""
 
     pixels: UInt8[Array | np.ndarray, "N S S 3"]
     tokens: Int[Array | np.ndarray, "NK T"]
@@ -76,11 +76,11 @@ def abstract_state(
     Args:
       model: the model.
       optimizer: such as `make_optimizer` makes.
-      mesh: where the state is to lie.
+      mesh: over which the state is sharded.
       ema: whether an average of the parameters belongs to it.
 
     Raises:
-      ConfigError: if the mesh does not divide a parameter that it should split.
+      ConfigError: if the mesh does not divide a parameter that it should shard.
     """
     state = jax.eval_shape(lambda params: _state(params, optimizer, ema), model.abstract_params())
     return jax.tree.map(
@@ -104,7 +104,7 @@ def init_state(
     Args:
       model: the model.
       optimizer: from `make_optimizer`.
-      mesh: where to.
+      mesh: over which the state is sharded.
       seed: of random parameters.
       params: parameters to start from instead.
       ema: whether to keep an average of the parameters, which starts from them.
@@ -201,7 +201,7 @@ class TrainStep:
         return self._add_towers(of_params, params, batch, of_features), values
 
     def _add_towers(self, of_loss: Params, params: Params, batch: Batch, of_features: Features) -> Params:
-        """The gradients that the loss has by itself, and those by way of the features, one part after the other."""
+        """The loss's direct gradients, plus those through the features, one part after the other."""
 
         def add_part(total: Params, part: tuple[Batch, Features]) -> tuple[Params, None]:
             _, pull_back = jax.vjp(lambda params: self.encode(params, part[0]), params)
@@ -210,7 +210,7 @@ class TrainStep:
         return jax.lax.scan(add_part, of_loss, (self._parts(batch), self._parts(of_features)))[0]
 
     def _parts(self, rows: Any) -> Any:
-        """[N, ...] -> [parts, N / parts, ...] for each array, each part spread over all devices."""
+        """[N, ...] -> [parts, N / parts, ...] for each array, each part sharded over all devices."""
 
         def parts(rows: Array) -> Array:
             split = jnp.swapaxes(rows.reshape(-1, self.settings.accumulation_steps, *rows.shape[1:]), 0, 1)
@@ -230,7 +230,7 @@ def _whole(parts: Any) -> Any:
 
 
 def _stop_locked(params: Params, lock: tuple[str, ...]) -> Params:
-    """So that nothing is differentiated for the sake of a locked tower."""
+    """Stops gradients to locked towers, so that nothing is differentiated for them."""
     if not lock:
         return params
     return jax.tree.map(

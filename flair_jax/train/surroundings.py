@@ -1,4 +1,4 @@
-"""What surrounds a run: a folder that no other run has, the cache of compiled programs, and a quiet log."""
+"""What a run needs around it: a folder of its own, the cache of compiled programs, and a quiet log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flair_jax.parallel.processes import Processes
 
 @contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder, which the processes of this one share.
+    """Keeps other runs out of the folder, which this run's processes share.
 
     Raises:
       CheckpointError: if another run is at work there.
@@ -45,7 +45,7 @@ def compilation_cache(folder: str) -> Iterator[None]:
 
 @contextmanager
 def no_tracebacks_logged() -> Iterator[None]:
-    """Orbax logs what fails in the background, in hundreds of lines, before it raises it."""
+    """Silences Orbax, which logs a failure in the background in hundreds of lines before it raises it."""
 
     def short(record: logging.LogRecord) -> bool:
         return not record.exc_info

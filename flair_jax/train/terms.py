@@ -1,6 +1,6 @@
-"""The terms of the loss as a table; a further term is a further row, and nothing else.
+"""The terms of the loss as a table: adding a term is adding a row.
 
-A row of one's own needs no edit here: `make_loss(..., table={**TERMS, "mine": Term(share, flops)})`.
+A term of your own needs no edit here: `make_loss(..., table={**TERMS, "mine": Term(share, flops)})`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LossSizes(NamedTuple):
       captions: K of each image.
       local: L, local tokens of an image.
       width: D, of the embedding.
-      image_learns: whether the image tower does; if not, its features need no gradient.
+      image_learns: whether the image tower is trained; if not, its features need no gradient.
       text_learns: likewise.
     """
 
@@ -48,8 +48,8 @@ class Term:
         function of a `Group` whose sum over all groups is that share: all such terms are computed in one loop over the
         groups, so that memory is that of one group.
       flops: (sizes, B) -> FLOPs of its matrix products in one step, forward and backward, over all devices, in groups
-        of B. At 2 a multiplication; a product costs its forward pass once more for each of its two factors that needs
-        a gradient; what is computed again is not counted.
+        of B. At 2 FLOPs per multiply-add; a product costs its forward pass once more for each of its two factors that
+        needs a gradient; rematerialisation is not counted.
     """
 
     share: Callable[[LossContext], Array | Callable[[Group], Array]]
@@ -101,7 +101,7 @@ def sample_captions(
 ) -> Int[Array, " {group_size}+{captions_per_image}-1"]:
     """The captions that pool one image: its own K, and one drawn uniformly from each other image of a group.
 
-    Ascending, so that the image's own stand at columns row to row+K-1. The draw depends on (key, group, row) and on
+    Ascending, so that the image's own are at columns row to row+K-1. The draw depends on (key, group, row) and on
     nothing about devices.
 
     Args:

@@ -1,4 +1,4 @@
-"""Weights that others wrote: files, archives, the hub, and the table that names their tensors."""
+"""Reading others' weights: files, archives, the hub, and the table that maps their tensors to parameters."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def flair_config(weights: Weights, name: str) -> FlairConfig:
 
     Raises:
       ConversionError: if it is another.
-      ConfigError: if nothing tells the numbers of heads.
+      ConfigError: if the numbers of heads are not known.
     """
     config = infer_config(weights.tensors, None)
     return dataclasses.replace(config, quick_gelu=settle(told_by(weights, name), clip=False)[0])

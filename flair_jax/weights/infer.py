@@ -29,7 +29,7 @@ def infer_config(tensors: Mapping[str, np.ndarray], given: FlairConfig | None) -
 
     Raises:
       ConversionError: if the tensors are not those of a FLAIR model, or contradict `given`.
-      ConfigError: if nothing tells the numbers of heads.
+      ConfigError: if the numbers of heads are not known.
     """
     sizes = _sizes(tensors)
     for config in PRESETS.values() if given is None else (given,):

@@ -19,7 +19,7 @@ DESCRIPTION = "description"
 def locate(name: str | Path) -> Path:
     """Where a checkpoint is on this machine; one on the hub is fetched into the hub's cache first.
 
-    As long as the process lives, a hub name means the commit that it meant at first.
+    Within a process, a hub name keeps referring to the commit that it first resolved to.
 
     Args:
       name: a path, `~` being the home folder, where WORKDIR or WORKDIR/checkpoints of a training run means its newest
@@ -27,10 +27,10 @@ def locate(name: str | Path) -> Path:
         there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
 
     Raises:
-      ConversionError: if the name is malformed, or what it names cannot be had.
+      ConversionError: if the name is malformed, or what it names cannot be fetched.
     """
     scheme, colon, rest = str(name).partition(":/")
-    if scheme == "hf" and colon:  # `Path` makes one stroke of two
+    if scheme == "hf" and colon:  # `Path` collapses two slashes into one
         return _fetch(f"hf://{rest.lstrip('/')}")
     return _newest_of_run(expand(name))
 
@@ -49,7 +49,7 @@ def _newest_of_run(path: Path) -> Path:
 
 
 def reported_name(name: str | Path, located: Path) -> str:
-    """What to call a checkpoint in a report: its hub name, or else where it is, which for a run says which step."""
+    """The name of a checkpoint in reports: its hub name, or else its path, which for a run includes the step."""
     return str(name) if str(name).startswith("hf:/") else str(located)
 
 

@@ -157,7 +157,7 @@ def test_missing_tar(tmp_path) -> None:
         source_of("nowhere://a.tar")
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "folder.tar").mkdir()
-    for name, reason in (("pipe", "is no file"), ("folder", r"is a folder; name its tars, as in FOLDER/\*\.tar")):
+    for name, reason in (("pipe", "is not a file"), ("folder", r"is a folder; name its tars, as in FOLDER/\*\.tar")):
         with pytest.raises(DatasetError, match=f"{name}.tar: {reason}"):
             source_of(tmp_path / f"{name}.tar")
 

@@ -10,23 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_tars import write_tars
+from process_ends import alive, wait_for_end
 
 from flair_jax.data.workers import Worker, parallel, send_result
 from flair_jax.errors import DatasetError, WorkerError
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for_end(*pids: int, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def describe(item: int) -> tuple[int, np.ndarray]:

@@ -172,7 +172,7 @@ def test_a_stop_saves_on_all_workers(programs, tmp_path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 143, err
-    assert "tpu_pod.sh: stopped; the same command goes on" in err
+    assert "tpu_pod.sh: stopped; the same command resumes" in err
     assert verbs(programs) == ["describe", "scp", "ssh", "train", "stop"]
     assert "--command=kill -TERM $(cat run-1/run.pid)" in programs.calls("gcloud")[-1]
     assert "--worker=all" in programs.calls("gcloud")[-1]

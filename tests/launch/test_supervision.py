@@ -105,7 +105,7 @@ def test_a_stop_reaches_all_and_is_no_crash(programs, tmp_path, number: int) -> 
         process.send_signal(number)
         _, err = process.communicate()
     assert process.returncode == 143
-    assert err == "local.sh: stopped; the same command goes on\n"
+    assert err == "local.sh: stopped; the same command resumes\n"
     assert len(programs.calls("flair-jax")) == 2
 
 

@@ -10,8 +10,8 @@ from numeric import assert_close
 from test_optim import SETTINGS
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import PRESETS
 from flair_jax.models.flair import Flair
+from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import OPTIMIZERS, MeshSettings, OptimizerSettings
 from flair_jax.train.optim import make_optimizer

@@ -55,7 +55,7 @@ def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_
     assert run("search", index, "a dog") == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 11
-    assert "is unfinished, with 11 pictures so far; `flair-jax index` goes on" in printed.err
+    assert "is unfinished, with 11 pictures so far; `flair-jax index` resumes it" in printed.err
     assert "FAISS is not installed; comparing with every picture instead" in printed.err
     assert "Traceback" not in printed.err
 

@@ -227,7 +227,7 @@ def test_another_run_is_named_and_not_mixed_in(saved) -> None:
     for name, value in IDENTITY_CHANGES.items():
         shown = json.loads(json.dumps(value))
         assert re.search(rf"config\.{re.escape(name)} was [^;]+, is {re.escape(repr(shown))}", str(caught.value)), name
-    assert "add --accept-changes to go on after step 6" in str(caught.value)
+    assert "add --accept-changes to resume after step 6" in str(caught.value)
     with pytest.raises(CheckpointError, match="the number of samples was 40, is 41"):
         SmallRun(saved.workdir, saved.settings, samples=41).restore()
     assert {path: path.stat().st_mtime_ns for path in files_of(saved.workdir)} == before
@@ -335,6 +335,8 @@ def test_a_checkpoint_without_digests_goes_on(earlier, caplog) -> None:
     assert [line.split(":")[0] for line in lines] == [str(newest), str(earlier.workdir / "converted")]
     with pytest.raises(CheckpointError, match=r"\(config.seed was 0, is 1\)"):
         changed(earlier, seed=1).restore()
+    with pytest.raises(CheckpointError, match=r"\(config.optimizer.layer_decay was 1.0, is 0.5\)"):
+        changed(earlier, **{"optimizer.layer_decay": 0.5}).restore()
     earlier.save(6)
     assert (earlier.workdir / "checkpoints" / "6" / "SHA256SUMS").is_file()
 
@@ -345,7 +347,7 @@ def test_without_digests_nothing_is_proven(earlier, what: str) -> None:
     file = earlier.workdir / "checkpoints" / "3" / what
     file.write_bytes(file.read_bytes()[:-9])
     for _ in range(2):
-        with pytest.raises(CheckpointError, match="3: cannot be restored .*no digests .* move it to .*damaged to go"):
+        with pytest.raises(CheckpointError, match="3: cannot be restored .*no digests .* move it to .*damaged to"):
             earlier.restore()
 
 

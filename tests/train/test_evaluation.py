@@ -135,12 +135,12 @@ def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> Non
         logger=SimpleNamespace(say=said.append, write=lambda *values: logged.append(values)),
         preemption=Preemption(0),
     )
-    run._evaluate(SimpleNamespace(params=params), 2)
+    run._evaluate(SimpleNamespace(evaluated=params), 2)
     assert not logged
-    run._evaluate(SimpleNamespace(params=params), 3)
+    run._evaluate(SimpleNamespace(evaluated=params), 3)
     assert logged == [(3, {"evaluation/failed": 1.0})]
     assert said[0].startswith(
-        "the evaluation after step 3 has failed, and training goes on: 1 of 16 pictures cannot be read; mend them, or"
+        "the evaluation after step 3 has failed, and training continues: 1 of 16 pictures cannot be read; mend them, or"
     )
     assert f"{copied}/0003.png: no such picture" in said[0]
     assert "--skip-broken" not in said[0]

@@ -116,7 +116,7 @@ def test_preempted_and_killed_processes(config, pair, tmp_path) -> None:
     assert launcher.returncode == 0, err
     assert "local.sh: ended with status 143; restart 1 of at most 10" in err
     assert re.search(r"local.sh: ended with status \d+; restart 2 of at most 10", err)
-    assert len(re.findall("going on after step", out)) == 2
+    assert len(re.findall("resuming after step", out)) == 2
     assert losses(workdir) == pair
 
 
@@ -128,8 +128,8 @@ def test_the_user_stops_it_and_goes_on(config, alone, tmp_path) -> None:
         launcher.send_signal(signal.SIGTERM)
         _, err = launcher.communicate()
     assert launcher.returncode == 143, err
-    assert "local.sh: stopped; the same command goes on" in err
+    assert "local.sh: stopped; the same command resumes" in err
     status, out, err = launch("local.sh", file)
     assert status == 0, err
-    assert "going on after step" in out
+    assert "resuming after step" in out
     assert losses(workdir) == alone

@@ -16,12 +16,14 @@ from runs import losses, run, write_config
 
 import flair_jax
 from flair_jax.cli import main
+from flair_jax.configs.default import get_config
 from flair_jax.data import Record, TfdsSource
 from flair_jax.errors import AnotherRunError, CheckpointError, ConfigError
 from flair_jax.models.flair import Flair
 from flair_jax.plan import find_topology, plan_training
 from flair_jax.settings import TrainSettings
 from flair_jax.train import LossValues, make_loss, make_objects, parse_config, train
+from flair_jax.train.identity import changes, describe
 
 # Appended to a configuration file; the loss is a sigmoid loss of global features, so small that it is one line.
 FACTORIES = """
@@ -151,7 +153,7 @@ def test_it_is_resumed_bit_for_bit(own, undisturbed_own, tmp_path) -> None:
     shutil.rmtree(workdir / "checkpoints" / "4")
     status, out, err = run(own, workdir)
     assert status == 0, err
-    assert "going on after step 2" in out + err
+    assert "resuming after step 2" in out + err
     assert losses(workdir) == losses(undisturbed_own)
 
 
@@ -341,3 +343,43 @@ def test_the_object_given_goes_before_the_factory(own) -> None:
     assert objects.loss is mine
     assert objects.names == {"loss": f"{__name__}.{mine.__qualname__}"}
     assert objects.schedule is not None
+
+
+def test_a_run_from_before_there_were_such_settings_goes_on_without_a_word(config) -> None:
+    """Except for what it could not have: fields and objects of one's own."""
+    settings = read(config)
+    now = describe(settings, 40)
+    was = {name: value for name, value in now.items() if not name.startswith(("factories.", "loss.weights", "extra."))}
+    assert changes(was, now, 3) == []
+    given = describe(settings, 40, objects={"loss": "mine.loss", "sources": "mine.Source"})
+    assert [str(change) for change in changes(was, given, 3)] == ["the loss was the standard one, is mine.loss"]
+    fields = describe(dataclasses.replace(settings, extra={"a": {"b": None}}), 40)
+    assert [str(change) for change in changes(was, fields, 3)] == ["config.extra.a.b was not set, is None"]
+    assert all(change.of_identity for change in changes(was, fields, 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "config.extra.x=nan must be a finite number"),
+        (
+            [1, {"deep": object}],
+            r"config.extra.x\[1\].deep=.* must be a number, a text, a boolean, None, or a tuple or",
+        ),
+        (jnp.ones(2), "config.extra.x=.* must be a number, a text"),
+        ({"a.b": 1}, "config.extra.x: a field is named 'a.b'; names are texts without dots"),
+    ],
+)
+def test_what_extra_cannot_hold_is_named(value, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainSettings.from_config({**get_config().to_dict(), "extra": {"x": value}})
+
+
+def test_extra_on_the_command_line(own) -> None:
+    """Fields that the file defines, of the type that they have there; lists become tuples, groups dicts."""
+    settings = read(own, "--config.extra.temperature=2", "--config.extra.rates.all=0.1")
+    assert settings.extra == {"temperature": 2.0, "rates": {"all": 0.1}}
+    with pytest.raises(ConfigError, match=r"extra.rates.al: no such field; .* defines those of `extra`. .* \"all\""):
+        read(own, "--config.extra.rates.al=0.1")
+    config = {**get_config().to_dict(), "extra": {"sizes": [1, (2, "x")], "on": True, "none": None}}
+    assert TrainSettings.from_config(config).extra == {"sizes": (1, (2, "x")), "on": True, "none": None}

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 from numeric import assert_close
+from process_ends import wait_for_end
 from runs import finish, losses, run, start
-from test_workers import wait_for_end
 
 import flair_jax
 from flair_jax.cli import main
@@ -76,8 +76,8 @@ def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config,
 @pytest.mark.parametrize(
     ("number", "status", "sentence"),
     [
-        (signal.SIGINT, 130, "interrupted; the same command goes on from the last checkpoint"),
-        (signal.SIGTERM, 143, "stopped by SIGTERM before the first step; nothing was lost. The same command goes on."),
+        (signal.SIGINT, 130, "interrupted; the same command resumes from the last checkpoint"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM before the first step; nothing was lost. The same command resumes."),
     ],
 )
 def test_signals_while_the_first_step_is_compiled(config, tmp_path, number: int, status: int, sentence: str) -> None:
@@ -118,7 +118,7 @@ def test_sigterm_saves_and_says_so(config, undisturbed, tmp_path) -> None:
     assert (tmp_path / "run" / "checkpoints" / str(stopped)).is_dir()
     status, _, err = run(config, tmp_path / "run")
     assert status == 0
-    assert f"going on after step {stopped}" in _ + err
+    assert f"resuming after step {stopped}" in _ + err
     assert losses(tmp_path / "run") == undisturbed[1]
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_skipped(config, undisturbed, t
     status, out, err = run(config, tmp_path / "run")
     assert status == 0, err
     assert f"checkpoint {newest} is damaged and skipped (params/" in err
-    assert "going on after step 9" in out + err
+    assert "resuming after step 9" in out + err
     assert losses(tmp_path / "run") == undisturbed[1]
     assert (tmp_path / "run" / "damaged").is_dir()
 
@@ -176,7 +176,7 @@ def test_another_run_is_not_mixed_in(config, stopped_run, capsys) -> None:
         (line,) = [each for each in capsys.readouterr().err.splitlines() if "holds another run" in each]
         assert "config.optimizer.clip_norm was 0.0, is 1.0" in line
         assert "config.steps was 12, is 9" in line
-        assert "--accept-changes to go on after step 9" in line
+        assert "--accept-changes to resume after step 9" in line
     assert in_process(config, stopped_run, "--config.steps=9", "--accept-changes") == 0
     assert (stopped_run / "metrics.jsonl").read_bytes() == before
     assert not (stopped_run / "damaged").exists()

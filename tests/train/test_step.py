@@ -79,7 +79,7 @@ def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int) 
         }
     )
     # The golden pictures are floats already normalised.
-    monkeypatch.setattr("flair_jax.train.step.normalize", lambda pixels: pixels)
+    monkeypatch.setattr("flair_jax.models.flair.Flair.normalize", lambda _, pixels: pixels)
     batches = [Batch(data[f"{i}/images"].transpose(0, 2, 3, 1), data[f"{i}/tokens"]) for i in range(count)]
     drawn = jnp.stack([data[f"{i}/sampled_indices"] for i in range(count)]).astype(jnp.int32)
     # The step's number reaches the sampler through its key alone, so each step looks its row up by that key.

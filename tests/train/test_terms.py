@@ -106,6 +106,8 @@ def test_flops_are_those_of_the_terms() -> None:
 def test_an_unknown_term_is_named() -> None:
     with pytest.raises(ConfigError, match=r"config.loss.terms=\('clip',\) are not among tcs, mps, infonce"):
         loss_of("clip")
+    with pytest.raises(ConfigError, match="2 terms need as many"):
+        loss_of("tcs", "mps", weights=(1.0,))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -110,7 +110,7 @@ def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> i
     return len(documents)
 
 
-def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
+def _copy(shard: str, stream: BinaryIO, target: Path, index: ShardIndex, documents: Mapping[int, bytes]) -> None:
     """Writes the samples that have a new JSON, with all their members."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as out:
         kept = {split_name(name)[0]: number for number, name in enumerate(index.names) if number in documents}
@@ -131,7 +131,7 @@ def _copy(shard: str, stream: Any, target: Path, index: ShardIndex, documents: M
                 out.addfile(member, stream)
 
 
-def _documents(shard: str, stream: Any, index: ShardIndex, rows: _Rows, left_out: LeftOut) -> dict[int, bytes]:
+def _documents(shard: str, stream: BinaryIO, index: ShardIndex, rows: _Rows, left_out: LeftOut) -> dict[int, bytes]:
     """The new JSON of each sample that has a row, by the sample's number."""
     documents = {}
     for number, (span, name) in enumerate(zip(index.spans, index.names, strict=True)):

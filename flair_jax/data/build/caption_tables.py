@@ -9,7 +9,6 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +42,7 @@ def read_table(path: Path) -> Iterator[Row | Damage]:
         yield Damage(str(path), where, cells) if isinstance(cells, str) else _usable(path, where, cells)
 
 
-def _usable(path: Path, where: str, cells: Mapping[str, Any]) -> Row | Damage:
+def _usable(path: Path, where: str, cells: Mapping[str, object]) -> Row | Damage:
     column, captions = ADDRESS, {}
     try:
         address = _address(cells.get(ADDRESS))
@@ -55,7 +54,7 @@ def _usable(path: Path, where: str, cells: Mapping[str, Any]) -> Row | Damage:
     return (address, captions) if captions else Damage(str(path), where, "no caption")
 
 
-def _address(cell: Any) -> str:
+def _address(cell: object) -> str:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise DatasetError("no address")
     if not isinstance(cell, str):
@@ -65,7 +64,7 @@ def _address(cell: Any) -> str:
     return cell
 
 
-def sentences_in(cell: Any) -> list[str]:
+def sentences_in(cell: object) -> list[str]:
     """Sentences of a cell: a text, or a list of texts, or a list written as text.
 
     Raises:

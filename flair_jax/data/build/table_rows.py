@@ -50,7 +50,7 @@ def raw_rows(path: Path, key: str, columns: Sequence[str]) -> Iterator[RawRow]:
     if kind not in _KINDS:
         raise DatasetError(f"{path}: a caption table is {', '.join(_KINDS[:-1])} (also as .gz) or {_KINDS[-1]}")
     if path.exists() and not path.is_file():  # a pipe would keep whoever opens it waiting
-        raise DatasetError(f"{path}: is no file")
+        raise DatasetError(f"{path}: is not a file")
     try:
         if kind == ".parquet":
             yield from _parquet_rows(path, key, columns)

@@ -77,10 +77,10 @@ class _Array:
 class _Dtype:
     """Stand-in for a NumPy dtype."""
 
-    def __init__(self, kind: bytes | str, *_: Any) -> None:
+    def __init__(self, kind: bytes | str, *_: object) -> None:
         self.kind = kind.decode() if isinstance(kind, bytes) else kind
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Byte order and such, which single bytes do not have."""
 
 

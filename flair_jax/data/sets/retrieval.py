@@ -104,6 +104,9 @@ class RetrievalSet:
         return RetrievalData(list(index), texts, np.array(image_of_text))
 
 
+_Value = TypeVar("_Value")
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -111,7 +114,7 @@ def _json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _field(record: Any, name: str | int, kind: type, where: str) -> Any:
+def _field(record: Any, name: str | int, kind: type[_Value], where: str) -> _Value:
     """record[name], if it is there and of that kind."""
     try:
         value = record[name]
