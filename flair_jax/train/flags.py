@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
@@ -115,6 +116,9 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         try:
             spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
             module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            # Dataclasses, and so Flax's modules, look for the module that they are defined in; workers do not have it.
+            sys.modules["config"] = module
+            cloudpickle.register_pickle_by_value(module)
             spec.loader.exec_module(module)  # type: ignore[union-attr]
             config = module.get_config(*([parameter] if colon else []))
         except (Exception, SystemExit) as error:  # it is a program, and can raise anything
