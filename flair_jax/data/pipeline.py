@@ -33,6 +33,10 @@ _REPLACEMENTS = 10
 _Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
+class SourceError(DatasetError):
+    """A source that fails, which no other sample can replace."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
     """How a sample becomes arrays.
@@ -84,16 +88,18 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
     """One sample in one epoch; if its picture or its captions cannot be used, the next that can, with a warning.
 
     Raises:
-      DatasetError: if the next ones cannot be used either.
+      DatasetError: if the next ones cannot be used either, or the source itself fails.
     """
     rng = np.random.default_rng([settings.seed, epoch, number])
     for offset in range(_REPLACEMENTS):
         chosen = (number + offset) % len(source)
         try:
-            record = source[chosen]
+            record = _record(source, chosen)
             if not record.sentences:
                 raise DatasetError("there is no caption")
             picture = open_training_picture(record.image)
+        except SourceError:
+            raise
         except FlairError as error:
             logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
             continue
@@ -106,6 +112,24 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
         tokens = settings.tokenizer.tokenize(captions, settings.context_length)
         return Sample(pixels, tokens, chosen)
     raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
+
+
+def _record(source: Source, number: int) -> Record:
+    """A record of a source, which may be a user's program."""
+    try:
+        record = source[number]
+    except FlairError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{source.where(number)}: its source has failed ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(record, Record) or isinstance(record.sentences, str):
+        found = "sentences in one text" if isinstance(record, Record) else type(record).__name__
+        raise SourceError(
+            f"{source.where(number)}: its source must give a flair_jax.data.Record with a list of sentences, not {found}"
+        )
+    return record
 
 
 def _draw_captions(record: Record, rng: np.random.Generator, settings: SampleSettings) -> list[str]:

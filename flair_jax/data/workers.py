@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import cloudpickle
 from tqdm import tqdm
 
-from flair_jax.errors import WorkerError
+from flair_jax.errors import ConfigError, WorkerError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -69,9 +69,20 @@ class Worker(Generic[_Result]):
         return self._channel.fileno()
 
     def send(self, value: object) -> None:
-        """Sends the work, a function of the channel back, or what that function receives."""
+        """Sends the work, a function of the channel back, or what that function receives.
+
+        Raises:
+          ConfigError: if it cannot be pickled.
+        """
+        try:
+            work = cloudpickle.dumps(value)
+        except Exception as error:  # whatever an object raises that cannot be copied
+            raise ConfigError(
+                f"worker processes cannot be sent what they work with ({error}); make it picklable, or use none: "
+                "config.data.workers=0"
+            ) from error
         with contextlib.suppress(ConnectionError):  # it has died, which `receive` tells
-            _send(self._channel, cloudpickle.dumps(value))
+            _send(self._channel, work)
 
     def receive(self) -> _Result:
         """Its next result.

@@ -23,6 +23,7 @@ from flair_jax.train.flops import step_flops
 from flair_jax.train.losses import Loss
 from flair_jax.train.objects import find_model, make_objects
 from flair_jax.train.step import Batch, abstract_state, make_train_step
+from flair_jax.train.trial import try_out
 
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
 
@@ -55,6 +56,7 @@ def plan_training(
     whole = dataclasses.replace(settings, steps=max(steps, longest, 1))
     objects = make_objects(whole, model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
+        try_out(objects, settings)
         state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
         batch = _abstract_batch(objects.model, settings, mesh)
         step = make_train_step(objects.model, objects.optimizer, settings, loss=objects.loss)
@@ -102,8 +104,10 @@ def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | 
     rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     on_all = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)  # noqa: E731
     params = jax.tree.map(on_all, model.abstract_params())
-    width = model.config.embed_dim
-    local = jax.ShapeDtypeStruct((images, model.config.vision.grid**2, width), jnp.float32, sharding=rows)
+    size = model.config.vision.image_size
+    pixels = jax.ShapeDtypeStruct((images, size, size, 3), jnp.float32)
+    _, tokens, width = jax.eval_shape(model.encode_image, params, pixels)[1].shape
+    local = jax.ShapeDtypeStruct((images, tokens, width), jnp.float32, sharding=rows)
     text = jax.ShapeDtypeStruct((_TEXTS, width), jnp.float32)
     texts = jax.tree.map(on_all, jax.eval_shape(model.prepare_texts, params, text))
     score = score_all_step(model, mesh)
@@ -116,10 +120,6 @@ def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | 
         batch=(local, texts),
         unit="pair",
         units=pairs,
-        useful_flops=(
-            None
-            if "pooling" in model.own_modules
-            else pairs * (4.0 * model.config.vision.grid**2 * width + 2.0 * width**2)
-        ),
+        useful_flops=(None if "pooling" in model.own_modules else pairs * (4.0 * tokens * width + 2.0 * width**2)),
     )
     return compile_step(planned, topology, mesh)

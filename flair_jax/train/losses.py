@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,34 @@ class LossValues(NamedTuple):
 
     total: Float[Array, ""]
     terms: dict[str, Float[Array, ""]]
+
+
+# What is logged beside the terms.
+METRICS = (
+    *("step", "loss", "grad_norm", "logit_scale", "learning_rate", "images_per_second", "waiting_for_data"),
+    *("skipped_samples", "model_flops_utilisation"),
+)
+
+
+def check_values(values: object) -> None:
+    """Raises ConfigError if what a loss has returned are not `LossValues` that can be differentiated and logged."""
+    if not isinstance(values, LossValues):
+        raise ConfigError(f"a loss must return LossValues, not {type(values).__name__}")
+    if jnp.shape(values.total) or not jnp.issubdtype(jnp.result_type(values.total), jnp.floating):
+        raise ConfigError(f"a loss's total must be a scalar of floating point, not {_described(values.total)}")
+    if not isinstance(values.terms, dict) or not all(isinstance(name, str) for name in values.terms):
+        raise ConfigError("a loss's terms must be a dict with texts as names")
+    for name, term in values.terms.items():
+        if not jax.tree_util.all_leaves([term]) or jnp.shape(term):
+            raise ConfigError(f"the loss's term {name} must be a scalar, not {_described(term)}")
+        if name in METRICS:
+            raise ConfigError(f"the loss has a term named {name}, as another metric is; give it another name")
+
+
+def _described(value: Any) -> str:
+    if not jax.tree_util.all_leaves([value]):
+        return type(value).__name__
+    return f"{jnp.result_type(value)} [{', '.join(map(str, jnp.shape(value)))}]"
 
 
 @runtime_checkable
@@ -135,6 +163,9 @@ class TermsLoss:
         shares = {name: share for name, share in found.items() if not callable(share)}
         if of_group:
             shares |= context.sum_over_groups(lambda group: {name: share(group) for name, share in of_group.items()})
+        for name, share in shares.items():
+            if not jax.tree_util.all_leaves([share]) or jnp.shape(share):
+                raise ConfigError(f"the share of the term {name} must be a float32 scalar, not {_described(share)}")
         return {name: lax.psum(shares[name], axes) if axes else shares[name] for name in self.terms}
 
     def flops(self, sizes: LossSizes) -> float:

@@ -95,10 +95,7 @@ class Meter:
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
-        terms = self._terms()
-        if taken := terms.keys() & {"step", *values}:
-            raise TrainingError(f"the loss has a term named {min(taken)}, as another metric is; give it another name")
-        self._logger.write(step, terms | values)
+        self._logger.write(step, self._terms() | values)
         self._done.clear()
         self._waited, self._since = 0.0, time.monotonic()
 

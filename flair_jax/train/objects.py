@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,14 +12,12 @@ import optax
 
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.sources import Source
-from flair_jax.errors import ConfigError, FlairError
+from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair
 from flair_jax.settings import Factory, TrainSettings
+from flair_jax.train.failures import explained
 from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.optim import keep_locked, make_optimizer, make_schedule
-
-# With this environment variable, the traceback of a factory that fails is printed before the sentence.
-TRACEBACK = "FLAIR_JAX_TRACEBACK"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +92,7 @@ def find_sources(settings: TrainSettings, given: Sequence[Source] = ()) -> tuple
       DatasetError: if a data set cannot be opened.
     """
     names: dict[str, str] = {}
-    sources = _find("sources", given if len(given) else None, settings, names)
+    sources = _find("sources", None if given == () else given, settings, names)
     return (open_sets(settings.data) if sources is None else sources), names
 
 
@@ -114,7 +110,7 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (lambda found: isinstance(found, Flair), "a flair_jax.Flair"),
     "optimizer": (lambda found: isinstance(found, optax.GradientTransformation), "an optax.GradientTransformation"),
     "loss": (lambda found: callable(found) and not isinstance(found, type), "a function, see flair_jax.train.Loss"),
-    "sources": (_are_sources, "a list of flair_jax.data.Source"),
+    "sources": (_are_sources, "a list of flair_jax.data.Source, each with __len__, __getitem__ and where"),
 }
 
 
@@ -134,6 +130,8 @@ def _checked(
     found: object, kind: str, where: str, names: dict[str, str], name_of: Callable[[str, object], str]
 ) -> object:
     fits, wanted = _KINDS[kind]
+    if isinstance(found, optax.MultiSteps):  # is none by itself, but makes one
+        found = found.gradient_transformation()
     if not fits(found):
         raise ConfigError(f"{where} must be {wanted}, not {_described(found)}")
     if name := name_of(kind, found):
@@ -142,22 +140,9 @@ def _checked(
 
 
 def _call(factory: Factory, kind: str, settings: TrainSettings) -> object:
-    try:
+    file = _file_of(factory)
+    with explained(f"{file}: config.factories.{kind}: {_qualified_name(factory)}", file):
         return factory(settings)
-    except Exception as error:  # it is a program, and can raise anything
-        if os.environ.get(TRACEBACK):
-            traceback.print_exc()
-        what = str(error) if isinstance(error, FlairError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{_file_of(factory)}: config.factories.{kind}: {_qualified_name(factory)} has failed"
-            f"{_line_in(_file_of(factory), error)} ({' '.join(what.split())}); {TRACEBACK}=1 prints the traceback"
-        ) from error
-
-
-def _line_in(file: str, error: Exception) -> str:
-    """Where in a file an error came from, if it did."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" in line {lines[-1]}" if lines else ""
 
 
 def _function_of(thing: Any) -> Any:

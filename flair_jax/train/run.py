@@ -35,6 +35,7 @@ from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.preemption import Preemption
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
 from flair_jax.train.surroundings import alone, compilation_cache, no_tracebacks_logged
+from flair_jax.train.trial import try_out
 from flair_jax.weights.locate import locate
 
 
@@ -129,6 +130,8 @@ def _set_up(
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
+    with jax.set_mesh(mesh):
+        try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
     identity = describe(settings, samples, objects.model.config, names)
     evaluation = None

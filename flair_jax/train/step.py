@@ -24,7 +24,7 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.loss_context import CaptionSampler, Features
-from flair_jax.train.losses import Loss, LossValues, make_loss
+from flair_jax.train.losses import Loss, LossValues, check_values, make_loss
 from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
 
 # Constants folded into the run's seed, one for each use of randomness.
@@ -171,7 +171,8 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.settings.seed), _CAPTIONS), state.step)
         teacher = None if state.ema is None else jax.lax.stop_gradient(self.features(state.ema, batch))
         grads, values = self.gradients(state.params, batch, key, teacher)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        optimizer = optax.with_extra_args_support(self.optimizer)  # some ask for the loss
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=values.total)
         params = clamp_logit_scale(optax.apply_updates(state.params, updates))
         ema = update_ema(state.ema, params, self.settings.optimizer)
         metrics = StepMetrics(values.total, values.terms, optax.tree.norm(grads), jnp.exp(params["logit_scale"]))
@@ -196,8 +197,7 @@ class TrainStep:
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)
-            if not isinstance(values, LossValues) or jnp.shape(values.total):
-                raise ConfigError(f"a loss must return LossValues of scalars, not {values}")
+            check_values(values)
             return values.total, values
 
         if self.settings.accumulation_steps == 1:

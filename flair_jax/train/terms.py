@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from flair_jax.errors import ConfigError
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.train.loss_context import Group, LossContext, sigmoid_loss
 
@@ -71,6 +72,8 @@ def text_conditioned_sigmoid(context: LossContext) -> Callable[[Group], Float[Ar
         def of_pairs(rows: tuple[Array, Any], column: Array) -> Array:
             numbers, images = rows
             drawn = jax.vmap(partial(context.sampler, context.key, group.number))(numbers % context.group_size)
+            if drawn.shape[1:] != (width,):
+                raise ConfigError(f"the sampler must draw [{width}] captions (B + K - 1), not {list(drawn.shape[1:])}")
             chosen = drawn[:, column]
             pooled = l2_normalize(model.pool_queries(params, query[chosen], images))
             logits = scale * jnp.einsum("bcd,bcd->bc", pooled, group.target[chosen]) + bias

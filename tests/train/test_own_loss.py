@@ -8,11 +8,12 @@ from numeric import assert_close
 
 from flair_jax.configs.default import get_config
 from flair_jax.models.normalize import normalize
+from flair_jax.errors import ConfigError
 from flair_jax.parallel.sharding import global_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import count_flops, step_flops
-from flair_jax.train.losses import LossValues, make_loss
-from flair_jax.train.meter import Meter, TrainingError
+from flair_jax.train.losses import METRICS, LossValues, make_loss
+from flair_jax.train.meter import Meter
 from flair_jax.train.optim import make_optimizer
 from flair_jax.train.step import Batch, StepMetrics, init_state, make_train_step
 
@@ -142,8 +143,37 @@ def test_terms_are_logged_under_their_names(small_model) -> None:
     assert (values["loss"], values["part"]) == (4, 2)
     (values,) = logged(small_model[0], distance_to_teacher, measured(4, mps=4)).written
     assert "mps" not in values
-    with pytest.raises(TrainingError, match="a term named grad_norm, as another metric is"):
-        logged(small_model[0], distance_to_teacher, measured(4, grad_norm=2))
+
+
+def test_every_metric_that_is_logged_is_known(small_model) -> None:
+    (values,) = logged(small_model[0], distance_to_teacher, measured(4, part=2)).written
+    assert values.keys() - {"part"} <= set(METRICS)
+
+
+def returning(total, terms):
+    return lambda model, params, features, key, teacher: LossValues(total(features), terms(features))
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda model, params, features, key, teacher: features.image.mean(), "must return LossValues, not"),
+        (returning(lambda f: f.image.mean(1), lambda f: {}), r"total must be a scalar .*, not float32 \[8\]"),
+        (returning(lambda f: jnp.int32(3), lambda f: {}), r"total must be a scalar of floating point, not int32"),
+        (
+            returning(lambda f: f.image.mean(), lambda f: {"x": f.image.mean(1)}),
+            r"term x must be a scalar, not float32",
+        ),
+        (returning(lambda f: f.image.mean(), lambda f: {"x": {"y": 1.0}}), "term x must be a scalar, not dict"),
+        (returning(lambda f: f.image.mean(), lambda f: [f.image.mean()]), "a dict with texts as names"),
+        (returning(lambda f: f.image.mean(), lambda f: {3: f.image.mean()}), "a dict with texts as names"),
+        (returning(lambda f: f.image.mean(), lambda f: {"grad_norm": 1.0}), "a term named grad_norm, as another"),
+    ],
+)
+def test_a_loss_that_returns_something_else_is_refused_when_it_is_traced(small_model, loss, words: str) -> None:
+    step = Step(small_model, loss)
+    with jax.set_mesh(step.mesh), pytest.raises(ConfigError, match=words):
+        jax.eval_shape(step.step, *step.arguments)
 
 
 def test_a_loss_without_flops_is_said_where_utilisation_is_measured(small_model, monkeypatch) -> None:
