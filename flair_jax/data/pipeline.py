@@ -126,9 +126,8 @@ def _record(source: Source, number: int) -> Record:
         ) from error
     if not isinstance(record, Record) or isinstance(record.sentences, str):
         found = "sentences in one text" if isinstance(record, Record) else type(record).__name__
-        raise SourceError(
-            f"{source.where(number)}: its source must give a flair_jax.data.Record with a list of sentences, not {found}"
-        )
+        wanted = "a flair_jax.data.Record with a list of sentences"
+        raise SourceError(f"{source.where(number)}: its source must give {wanted}, not {found}")
     return record
 
 

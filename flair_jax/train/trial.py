@@ -17,8 +17,9 @@ from flair_jax.models.pooling import Pooling
 from flair_jax.settings import TrainSettings
 from flair_jax.train.failures import explained
 from flair_jax.train.loss_context import Features
-from flair_jax.train.losses import CountedLoss, LossSizes, check_values
+from flair_jax.train.losses import CountedLoss, check_values
 from flair_jax.train.objects import Objects
+from flair_jax.train.terms import LossSizes
 
 _FLOAT32 = jnp.dtype("float32")
 
@@ -88,7 +89,8 @@ def _try_loss(objects: Objects, settings: TrainSettings, params: Params, feature
         teacher = features if settings.optimizer.ema_decay else None
         jax.eval_shape(jax.grad(values, argnums=(0, 1)), params, features, teacher)
     if isinstance(objects.loss, CountedLoss):
-        sizes = LossSizes(settings.batch_size, settings.captions_per_image, *features.local.shape[1:], True, True)
+        _, local, width = features.local.shape
+        sizes = LossSizes(settings.batch_size, settings.captions_per_image, local, width, True, True)
         with explained(f"{who}: flops"):
             flops = float(objects.loss.flops(sizes))
             if not 0 <= flops < math.inf:

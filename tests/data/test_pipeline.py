@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from flair_jax.data.image import random_crop_box
 from flair_jax.data.pipeline import SampleSettings, batches, load_sample
 from flair_jax.data.sources import Record, TfdsSource
 from flair_jax.data.tokenizer import tokenize
-from flair_jax.errors import DatasetError
+from flair_jax.errors import ConfigError, DatasetError
 
 SETTINGS = SampleSettings(seed=3, image_size=16, context_length=12, captions_per_image=2)
 
@@ -123,6 +124,38 @@ def test_a_source_may_draw_the_captions() -> None:
 def test_a_source_that_draws_too_few_captions() -> None:
     with pytest.raises(DatasetError, match="made 4: its source draws 1 captions; config.captions_per_image is 2"):
         load_sample(DrawingSource(10, short=1), SETTINGS, 0, 4)
+
+
+class Broken(MadeSource):
+    """One that gives something else than records, or fails."""
+
+    def __init__(self, broken) -> None:
+        super().__init__(10)
+        self.give = broken
+
+    def __getitem__(self, index: int) -> Record:
+        return self.give(super().__getitem__(index))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda record: 1 / 0, "its source has failed .ZeroDivisionError: division by zero"),
+        (lambda record: record.image, "must give a flair_jax.data.Record with a list of sentences, not bytes"),
+        (lambda record: Record(record.image, "A dog."), "not sentences in one text"),
+    ],
+)
+def test_a_source_that_fails_ends_the_stream(broken, words: str, workers: int) -> None:
+    """A text has characters where a list has sentences; as captions they would be nonsense."""
+    with pytest.raises(DatasetError, match=rf"^.+: .*{words}"):
+        next(batches([Broken(broken)], SETTINGS, 4, workers=workers))
+
+
+def test_a_source_that_workers_cannot_be_sent() -> None:
+    source = Broken(threading.Lock())
+    with pytest.raises(ConfigError, match=r"cannot pickle .*config.data.workers=0"):
+        next(batches([source], SETTINGS, 4, workers=1))
 
 
 def test_what_cannot_be_used_is_replaced_by_the_next(caplog) -> None:

@@ -7,8 +7,8 @@ import pytest
 from numeric import assert_close
 
 from flair_jax.configs.default import get_config
-from flair_jax.models.normalize import normalize
 from flair_jax.errors import ConfigError
+from flair_jax.models.normalize import normalize
 from flair_jax.parallel.sharding import global_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import count_flops, step_flops
