@@ -161,9 +161,9 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
             params = checkpointer.restore(path / item, target)
     except Exception as error:  # Orbax and its storage raise many types for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
-        raise CheckpointError(
-            f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
-        ) from error
+        of_others = "stored shape" in reason or "tree structures" in reason
+        advice = "give the model that was saved, with its sizes" if of_others else "convert the checkpoint again"
+        raise CheckpointError(f"{path}: the parameters cannot be read; {advice} ({reason})") from error
     if item == AVERAGE:
         _say_averaged(path)
     return params

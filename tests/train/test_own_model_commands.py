@@ -1,6 +1,7 @@
 """A model with a pooling of its own, from its configuration file through every command that takes its checkpoint."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from runs import write_config
 import flair_jax
 from flair_jax.cli import main
 from flair_jax.convert import stablehlo
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.evaluate.retrieval import RetrievalSettings, evaluate
+from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.scorer import Retriever
 from flair_jax.train import find_model, parse_config
 from flair_jax.weights.locate import locate
 
@@ -120,10 +125,10 @@ def test_evaluation(command, loaded, photographs, tmp_path) -> None:
     status, out, err = command("evaluate", *retrieval)
     assert status == 0, err
     (result,) = json.loads((tmp_path / "coco.json").read_text())["results"]
-    settings = flair_jax.evaluate.RetrievalSettings("text-conditioned")
-    data = flair_jax.data.sets.retrieval.RETRIEVAL_SETS["coco"].load(photographs)
-    retriever = flair_jax.scoring.Retriever(*loaded)
-    assert result["metrics"] == flair_jax.evaluate.evaluate(loaded[0], retriever, data, settings).metrics
+    settings = RetrievalSettings("text-conditioned")
+    data = RETRIEVAL_SETS["coco"].load(photographs)
+    retriever = Retriever(*loaded)
+    assert result["metrics"] == evaluate(loaded[0], retriever, data, settings, BlockStore(None)).metrics
 
     write_folders(tmp_path / "labelled")
     labelled = ("--task", "classify", "--dataset", "folder", "--data-dir", tmp_path / "labelled")
@@ -189,7 +194,7 @@ def test_export(command, loaded, run, tmp_path) -> None:
     model, params = loaded
     text = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
     local = np.random.default_rng(1).normal(size=(2, 4, 16)).astype(np.float32)
-    # The pooling has no compute dtype: its matrix products alone are rounded, to 8 bits on accelerators, not here.
+    # `Gated` has no compute dtype of its own, so `pool` is the same; only the towers round.
     assert_close(stablehlo.load(target).pool(local, text), model.pool(params, local, text))
 
     for name in ("own.safetensors", "own"):
@@ -208,7 +213,7 @@ def test_export(command, loaded, run, tmp_path) -> None:
         (("--config.extra.width=3",), "--config.extra.width=3: is a field of a configuration; name that by --config"),
         (("--config", "tiny"), "--config=tiny: no such configuration file; shipped are"),
         (("--config", "cc3m_recap"), "--config=cc3m_recap: its factories.model is None, so that a checkpoint of it"),
-        (("--config", "{own}"), "the parameters cannot be read"),  # the width is another
+        (("--config", "{own}"), "cannot be read; give the model that was saved, with its sizes"),  # of another width
         (("--config", "{own}", "--config.extra.length=3"), "--config.extra.length: no such field"),
         (("--config", "{own}", "--configuration=3"), "unrecognized arguments: --configuration=3"),
         (("--config", "{own}", "--config.extra.width='x'"), "--config.extra.width"),
@@ -219,3 +224,15 @@ def test_wrong_configurations(command, own_config, pictures, tmp_path, config: t
     status, _, err = command("embed", pictures, "--output", tmp_path / "features.npz", config=words)
     assert status == 2
     assert message in err
+
+
+def test_a_configuration_may_import_a_module_named_config(tmp_path, monkeypatch) -> None:
+    """Its own module has that name while it runs, unless Python finds another."""
+    (tmp_path / "config.py").write_text("BATCH = 24")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "mine.py"
+    default = "from flair_jax.configs.default import get_config as default"
+    changed = "def get_config():\n    c = default()\n    c.batch_size = config.BATCH\n    return c\n"
+    file.write_text(f"import config\n{default}\n{changed}")
+    assert parse_config([f"--config={file}"]).batch_size == 24
+    monkeypatch.delitem(sys.modules, "config")
