@@ -66,7 +66,7 @@ def jax_step(
     pixels, tokens, drawn = random_batch(images, captions, model.config)
     table = jnp.asarray(drawn)
     loss = make_loss(settings.loss, settings.group_size, sampler=lambda key, group, row: table[row])
-    step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
+    step = jax.jit(make_train_step(model, optimizer, settings, loss=loss), donate_argnums=0)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, mesh, 0)
         batch = global_batch(Batch(pixels, tokens), mesh)

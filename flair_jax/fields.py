@@ -24,7 +24,8 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
 
     Args:
       kind: the dataclass.
-      values: a mapping, or an `ml_collections.ConfigDict`, with the same names and nesting.
+      values: a mapping, or an `ml_collections.ConfigDict`, with the same names and nesting; a field for which the
+        dataclass has a default may be missing.
       where: what to call it in an error, such as "config".
 
     Raises:
@@ -34,14 +35,22 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
         raise ConfigError(f"{where}={reprlib.repr(values)} must be a group of fields")
     types = get_type_hints(kind)
     given = {str(name) for name in values}
-    for what, names in (("unknown", given - set(types)), ("missing", set(types) - given)):
+    unset = dataclasses.MISSING
+    optional = {
+        each.name for each in dataclasses.fields(kind) if (each.default, each.default_factory) != (unset, unset)
+    }
+    for what, names in (("unknown", given - set(types)), ("missing", set(types) - given - optional)):
         if names:
             near = did_you_mean(min(names), types) if what == "unknown" else ""
             raise ConfigError(
                 f"{where}: {what} field(s) {', '.join(sorted(names))}; configs/default.py lists all{near}"
             )
     return kind(
-        **{name: _read(expected, _get(values, name, where), f"{where}.{name}") for name, expected in types.items()}
+        **{
+            name: _read(expected, _get(values, name, where), f"{where}.{name}")
+            for name, expected in types.items()
+            if name in given
+        }
     )
 
 

@@ -31,16 +31,15 @@ class LossSettings:
     """The loss."""
 
     terms: tuple[str, ...]
-    weights: tuple[float, ...]
     group_size: int
     pairs_per_block: int
+    weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """The optimiser, its schedule, and the average of the parameters."""
 
-    name: str
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -50,10 +49,11 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     clip_norm: float
-    layer_decay: float
-    image_rate: float
-    text_rate: float
-    ema_decay: float
+    name: str = "adamw"
+    layer_decay: float = 1.0
+    image_rate: float = 1.0
+    text_rate: float = 1.0
+    ema_decay: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +114,10 @@ class Factories:
     of steps of the whole run.
     """
 
-    model: Factory | None
-    optimizer: Factory | None
-    loss: Factory | None
-    sources: Factory | None
-
-
-NO_FACTORIES = Factories(None, None, None, None)
+    model: Factory | None = None
+    optimizer: Factory | None = None
+    loss: Factory | None = None
+    sources: Factory | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +149,8 @@ class TrainSettings:
     wandb_project: str
     evaluation: EvaluationSettings
     compilation_cache: str
-    extra: dict[str, Any]
-    factories: Factories
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    factories: Factories = Factories()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:

@@ -100,7 +100,7 @@ def test_a_source_distribution_makes_the_same_wheel(checkout: Path, wheel: Path,
 
 def test_a_source_distribution_holds_what_is_beside_the_package() -> None:
     manifest = (REPOSITORY / "MANIFEST.in").read_text().splitlines()
-    assert {f"graft {name}" for name in ("benchmarks", "docs", "launch", "tests")} <= set(manifest)
+    assert {f"graft {name}" for name in ("benchmarks", "docs", "examples", "launch", "tests")} <= set(manifest)
 
 
 def test_an_editable_install_reads_the_checkout(checkout: Path, tmp_path: Path) -> None:

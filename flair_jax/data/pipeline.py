@@ -21,7 +21,7 @@ from absl import flags
 
 from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
-from flair_jax.data.sources import Concatenated, Source
+from flair_jax.data.sources import Concatenated, Record, Source
 from flair_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import DatasetError, FlairError
@@ -98,13 +98,24 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
             logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
             continue
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
-        captions = [
-            sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(settings.captions_per_image)
-        ]
         pixels = resized_crop(picture, box, settings.image_size)
+        try:
+            captions = _draw_captions(record, rng, settings)
+        except DatasetError as error:
+            raise DatasetError(f"{source.where(chosen)}: {error}") from None
         tokens = settings.tokenizer.tokenize(captions, settings.context_length)
         return Sample(pixels, tokens, chosen)
     raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
+
+
+def _draw_captions(record: Record, rng: np.random.Generator, settings: SampleSettings) -> list[str]:
+    count = settings.captions_per_image
+    if record.draw is None:
+        return [sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(count)]
+    captions = list(record.draw(rng, count))
+    if len(captions) != count:
+        raise DatasetError(f"its source draws {len(captions)} captions; config.captions_per_image is {count}")
+    return captions
 
 
 def batches(

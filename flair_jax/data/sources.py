@@ -5,9 +5,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from flair_jax.data.captions import split_sentences
 from flair_jax.errors import DatasetError
@@ -24,11 +26,14 @@ class Record:
       image: the encoded picture (JPEG, PNG, ...).
       sentences: what is said of it, one sentence each.
       url: where the picture comes from; "" if that is not known.
+      draw: (rng, K) -> the K captions of one step, in an order that a loss may rely on, instead of FLAIR's sampling of
+        `sentences` (`sample_caption`). The only source of randomness is `rng`, which is another in each epoch.
     """
 
     image: bytes
     sentences: list[str]
     url: str = ""
+    draw: Callable[[np.random.Generator, int], Sequence[str]] | None = None
 
 
 class Source(Protocol):

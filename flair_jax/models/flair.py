@@ -157,7 +157,7 @@ class Flair:
         self._check_tokens(tokens)
         return self._apply(params, lambda module, *arrays: module.global_logits(*arrays), images, tokens)
 
-    def project_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> Float[Array, "N Q"]:
+    def project_texts(self, params: Params, text: Float[AnyArray, "*N D"]) -> Float[Array, "*N Q"]:
         """Text features as queries of the pooling, for `pool_queries`."""
         return self._apply(params, lambda module, text: module.pooling.project_texts(text), text)
 

@@ -57,7 +57,7 @@ def plan_training(
     with jax.set_mesh(mesh):
         state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
         batch = _abstract_batch(objects.model, settings, mesh)
-        step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
+        step = make_train_step(objects.model, objects.optimizer, settings, loss=objects.loss)
         planned = Step(
             function=jax.jit(step, donate_argnums=0),
             arguments=(state, batch),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.machinery
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
@@ -117,8 +116,10 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         try:
             spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
             module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-            with _importable(module, path):
-                spec.loader.exec_module(module)  # type: ignore[union-attr]
+            # Dataclasses, and so Flax's modules, look for the module that they are defined in; workers do not have it.
+            sys.modules["config"] = module
+            cloudpickle.register_pickle_by_value(module)
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
             config = module.get_config(*([parameter] if colon else []))
         except (Exception, SystemExit) as error:  # it is a program, and can raise anything
             raise ConfigError(
@@ -133,24 +134,6 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
             if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
                 _require_field(config, match[1])
         return config.lock()
-
-
-@contextlib.contextmanager
-def _importable(module: ModuleType, path: Path) -> Iterator[None]:
-    """Registers a configuration's module while it runs: dataclasses look up there what annotations as strings mean.
-
-    Not longer, so that its classes reach the data workers by value; nor if Python finds another module of that name,
-    which the configuration may import.
-    """
-    other = importlib.machinery.PathFinder.find_spec(module.__name__)
-    if module.__name__ in sys.modules or (other is not None and other.origin != str(path.absolute())):
-        yield
-        return
-    sys.modules[module.__name__] = module
-    try:
-        yield
-    finally:
-        sys.modules.pop(module.__name__, None)
 
 
 def _find(name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flair_jax.configs.default import get_config
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_convention
 from flair_jax.models.description import config_from_json
-from flair_jax.settings import NO_FACTORIES, TrainSettings
+from flair_jax.settings import Factories, TrainSettings
 
 # With another value of these, resuming is not the same as never having stopped: the samples, the loss, the optimiser or
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
@@ -120,11 +120,11 @@ def describe(
       objects: qualified names of what it takes instead of the standard model, optimizer, loss and sources, by kind.
     """
     sizes = dataclasses.asdict(model or settings.model_config())
-    plain = dataclasses.replace(settings, extra={}, factories=NO_FACTORIES)
+    plain = dataclasses.replace(settings, extra={}, factories=Factories())
     described = {
         **_flat(dataclasses.asdict(plain)),
         **_flat(settings.extra, "extra."),
-        **{f"factories.{kind.name}": objects.get(kind.name, "") for kind in dataclasses.fields(NO_FACTORIES)},
+        **{f"factories.{kind.name}": objects.get(kind.name, "") for kind in dataclasses.fields(Factories)},
         **_flat({name: value for name, value in sizes.items() if name not in _COMPUTE_SETTINGS}, "model."),
         "samples": samples,
         "total_steps": settings.total_steps(samples),

@@ -159,7 +159,7 @@ def _go_on(
 ) -> int:
     """Trains after `first` steps; returns how many are done at the end, or at a SIGTERM."""
     settings, objects = setup.settings, setup.objects
-    step = make_train_step(objects.model, objects.optimizer, settings, objects.loss)
+    step = make_train_step(objects.model, objects.optimizer, settings, loss=objects.loss)
     with (
         MetricLogger(
             workdir,

@@ -23,7 +23,7 @@ from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
-from flair_jax.train.loss_context import Features
+from flair_jax.train.loss_context import CaptionSampler, Features
 from flair_jax.train.losses import Loss, LossValues, make_loss
 from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
 
@@ -128,6 +128,8 @@ def make_train_step(
     model: Flair,
     optimizer: optax.GradientTransformation,
     settings: TrainSettings,
+    sampler: CaptionSampler | None = None,
+    *,
     loss: Loss | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """One step of training as a pure function; jit it with the state donated, under the mesh (`jax.set_mesh`).
@@ -136,12 +138,16 @@ def make_train_step(
       model: the model.
       optimizer: from `make_optimizer`.
       settings: of the run.
-      loss: None for the one that the settings ask for; see `make_loss`.
+      sampler: draws the captions for the loss that the settings ask for; see `make_loss`.
+      loss: instead of that one.
 
     Raises:
-      ConfigError: if the settings ask for a term of the loss that is not known.
+      ConfigError: if the settings ask for a term of the loss that is not known, or a `loss` of your own comes with a
+        `sampler`, which it would not use.
     """
-    loss = loss or make_loss(settings.loss, settings.group_size)
+    if loss is not None and sampler is not None:
+        raise ConfigError("a sampler is for the loss of config.loss; give it to your own loss where you make that")
+    loss = loss or make_loss(settings.loss, settings.group_size, sampler=sampler)
     return TrainStep(model, optimizer, settings, loss).train_step
 
 

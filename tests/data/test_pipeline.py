@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import random_crop_box
 from flair_jax.data.pipeline import SampleSettings, batches, load_sample
 from flair_jax.data.sources import Record, TfdsSource
+from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError
 
 SETTINGS = SampleSettings(seed=3, image_size=16, context_length=12, captions_per_image=2)
@@ -87,6 +89,40 @@ def test_randomness_is_the_samples_own() -> None:
     again, other_epoch = (load_sample(source, SETTINGS, epoch, 2)[1] for epoch in (0, 1))
     np.testing.assert_array_equal(load_sample(source, SETTINGS, 0, 2)[1], again)
     assert (again != other_epoch).any()
+
+
+class DrawingSource(MadeSource):
+    """Draws captions itself: the first sentence, then the others in random order, `short` too few."""
+
+    def __init__(self, count: int, short: int = 0) -> None:
+        super().__init__(count)
+        self.short = short
+
+    def __getitem__(self, index: int) -> Record:
+        record = super().__getitem__(index)
+
+        def draw(rng: np.random.Generator, count: int) -> list[str]:
+            return [record.sentences[0], *rng.permutation(record.sentences[1:])][: count - self.short]
+
+        return dataclasses.replace(record, draw=draw)
+
+
+def test_a_source_may_draw_the_captions() -> None:
+    settings = dataclasses.replace(SETTINGS, captions_per_image=3)
+    texts = lambda epoch: load_sample(DrawingSource(10), settings, epoch, 4).tokens  # noqa: E731
+    orders = [tokenize(["sample 4", *two], 12) for two in (("second", "third"), ("third", "second"))]
+    found = [[(order == texts(epoch)).all() for order in orders].index(True) for epoch in range(8)]
+    assert set(found) == {0, 1}  # another order in other epochs, and always the source's own first text
+    np.testing.assert_array_equal(texts(0), texts(0))
+    # In worker processes, too, which import nothing of this file.
+    stream = batches([DrawingSource(10)], settings, 4, workers=2)
+    assert next(stream).tokens.shape == (12, 12)
+    stream.close()
+
+
+def test_a_source_that_draws_too_few_captions() -> None:
+    with pytest.raises(DatasetError, match="made 4: its source draws 1 captions; config.captions_per_image is 2"):
+        load_sample(DrawingSource(10, short=1), SETTINGS, 0, 4)
 
 
 def test_what_cannot_be_used_is_replaced_by_the_next(caplog) -> None:

@@ -56,7 +56,7 @@ class Step:
                 state._replace(ema=jax.tree.map(jnp.copy, self.teacher) if teacher else None),
                 global_batch(self.batch, mesh),
             )
-            self.step = jax.jit(make_train_step(self.model, optimizer, settings, loss))
+            self.step = jax.jit(make_train_step(self.model, optimizer, settings, loss=loss))
 
     def run(self) -> StepMetrics:
         with jax.set_mesh(self.mesh):

@@ -1,7 +1,6 @@
 """A model with a pooling of its own, from its configuration file through every command that takes its checkpoint."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,15 +223,3 @@ def test_wrong_configurations(command, own_config, pictures, tmp_path, config: t
     status, _, err = command("embed", pictures, "--output", tmp_path / "features.npz", config=words)
     assert status == 2
     assert message in err
-
-
-def test_a_configuration_may_import_a_module_named_config(tmp_path, monkeypatch) -> None:
-    """Its own module has that name while it runs, unless Python finds another."""
-    (tmp_path / "config.py").write_text("BATCH = 24")
-    monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "mine.py"
-    default = "from flair_jax.configs.default import get_config as default"
-    changed = "def get_config():\n    c = default()\n    c.batch_size = config.BATCH\n    return c\n"
-    file.write_text(f"import config\n{default}\n{changed}")
-    assert parse_config([f"--config={file}"]).batch_size == 24
-    monkeypatch.delitem(sys.modules, "config")

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from runs import run
 
 from flair_jax.cli import main
 from flair_jax.configs.default import get_config
+from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import ConfigError
-from flair_jax.settings import TrainSettings
+from flair_jax.settings import Factories, TrainSettings
 from flair_jax.train.flags import parse, parse_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -166,6 +168,36 @@ def test_a_broken_configuration_file(tmp_path, capsys, text: str, message: str) 
     assert error.count("\n") == 1, "one sentence"
 
 
+def test_a_configuration_file_may_define_dataclasses_and_modules(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "import flax.linen as nn\n"
+        "from flair_jax.configs.default import get_config as get_default\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Scale:\n"
+        "    by: float\n"
+        "    def __call__(self, x): return self.by * x\n"
+        "class Layer(nn.Module):\n"
+        "    width: int\n"
+        "def get_config():\n"
+        "    c = get_default()\n"
+        "    c.factories.model = lambda settings: (Scale(2.0), Layer(3))\n"
+        "    return c\n"
+    )
+    scale, layer = TrainSettings.from_config(parse_config([f"--config={path}"])).factories.model(None)
+    assert layer.width == 3
+    # Worker processes cannot import the file, so what it defines comes to them by value.
+    with Worker() as worker:
+        worker.send(functools.partial(_send_twice, scale))
+        assert worker.receive() == 42
+
+
+def _send_twice(function, channel) -> None:
+    send_result(channel, function(21))
+
+
 def test_shipped_configurations_are_found_by_name(tmp_path, monkeypatch, capsys) -> None:
     """From anywhere, with what stands behind a colon; a file of that name goes before them."""
     monkeypatch.chdir(tmp_path)
@@ -218,7 +250,8 @@ def test_any_value_of_any_field_is_taken_or_named() -> None:
                     continue
                 for part in f"{where}.{name}".split(".")[1:]:
                     read = getattr(read, part)
-                assert type(read) is type(before), (where, name, value)
+                wanted = Factories if name == "factories" else type(before)  # whose fields all have defaults
+                assert type(read) is wanted, (where, name, value)
                 if isinstance(read, tuple):
                     assert {type(each) for each in read} <= {str, float}
             group[name] = before

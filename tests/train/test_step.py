@@ -14,7 +14,6 @@ from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import global_batch, make_mesh
 from flair_jax.settings import TrainSettings
-from flair_jax.train.losses import make_loss
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import Batch, abstract_state, init_state, make_train_step
 from flair_jax.weights.param_map import torch_from_params
@@ -46,8 +45,7 @@ def run(model: Flair, settings: TrainSettings, params, batches, devices: int = 1
             abstract_state(model, optimizer, mesh).params,
         )
         state = init_state(model, optimizer, mesh, settings.seed, params)
-        loss = make_loss(settings.loss, settings.group_size, sampler=sampler)
-        step = jax.jit(make_train_step(model, optimizer, settings, loss), donate_argnums=0)
+        step = jax.jit(make_train_step(model, optimizer, settings, sampler), donate_argnums=0)
         metrics = []
         for batch in batches:
             state, measured = step(state, global_batch(batch, mesh))
@@ -213,5 +211,5 @@ def test_defaults_are_the_published_recipe() -> None:
     settings = TrainSettings.from_config(get_config())
     assert settings.total_steps(2_823_019) == 32 * 2757
     assert json.dumps(dataclasses.asdict(settings.loss)) == json.dumps(
-        {"terms": ["tcs", "mps"], "weights": [], "group_size": 128, "pairs_per_block": 8192}
+        {"terms": ["tcs", "mps"], "group_size": 128, "pairs_per_block": 8192, "weights": []}
     )
