@@ -70,12 +70,27 @@ def make_objects(
     return Objects(model, optimizer, schedule, loss or make_loss(settings.loss, settings.group_size), names)
 
 
-def find_model(settings: TrainSettings, given: Flair | None = None) -> tuple[Flair, Mapping[str, str]]:
-    """The model alone, and the qualified name of where it comes from, as in `Objects.names`; see `make_objects`."""
+def find_model(
+    settings: TrainSettings, given: Flair | None = None, *, dtype: str | None = None
+) -> tuple[Flair, Mapping[str, str]]:
+    """The model alone, and the qualified name of where it comes from, as in `Objects.names`.
+
+    Args:
+      settings: see `make_objects`.
+      given: the `model` there.
+      dtype: what the model computes in, whatever the settings and a factory say. By default it is that of the settings,
+        and a model with another is an error.
+
+    Raises:
+      ConfigError: see `make_objects`.
+    """
     names: dict[str, str] = {}
+    settings = dataclasses.replace(settings, dtype=dtype or settings.dtype)
     model = _find("model", given, settings, names)
     if model is None:
         return Flair(settings.model_config()), names
+    if dtype is not None:  # a factory need not look at the settings
+        model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))
     _check_compute(model, settings)
     return model, names
 
@@ -110,7 +125,7 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (lambda found: isinstance(found, Flair), "a flair_jax.Flair"),
     "optimizer": (lambda found: isinstance(found, optax.GradientTransformation), "an optax.GradientTransformation"),
     "loss": (lambda found: callable(found) and not isinstance(found, type), "a function, see flair_jax.train.Loss"),
-    "sources": (_are_sources, "a list of flair_jax.data.Source, each with __len__, __getitem__ and where"),
+    "sources": (_are_sources, "a list of flair_jax.data.Source"),
 }
 
 
@@ -131,7 +146,7 @@ def _checked(
 ) -> object:
     fits, wanted = _KINDS[kind]
     if isinstance(found, optax.MultiSteps):  # is none by itself, but makes one
-        found = found.gradient_transformation()
+        found = optax.GradientTransformationExtraArgs(found.init, found.update)
     if not fits(found):
         raise ConfigError(f"{where} must be {wanted}, not {_described(found)}")
     if name := name_of(kind, found):
