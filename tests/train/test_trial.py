@@ -135,7 +135,7 @@ def test_losses(tmp_path) -> None:
     [
         optax.polyak_sgd(),
         optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),
-        optax.MultiSteps(optax.adam(1e-3), 2),
+        optax.MultiSteps(optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()), 2),
         optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(1e-3, 0, 9)),
         optax.contrib.prodigy(),
     ],
