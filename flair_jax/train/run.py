@@ -29,7 +29,7 @@ from flair_jax.train.flags import TrainOptions
 from flair_jax.train.identity import describe
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
-from flair_jax.train.losses import Loss
+from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.preemption import Preemption
@@ -125,6 +125,8 @@ def _set_up(
     loss: Loss | None,
 ) -> _Setup:
     """Opens the data, and makes what trains on it."""
+    if loss is None and settings.factories.loss is None:
+        make_loss(settings.loss, settings.group_size)  # which may name unknown terms: opening data can take hours
     sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)

@@ -135,7 +135,7 @@ def undisturbed_own(own, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("own-run") / "run"
     status, out, err = run(own, workdir)
     assert status == 0, err
-    assert "not our own: loss config.my_loss" in out + err
+    assert "not our own: loss configuration_file.my_loss" in out + err
     return workdir
 
 
@@ -171,15 +171,15 @@ def test_all_four_by_the_command_with_workers(scenes, tmp_path) -> None:
     flags = ("--config.steps=2", "--config.data.workers=2", "--config.extra.rates.all=0.002")
     status, out, err = run(everything, tmp_path / "run", *flags)
     assert status == 0, err
-    for name in ("model config.my_model", "optimizer config.my_optimizer", "sources config.my_sources"):
+    for name in ("model configuration_file.my_model", "optimizer configuration_file.my_optimizer", "sources configuration_file.my_sources"):
         assert name in out + err
     assert "learning_rate" not in metrics(tmp_path / "run")[0]
-    with pytest.raises(CheckpointError, match=r"holds a model with pooling config.MyPooling, .* give load the model"):
+    with pytest.raises(CheckpointError, match=r"holds a model with pooling configuration_file.MyPooling, .* give load the model"):
         flair_jax.load(tmp_path / "run")
     settings = read(everything)
     model, params = flair_jax.load(tmp_path / "run", model=settings.factories.model(settings))
     assert set(params["pooling"]) == {"key"}
-    assert model.own_modules == {"pooling": "config.MyPooling"}
+    assert model.own_modules == {"pooling": "configuration_file.MyPooling"}
 
 
 def test_a_locked_tower_keeps_its_weights_under_any_optimizer(own, tmp_path) -> None:
@@ -220,8 +220,8 @@ def other_loss(settings: TrainSettings):
             {"extra": {"temperature": 0.5, "rates": {"all": 1e-3}, "more": ("a", 1)}},
             "config.extra.more was not set, is ['a', 1]",
         ),
-        ({"loss": other_loss}, "the loss was config.my_loss, is test_objects.other_loss"),
-        ({"loss": None}, "the loss was config.my_loss, is the standard one"),
+        ({"loss": other_loss}, "the loss was configuration_file.my_loss, is test_objects.other_loss"),
+        ({"loss": None}, "the loss was configuration_file.my_loss, is the standard one"),
         (
             {"optimizer": lambda settings: optax.sgd(0.1)},
             "the optimizer was the standard one, is test_objects.<lambda>",
@@ -255,7 +255,7 @@ def test_a_change_of_objects_can_be_accepted(short, tmp_path, caplog) -> None:
     longer = dataclasses.replace(settings, steps=3)
     with caplog.at_level(logging.WARNING):
         assert train(longer, workdir, loss=other_loss(settings), accept_changes=True).finished
-    assert "the loss was config.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
+    assert "the loss was configuration_file.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
 
 
 def fail(settings):
@@ -312,7 +312,7 @@ def test_at_the_command_line_it_is_one_line_and_the_traceback_on_demand(own, tmp
     assert main(["train", f"--config={broken}", f"--workdir={tmp_path / 'run'}"]) == 2
     line = broken.read_text().splitlines().index("    return 1 / 0") + 1
     error = capsys.readouterr().err
-    assert f"{broken}: config.factories.loss: config.my_loss has failed in line {line} (ZeroDivisionError" in error
+    assert f"{broken}: config.factories.loss: configuration_file.my_loss has failed in line {line} (ZeroDivisionError" in error
     assert error.count("\n") == 1
     monkeypatch.setenv("FLAIR_JAX_TRACEBACK", "1")
     assert main(["plan", f"--config={broken}", "--topology=cpu:1"]) == 2
