@@ -171,10 +171,16 @@ def test_all_four_by_the_command_with_workers(scenes, tmp_path) -> None:
     flags = ("--config.steps=2", "--config.data.workers=2", "--config.extra.rates.all=0.002")
     status, out, err = run(everything, tmp_path / "run", *flags)
     assert status == 0, err
-    for name in ("model configuration_file.my_model", "optimizer configuration_file.my_optimizer", "sources configuration_file.my_sources"):
+    for name in (
+        "model configuration_file.my_model",
+        "optimizer configuration_file.my_optimizer",
+        "sources configuration_file.my_sources",
+    ):
         assert name in out + err
     assert "learning_rate" not in metrics(tmp_path / "run")[0]
-    with pytest.raises(CheckpointError, match=r"holds a model with pooling configuration_file.MyPooling, .* give load the model"):
+    with pytest.raises(
+        CheckpointError, match=r"holds a model with pooling configuration_file.MyPooling, .* give load the model"
+    ):
         flair_jax.load(tmp_path / "run")
     settings = read(everything)
     model, params = flair_jax.load(tmp_path / "run", model=settings.factories.model(settings))
@@ -312,7 +318,10 @@ def test_at_the_command_line_it_is_one_line_and_the_traceback_on_demand(own, tmp
     assert main(["train", f"--config={broken}", f"--workdir={tmp_path / 'run'}"]) == 2
     line = broken.read_text().splitlines().index("    return 1 / 0") + 1
     error = capsys.readouterr().err
-    assert f"{broken}: config.factories.loss: configuration_file.my_loss has failed in line {line} (ZeroDivisionError" in error
+    assert (
+        f"{broken}: config.factories.loss: configuration_file.my_loss has failed in line {line} (ZeroDivisionError"
+        in error
+    )
     assert error.count("\n") == 1
     monkeypatch.setenv("FLAIR_JAX_TRACEBACK", "1")
     assert main(["plan", f"--config={broken}", "--topology=cpu:1"]) == 2

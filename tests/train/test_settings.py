@@ -287,7 +287,7 @@ def test_fields_on_the_command_line(tmp_path) -> None:
         (["--config.mesh.data=3"], "config.mesh: data=3, fsdp=1, tensor=1 does not make 8 device(s)"),
         (["--config.data.name=nothing"], "no prepared data set nothing there"),
         (["--config.data.split=nothing"], "split nothing: cannot be opened"),
-        (["--config.loss.terms=('tsc',)", "--config.data.name=nothing"], "config.loss.terms=('tsc',) are not among tcs"),
+        (["--config.loss.terms=('tsc',)", "--config.data.name=nothing"], "('tsc',) are not among tcs, mps"),
         (["--config.init=/nowhere"], "/nowhere: no checkpoint here"),
         (["--config.optimizer.warmup_steps=100"], "100 warm-up and 0 cool-down steps do not fit in a run of 12"),
         (["--config.evaluation.every_steps=1", "--config.evaluation.dataset=koko"], "did you mean coco"),
