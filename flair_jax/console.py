@@ -35,7 +35,7 @@ def run_command(run: Callable[[], int | None]) -> int:
       141 if whatever reads the output stopped reading, as programs do that SIGPIPE ends.
     """
     try:
-        with _usable_streams(), _process_kept(), environment(quiet_without_tpu()):
+        with _usable_streams(), _process_kept(), environment_variables(quiet_without_tpu()):
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
             status = run() or 0
             sys.stdout.flush()
@@ -49,14 +49,14 @@ def run_command(run: Callable[[], int | None]) -> int:
         broken = _end_output(error)
         if isinstance(broken, BrokenPipeError):
             return 141
-        sentence = f"standard output: {broken.strerror}" if broken else explain(error)
+        sentence = f"standard output: {broken.strerror}" if broken else in_one_sentence(error)
         if sentence is None:
             raise
         _say(f"error: {sentence}")
         return error.status if isinstance(error, FlairError) else 2
 
 
-def explain(error: BaseException) -> str | None:
+def in_one_sentence(error: BaseException) -> str | None:
     """One sentence for an error that a user can fix; None for a bug of the program."""
     if isinstance(error, FlairError):
         return str(error)
@@ -79,7 +79,7 @@ def explain(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def environment(variables: Mapping[str, str], *, replace: bool = False) -> Iterator[None]:
+def environment_variables(variables: Mapping[str, str], *, replace: bool = False) -> Iterator[None]:
     """Sets environment variables until the end of the block; variables that are already set, only with `replace`."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value for name, value in variables.items() if replace or before[name] is None})

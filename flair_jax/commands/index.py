@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, path
 
 if TYPE_CHECKING:
-    from flair_jax.search.build import Outcome
+    from flair_jax.search.build import IndexUpdate
 
 
 def add(commands: Commands) -> None:
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     report(outcome, where=f"; all in {output}/{BROKEN}")
 
 
-def report(outcome: Outcome, where: str = "") -> None:
+def report(outcome: IndexUpdate, where: str = "") -> None:
     """Reports what is missing from the result or may be useless in it; of many, the first of each kind."""
     from flair_jax.data.image import TOO_DEEP
     from flair_jax.errors import printable

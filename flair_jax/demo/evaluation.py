@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -190,7 +189,7 @@ class _Scorer:
         )
         return scores
 
-    def _of_pairs(self, function: Any, numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
+    def _of_pairs(self, function: Callable[..., jax.Array], numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
         """function(params, local [P, L, D], text [P, D]) of images with one text each, a few at once: [P, ...]."""
         results = []
         for start in range(0, len(numbers), _ROWS):

@@ -10,7 +10,7 @@ from typing import Any
 
 from flair_jax.checkpoint import load, read_description, read_model_config
 from flair_jax.data.sets.prompts import read_templates
-from flair_jax.data.sets.segmentation import SegmentationSet, find_set
+from flair_jax.data.sets.segmentation import SegmentationSet, find_segmentation_set
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
@@ -53,7 +53,7 @@ def segment_checkpoint(
     Raises:
       FlairError: if the checkpoint, the set, its pictures or a file cannot be read.
     """
-    entry = find_set(dataset)
+    entry = find_segmentation_set(dataset)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     if save and save.exists() and not save.is_dir():

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flair_jax.checkpoint import load, read_description
-from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, find_row
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.retrieval import evaluate
@@ -47,7 +47,7 @@ class Task:
     Attributes:
       sets: what it can be done on, by name.
       load: (set, folder) -> data, with a method `digest` that says whether it is the same.
-      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `run.evaluate`.
+      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `report.result`.
       table: (results, mode) -> text.
     """
@@ -187,7 +187,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:
     """Sets and their folders."""
     if dataset != "all":
-        return [(choose(dataset, sets), data_dir)]
+        return [(find_row(dataset, sets), data_dir)]
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
     folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]

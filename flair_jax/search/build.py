@@ -47,8 +47,8 @@ class IndexSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a run did.
+class IndexUpdate:
+    """What `update` changed, and what it left out.
 
     Attributes:
       added: pictures embedded.
@@ -76,7 +76,7 @@ def update(
     root: str,
     checkpoint: str,
     settings: IndexSettings,
-) -> Outcome:
+) -> IndexUpdate:
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
     Rows of pictures that are gone or changed are dropped, and those that are new or changed are embedded, in shards
@@ -109,7 +109,7 @@ def update(
         writer.merge()
         writer.finish([*found.unusable, *broken])
     listed = [*found.unusable, *broken]
-    return Outcome(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
+    return IndexUpdate(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
 
 
 def add_faiss(index: Path) -> None:

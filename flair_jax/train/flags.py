@@ -115,7 +115,7 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         path = _find(name)
         try:
             spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
-            module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             # Dataclasses, and so Flax's modules, look for the module that they are defined in; workers do not have it.
             sys.modules["config"] = module
             cloudpickle.register_pickle_by_value(module)

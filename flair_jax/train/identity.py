@@ -105,7 +105,7 @@ class Change(NamedTuple):
         return f"{name} was {self.was!r}, is {self.now!r}{unused}"
 
 
-def describe(
+def describe_run(
     settings: TrainSettings,
     samples: int,
     model: FlairConfig | None = None,

@@ -35,7 +35,7 @@ class Run:
     logger: MetricLogger
     preemption: Preemption
 
-    def go_on(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
+    def train(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
         """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
         stopping = False
         while done < self.steps and not stopping:

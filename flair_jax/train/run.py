@@ -26,7 +26,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RetrievalEvaluation
 from flair_jax.train.flags import TrainOptions
-from flair_jax.train.identity import describe
+from flair_jax.train.identity import describe_run
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
 from flair_jax.train.losses import Loss
@@ -97,7 +97,7 @@ def train(
         ):
             state, done = _start(setup, checkpoints, accept_changes)
             if done < setup.steps:
-                done = _go_on(setup, workdir, checkpoints, preemption, state, done)
+                done = _train_from(setup, workdir, checkpoints, preemption, state, done)
             elif jax.process_index() == 0:
                 print(f"finished: all {done:,} steps are done", flush=True)
             return Outcome(checkpoints.path(done), finished=done == setup.steps)
@@ -130,7 +130,7 @@ def _set_up(
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
     names = {**name_of_sources, **objects.names}
-    identity = describe(settings, samples, objects.model.config, names)
+    identity = describe_run(settings, samples, objects.model.config, names)
     evaluation = None
     if settings.evaluation.every_steps:
         evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
@@ -149,7 +149,7 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
     return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
-def _go_on(
+def _train_from(
     setup: _Setup,
     workdir: Path,
     checkpoints: RunCheckpoints,
@@ -190,7 +190,7 @@ def _go_on(
             logger=logger,
             preemption=preemption,
         )
-        return run.go_on(state, first, stream)
+        return run.train(state, first, stream)
 
 
 def _initial_params(name: str, model: Flair, target: Params) -> Params:

@@ -17,7 +17,7 @@ def is_missing_file(error: BaseException | None) -> bool:
     )
 
 
-def explain(error: Exception, repository: str, revision: str | None, file: str) -> str:
+def describe_failure(error: Exception, repository: str, revision: str | None, file: str) -> str:
     """The sentence about an error of the hub's library.
 
     Args:

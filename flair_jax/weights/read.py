@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from flair_jax.weights.formats import INDEX, SAFETENSORS, TORCHSCRIPT, kind_of, safetensors_header
 from flair_jax.weights.param_map import ConversionError
-from flair_jax.weights.state_dicts import choose
+from flair_jax.weights.state_dicts import choose_model
 from flair_jax.weights.torchscript import read_torchscript
 from flair_jax.weights.write import QUICK_GELU, require_torch
 
@@ -64,7 +64,7 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
     path = Path(path)
     loaded, facts, files = _read_shards(path) if kind_of(path) == INDEX else (*_read_file(path), (path,))
     try:
-        entries = choose(loaded, _is_tensor, state_dict)
+        entries = choose_model(loaded, _is_tensor, state_dict)
         arrays = {name: _array(name, value) for name, value in entries.items() if name not in _PASSED_OVER}
         tensors, remarks = _as_float32(arrays)
         sizes = {name: _size(name, entries[name]) for name in OPENAI_SIZES if name in entries}

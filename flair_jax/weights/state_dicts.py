@@ -20,7 +20,7 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def choose(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) -> dict[str, Any]:
+def choose_model(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) -> dict[str, Any]:
     """The one state dict in what a file holds.
 
     Args:
