@@ -94,7 +94,7 @@ def convert(
 
 
 def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
-    """The model by --config, or else by what is beside the weights; and what is said of a description not followed."""
+    """The model by --config, or else by the file beside the weights; and remarks on a description not followed."""
     if not found.description:
         return config, []
     try:
@@ -137,10 +137,10 @@ def _check_sizes(weights: Weights, config: FlairConfig) -> None:
 
 
 def _other_preparation(found: FoundWeights, config: FlairConfig) -> list[str]:
-    """How images were preprocessed for these weights, where that differs from what is done here."""
+    """How the preprocessing of images for these weights differs from ours, as remarks."""
     theirs, ours = found.description.get("preprocess_cfg", {}), preprocessing(config)
     return [
-        f"{found.described_in}: pictures were prepared with {name} {theirs[name]}, and are here with {ours[name]}"
+        f"{found.described_in}: images were prepared with {name} {theirs[name]}, and are here with {ours[name]}"
         for name in ("mean", "std", "interpolation", "resize_mode")
         if isinstance(theirs, dict) and theirs.get(name, ours[name]) != ours[name]
     ]

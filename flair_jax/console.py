@@ -104,7 +104,7 @@ def quiet_without_tpu() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _process_kept() -> Iterator[None]:
-    """Restores, at the end of the block, what commands and the libraries they load set for the whole process."""
+    """Restores, at the end of the block, the process-wide settings that commands and their libraries change."""
     variables, root = dict(os.environ), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     on_main = threading.current_thread() is threading.main_thread()
@@ -145,7 +145,7 @@ def _set_streams(out: TextIO, err: TextIO) -> None:
 
 
 def _end_output(error: BaseException) -> OSError | None:
-    """The error with which stdout refused what was printed, if that ended a command or would end the process."""
+    """The error with which stdout refused the output, if that ended a command or would end the process."""
     unwritten = _flush(sys.stdout)
     if unwritten is None and isinstance(error, BrokenPipeError):  # of an output that keeps nothing back
         with contextlib.suppress(OSError, ValueError):  # ValueError: stdout is closed, or no file
@@ -156,7 +156,7 @@ def _end_output(error: BaseException) -> OSError | None:
 
 
 def _flush(stream: TextIO | None) -> OSError | None:
-    """The error with which a stream refused what was printed; the rest is then discarded, also at the process's end."""
+    """The error with which a stream refused its output; the rest is then discarded, also at the process's end."""
     if stream is None:
         return None
     try:

@@ -1,6 +1,6 @@
 """A training run's settings as frozen dataclasses, checked before anything is compiled. Imports no JAX.
 
-`configs/default.py` says what each field means; names and nesting are the same.
+`configs/default.py` explains each field; names and nesting are the same.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """When to save, and what to keep."""
+    """When to save, and which checkpoints to keep."""
 
     every_steps: int
     keep: int

@@ -38,7 +38,7 @@ _ROWS = 256  # pictures or texts at once
 
 @dataclasses.dataclass(frozen=True)
 class ScenesResult:
-    """Number of scenes, and metrics in percent, by name; `chance` holds what guessing reaches, by the same names."""
+    """Number of scenes, and metrics in percent, by name; `chance` holds those of guessing, by the same names."""
 
     scenes: int
     retrieval: dict[str, dict[str, float]]

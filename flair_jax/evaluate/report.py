@@ -29,7 +29,7 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 # Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
 REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
-_FORM = 2  # of unfinished work; increased when what is stored changes form
+_FORM = 2  # of stored blocks; increased when their format changes
 _MOST_TIES = 0.01  # share of the ranks that equal scores may decide without a warning
 
 
@@ -88,7 +88,7 @@ def identity(checkpoint: Path, environment: dict[str, Any], *others: Any) -> str
     Args:
       checkpoint: its folder; when it was written counts too.
       environment: from `environment`; `skip_broken` does not count, since blocks with gaps are not kept.
-      *others: what else it depends on, as plain JSON values.
+      *others: all else that it depends on, as plain JSON values.
     """
     how = {**environment, "settings": {**environment["settings"], "skip_broken": None}}
     written = description_file(checkpoint).stat().st_mtime_ns

@@ -181,7 +181,7 @@ class _Evaluator:
           blocks: image tokens.
           text: features of the distinct texts.
           distinct: [N], each text's index among these.
-          name: what to call scores in the store, with the number of their first image.
+          name: prefix of the scores' names in the store, before the number of their first image.
           first: number of this process's first image.
         """
         pad_to = max((block.images for block in blocks), default=0)

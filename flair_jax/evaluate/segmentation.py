@@ -63,7 +63,7 @@ class Segmentation:
       metrics: see `segmentation_metrics`.
       images: pictures judged.
       cut_off: how much of the classes' words in their templates exceeds the model's context.
-      skipped: messages about what could not be read.
+      skipped: messages about pictures and annotations that could not be read.
       seconds: wall time.
     """
 

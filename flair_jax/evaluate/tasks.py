@@ -32,11 +32,11 @@ class Set(Protocol):
 
     @property
     def name(self) -> str:
-        """What `--dataset` takes."""
+        """Its name for `--dataset`."""
         ...
 
     def find(self, folder: Path) -> Any:
-        """What marks the set in a folder; None if the set is not there."""
+        """The file or folder that marks the set in a folder; None if the set is not there."""
         ...
 
 
@@ -45,7 +45,7 @@ class Task:
     """Something to score a model by.
 
     Attributes:
-      sets: what it can be done on, by name.
+      sets: its data sets, by name.
       load: (set, folder) -> data, with a method `digest` that says whether it is the same.
       evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `report.result`.
@@ -133,7 +133,7 @@ def evaluate_checkpoint(
 
 
 class _Loaded(NamedTuple):
-    """A checkpoint on its devices, and what results of it depend on."""
+    """A checkpoint on its devices, and the environment that its results depend on."""
 
     checkpoint: Path
     source: dict[str, str]

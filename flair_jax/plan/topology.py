@@ -18,7 +18,7 @@ _MOST_CHIPS = 2**16  # more than any pod has, and describing them takes memory
 
 
 class Topology(NamedTuple):
-    """Chips to compile for; `chip` is None for hosts' CPUs."""
+    """Chips to compile for; `chip` is None for CPUs."""
 
     name: str
     devices: list[jax.Device]

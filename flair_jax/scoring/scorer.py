@@ -35,7 +35,7 @@ _LENGTH_STEP = 16
 
 @runtime_checkable
 class RetrievalModel(Protocol):
-    """What a model must offer to be scored here; `flair_jax.Flair` does, and explains more."""
+    """The methods by which a model is scored; `flair_jax.Flair` has and explains them."""
 
     def normalize(self, pixels: jax.Array) -> jax.Array:
         """uint8 pixels [*batch, 3] -> float32 as `encode_image` takes them."""
@@ -54,11 +54,11 @@ class RetrievalModel(Protocol):
         ...
 
     def prepare_images(self, params: Params, local: jax.Array) -> Any:
-        """Local tokens [B, L, D] -> what `cosines` takes of images, with a leading axis B."""
+        """Local tokens [B, L, D] -> images for `cosines`: a tree of arrays with a leading axis B."""
         ...
 
     def prepare_texts(self, params: Params, text: jax.Array) -> PreparedTexts:
-        """Text features [N, D] -> what `cosines` takes of texts."""
+        """Text features [N, D] -> texts for `cosines`."""
         ...
 
     def cosines(self, params: Params, image: Any, texts: PreparedTexts) -> jax.Array:

@@ -99,7 +99,7 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
 
 
 def _collect(sources: Sequence[str]) -> Found:
-    """All pictures, each once, named as they were given, and messages about what cannot be used."""
+    """All pictures, each once, named as they were given, and messages about unusable ones."""
     together, pictures = Found(), {}
     for source in sources:
         if Path(source).is_dir():

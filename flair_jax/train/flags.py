@@ -176,7 +176,7 @@ def _define(words: list[str]) -> flags.FlagValues:
         define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     flags.DEFINE_boolean(
-        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+        "accept-changes", False, "Resume even if other settings make the run another one.", flag_values=values
     )
     return values
 

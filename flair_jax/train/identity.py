@@ -34,7 +34,7 @@ _YOUNGER = ("name", "layer_decay", "image_rate", "text_rate", "ema_decay")
 # only if the number of steps stays.
 LENGTH = ("epochs", "steps", "data.epoch_samples", "optimizer.cooldown_steps")
 
-# These change nothing that is trained: a name for what is compared by its contents, or what has been used by step 1
+# These change nothing that is trained: names of things that are compared by their contents, or were used up by step 1
 # (`model`, `init`), where things lie, how the work is divided, what is saved and logged and how often.
 FREE = (
     *("model", "init", "remat", "unroll", "accumulation_steps", "loss.pairs_per_block"),
@@ -45,7 +45,7 @@ FREE = (
     *(f"evaluation.{name}" for name in ("every_steps", "dataset", "dir", "mode", "top_k", "batch_size")),
 )
 
-# Groups whose fields all make the run what it is: a configuration's own fields, and what it takes instead of ours.
+# Groups whose fields all belong to the identity: a configuration's own fields, and its objects in place of ours.
 OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
 _OPEN_GROUPS = ("extra.", "factories.")
 
@@ -117,7 +117,7 @@ def describe_run(
       settings: of the run.
       samples: how many the data has.
       model: that of the settings if not given.
-      objects: qualified names of what it takes instead of the standard model, optimizer, loss and sources, by kind.
+      objects: qualified names of its own model, optimizer, loss and sources, by kind; none for standard ones.
     """
     sizes = dataclasses.asdict(model or settings.model_config())
     plain = dataclasses.replace(settings, extra={}, factories=Factories())

@@ -23,7 +23,7 @@ from flair_jax.train.step import Batch, StepMetrics, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the steps of a run need."""
+    """A training run, ready for its steps."""
 
     settings: TrainSettings
     steps: int

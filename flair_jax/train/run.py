@@ -1,4 +1,4 @@
-"""Sets up a training run: data, model, mesh, the state to resume from, and what watches over it."""
+"""Sets up a training run: data, model, mesh, the state to resume from, metrics and evaluation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def train(
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start: `names` says what is not our own, `identity` what makes it this run."""
+    """A run that is ready to start: `names` are of objects that are not our own; `identity` is from `describe_run`."""
 
     settings: TrainSettings
     steps: int
@@ -124,7 +124,7 @@ def _set_up(
     optimizer: optax.GradientTransformation | None,
     loss: Loss | None,
 ) -> _Setup:
-    """Opens the data, and makes what trains on it."""
+    """Opens the data, and makes the objects that train on it."""
     sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
@@ -237,7 +237,7 @@ def _input(
 
 
 def run_from_flags(options: TrainOptions) -> int:
-    """Runs what a command line names, prints its newest checkpoint, and returns the exit status.
+    """Runs the training that a command line asks for, prints its newest checkpoint, and returns the exit status.
 
     Raises:
       FlairError: with the status to exit with: 1 for a dead data worker, else 2.

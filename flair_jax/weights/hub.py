@@ -214,7 +214,7 @@ def _check(name: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_sentence(what: str, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
-    """Turns what the hub's library raises into a ConversionError, and prints what it logs once.
+    """Turns errors of the hub's library into a ConversionError, and prints each of its log messages once.
 
     It has a handler of its own; the root logger's, which other libraries set, would print the same twice.
     """

@@ -21,7 +21,7 @@ def describe_failure(error: Exception, repository: str, revision: str | None, fi
     """The sentence about an error of the hub's library.
 
     Args:
-      error: what it raised.
+      error: the one that the hub's library raised.
       repository: OWNER/REPOSITORY.
       revision: branch, tag or commit, or None.
       file: a file's path in the repository, or "".

@@ -35,11 +35,11 @@ class Weights:
     """What a weight file holds.
 
     Attributes:
-      tensors: name -> array, float32 but for what is not floating-point.
+      tensors: name -> array; floating-point ones are float32.
       files: the files that were read.
       sizes: the sizes that OpenAI's files give beside their tensors, under the names in those files.
       quick_gelu: the activation if the file says it.
-      remarks: what a user should know about how it was read, each a phrase.
+      remarks: on how it was read, for the user; each a phrase.
     """
 
     tensors: dict[str, np.ndarray]

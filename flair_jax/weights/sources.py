@@ -1,4 +1,4 @@
-"""Finds the weights that a user names, in a file, a folder, or either on the hub; and what describes them there."""
+"""Finds the weights that a user names, in a file, a folder, or either on the hub; and their description there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FoundWeights:
 
 
 def find_weights(source: str) -> FoundWeights:
-    """The weights that `flair-jax convert` is given; what is on the hub is fetched into its cache.
+    """The weights that `flair-jax convert` is given; files on the hub are fetched into its cache.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub.

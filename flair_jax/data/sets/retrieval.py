@@ -56,7 +56,7 @@ class RetrievalSet:
     """One retrieval set.
 
     Attributes:
-      name: what `--dataset` takes.
+      name: for `--dataset`.
       annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
       read: (folder, annotation file) -> pairs of picture and caption.
       source: where users get it.

@@ -29,10 +29,10 @@ class SegmentationSet:
     """One set.
 
     Attributes:
-      name: what `--dataset` takes.
+      name: for `--dataset`.
       folder: where it usually lies under a folder of sets. `--data-dir` may be this folder or any above it.
       marker: the file or folder that marks the set's folder.
-      open: set's folder, and what marks it -> the data.
+      open: (the set's folder, the file or folder that marks it) -> the data.
       source: where users get it.
       whole: how many pictures the whole set has, as published; None if that is not known.
     """
