@@ -14,7 +14,8 @@ from labelled import COLOURS, png, random_cifar, write_binary, write_folders, wr
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.sets.prompts import cifar_names
-from flair_jax.evaluate.classification_task import measured_by_others, table
+from flair_jax.evaluate.classification_task import MEASURED_BY_OTHERS, table
+from flair_jax.evaluate.report import reported
 from flair_jax.scoring.scorer import Retriever
 
 
@@ -110,10 +111,16 @@ def test_what_others_measured_stands_beside_a_released_checkpoint(small_model, t
     assert "by others (9 templates)" in printed
     assert "92.82" in printed
     assert "5 of 10,000" in printed
-    assert measured_by_others({"file": "x/flair-merged30m.safetensors"}, "cifar10", "text-conditioned") == 92.82
-    assert measured_by_others({"file": "flair-merged30m.pt"}, "cifar10", "global") is None
-    assert measured_by_others({"file": "flair-merged30m.pt"}, "cifar100", "text-conditioned") is None
-    assert measured_by_others({"file": "flair-cc3m-recap.pt"}, "cifar10", "text-conditioned") is None
+    assert (
+        reported(MEASURED_BY_OTHERS, {"file": "x/flair-merged30m.safetensors"}, "cifar10", "text-conditioned") == 92.82
+    )
+    for file, dataset, mode, number in (
+        ("x/flair-merged30m.safetensors", "cifar10", "text-conditioned", 92.82),
+        ("flair-merged30m.pt", "cifar10", "global", None),
+        ("flair-merged30m.pt", "cifar100", "text-conditioned", None),
+        ("flair-cc3m-recap.pt", "cifar10", "text-conditioned", None),
+    ):
+        assert reported(MEASURED_BY_OTHERS, {"file": file}, dataset, mode) == number
 
 
 def test_all_runs_what_it_finds(small_checkpoint, tmp_path) -> None:
