@@ -3,12 +3,10 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killed import run_killed
 from labelled import COLOURS, png, random_cifar, write_binary, write_folders, write_tfds
 
 from flair_jax import checkpoint
@@ -161,23 +159,11 @@ def test_a_broken_record_is_named(small_checkpoint, tmp_path, capsys) -> None:
     assert f"{tmp_path / 'cifar10'}, test, record 3: cannot be read as a picture" in capsys.readouterr().err
 
 
-def test_a_killed_run_goes_on_where_it_was(small_checkpoint, folders, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_resumes_where_it_was(small_checkpoint, folders, tmp_path, monkeypatch) -> None:
     common = ("--dataset", "folder", "--data-dir", folders, "--batch-size", 4, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
-    script = (
-        "import os, signal, sys\n"
-        "from flair_jax.cli import main\n"
-        "from flair_jax.scoring.scorer import Retriever\n"
-        "score, calls = Retriever.score_all, []\n"
-        "def killing(self, *a, **k):\n"
-        "    calls.append(1)\n"
-        "    return score(self, *a, **k) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Retriever.score_all = killing\n"
-        "main(sys.argv[1:])\n"
-    )
     words = ["evaluate", "--task", "classify", "--checkpoint", small_checkpoint, *common, tmp_path / "killed.json"]
-    killed = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run_killed(Retriever, "score_all", 3, *words)
     assert (tmp_path / "killed.json.partial").is_dir()
     assert not (tmp_path / "killed.json").exists()
 
