@@ -32,8 +32,8 @@ from flair_jax.scoring.metrics import retrieval_metrics
 from flair_jax.scoring.scorer import Retriever, top_k
 
 ATTRIBUTES = (*VALUES, "background", "relation")
-_TOP_K = 32  # texts for each picture in mode top-k
-_ROWS = 256  # pictures or texts at once
+_TOP_K = 32  # texts for each image in mode top-k
+_ROWS = 256  # images or texts at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +148,12 @@ class _Scorer:
 
     MODES = ("text-conditioned", "top-k", "global")
 
-    def __init__(self, model: Flair, params: Params, pictures: Sequence[np.ndarray]) -> None:
+    def __init__(self, model: Flair, params: Params, images: Sequence[np.ndarray]) -> None:
         self._model, self._params = model, params
         self._retriever = Retriever(model, params)
         tokens = [
-            self._retriever.encode_images(np.stack(pictures[start : start + _ROWS]), with_local=True, pad_to=_ROWS)
-            for start in range(0, len(pictures), _ROWS)
+            self._retriever.encode_images(np.stack(images[start : start + _ROWS]), with_local=True, pad_to=_ROWS)
+            for start in range(0, len(images), _ROWS)
         ]
         self._image = np.concatenate(tokens)
 

@@ -1,4 +1,4 @@
-"""One retrieval evaluation from pictures and captions to metrics: read, embed, score, rank."""
+"""One retrieval evaluation, from picture files and captions to metrics: read, embed, score, rank."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Evaluation:
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
       ties: how equal scores affect them.
-      images: pictures scored.
+      images: number of images scored.
       texts: captions scored.
       cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
@@ -77,8 +77,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several processes, every process must call this. Each reads and embeds its part of the pictures and texts, and
-    scores its pictures with all texts. They exchange text features, each text's score with its own picture, and counts
+    With several processes, every process must call this. Each reads and embeds its part of the images and texts, and
+    scores its images with all texts. They exchange text features, each text's score with its own image, and counts
     of better scores; the whole score matrix is never in one place.
 
     Args:

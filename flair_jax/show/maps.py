@@ -27,7 +27,7 @@ class AttentionMaps(NamedTuple):
 
     Attributes:
       heads: weight of each patch.
-      empty: weight of the empty slot: how much of the text the head matched with nothing in the picture.
+      empty: weight of the empty slot: how much of the text the head matched with nothing in the image.
     """
 
     heads: Float[AnyArray, "*B N H G1 G2"]
