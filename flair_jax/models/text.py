@@ -30,7 +30,7 @@ class TextTower(nn.Module):
     """Transformer whose feature is read at the end of the text (Radford et al. 2021).
 
     As long as it is causal, padding after the end-of-text token needs no mask, since no token before it attends to it.
-    `flair_jax.models.flair.text_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
+    `flair_jax.models.text_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
     replace it.
 
     Attributes:

@@ -45,7 +45,7 @@ class RunCheckpoints:
           workdir: the run's folder.
           settings: which checkpoints to keep.
           model: its description is saved with the weights.
-          run: from `run_identity.describe`; saved with each checkpoint, and compared when the run resumes.
+          run: from `identity.describe_run`; saved with each checkpoint, and compared when the run resumes.
         """
         self._settings = settings
         self._description = describe(model, {"run": workdir.name})

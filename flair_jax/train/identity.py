@@ -47,7 +47,7 @@ FREE = (
 
 # Groups whose fields all belong to the identity: a configuration's own fields, and its objects in place of ours.
 OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
-_OPEN_GROUPS = ("extra.", "factories.")
+_OPEN_GROUPS = tuple({f"{name.partition('.')[0]}." for name in OPEN})
 
 # What the first checkpoints' runs had and did not record: whether that has changed is not known.
 _ONCE_UNRECORDED = {
@@ -133,7 +133,7 @@ def describe_run(
 
 
 def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's description in checkpoints from before they had all settings, in the form of `describe`.
+    """The run's description in checkpoints from before they had all settings, in the form of `describe_run`.
 
     Raises:
       ConfigError: if the model's description is wrong.
@@ -155,8 +155,8 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
     checkpoint nor a default gives are passed over, as are those that the first checkpoints did not record.
 
     Args:
-      was: of the checkpoint; from `describe` or `from_earlier`.
-      now: of the run that resumes; from `describe`.
+      was: of the checkpoint; from `describe_run` or `from_earlier`.
+      now: of the run that resumes; from `describe_run`.
       done: steps done by the checkpoint.
     """
     if "total_steps" in was:
@@ -173,7 +173,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
 
 @functools.cache
 def _defaults() -> Mapping[str, Any]:
-    """The defaults of all settings, in the form of `describe`. Samples given by a caller were once not recorded."""
+    """The defaults of all settings, in the form of `describe_run`. Samples given by a caller were once not recorded."""
     settings = get_config().to_dict()
     objects = {f"factories.{kind}": "" for kind in settings.pop("factories") if kind != "sources"}
     defaults = {**_flat(settings), **objects, **_flat(dataclasses.asdict(FlairConfig()), "model.")}
