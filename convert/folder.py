@@ -50,9 +50,14 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
     """The model in a checkpoint, and its weights as a state dict.
 
     Raises:
-      CheckpointError: if `source` is no checkpoint.
+      CheckpointError: if `source` is no checkpoint, or one of a model with modules of its own.
       ConversionError: if a weight is NaN or infinite.
     """
+    if modules := checkpoint.read_description(source).get(checkpoint.MODULES):
+        raise CheckpointError(
+            f"{source}: holds a model with {checkpoint.listed(modules)}, for which the PyTorch release's form has no "
+            "place; export it to StableHLO"
+        )
     model, params = checkpoint.load(source)
     tensors = torch_from_params(jax.device_get(params), model.config)
     check_finite(source, tensors)

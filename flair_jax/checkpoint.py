@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from flair_jax.weights.write import CONFIG, WEIGHTS
 PARAMS, AVERAGE = "params", "ema"
 
 # In a description: the modules that are not those that the model's config means, by the names of their classes.
-_MODULES = "modules"
+MODULES = "modules"
 
 
 def save(path: str | Path, model: Flair, params: Params, source: dict[str, str]) -> None:
@@ -64,7 +64,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
 def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
     """The description of a checkpoint that has digests; it says so, so that missing digests are noticed."""
-    modules = {_MODULES: model.own_modules} if model.own_modules else {}
+    modules = {MODULES: model.own_modules} if model.own_modules else {}
     return {**config_to_json(model.config), **modules, "source": source, "digests": digests.FILE}
 
 
@@ -121,20 +121,22 @@ def load(
 
 def _check_model(path: Path, config: FlairConfig, model: Flair) -> None:
     """Raises CheckpointError unless a model is the one that a checkpoint describes."""
-    described, given = read_description(path).get(_MODULES, {}), model.own_modules
+    described, given = read_description(path).get(MODULES, {}), model.own_modules
     if described != given:
-        of_checkpoint, of_model = (
-            ", ".join(f"{name} {each}" for name, each in modules.items()) or "the modules of FLAIR"
-            for modules in (described, given)
-        )
         raise CheckpointError(
-            f"{path}: holds a model with {of_checkpoint}, and not with {of_model}; give load the model that was saved, "
-            "as model=Flair(config, ...)"
+            f"{path}: holds a model with {listed(described)}, and not with {listed(given)}; give load the model that "
+            "was saved, as model=Flair(config, ...), or a command the configuration whose factories.model makes it, as "
+            "--config=FILE"
         )
     found, wanted = config_to_json(config), config_to_json(model.config)
     different = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if different:
         raise CheckpointError(f"{path}: is not of the model that is given; they differ in {', '.join(different)}")
+
+
+def listed(modules: Mapping[str, str]) -> str:
+    """The `modules` of a description in words."""
+    return ", ".join(f"{name} {each}" for name, each in modules.items()) or "the modules of FLAIR"
 
 
 def restore_params(path: str | Path, target: Params, processes: Processes = ALONE) -> Params:
@@ -159,9 +161,9 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
             params = checkpointer.restore(path / item, target)
     except Exception as error:  # Orbax and its storage raise many types for a damaged or mismatched file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". See")[0]
-        raise CheckpointError(
-            f"{path}: the parameters cannot be read; convert the checkpoint again ({reason})"
-        ) from error
+        of_others = "stored shape" in reason or "tree structures" in reason
+        advice = "give the model that was saved, with its sizes" if of_others else "convert the checkpoint again"
+        raise CheckpointError(f"{path}: the parameters cannot be read; {advice} ({reason})") from error
     if item == AVERAGE:
         _say_averaged(path)
     return params

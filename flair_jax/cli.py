@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int | None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if getattr(options, "takes_more", False):
-        options.words = rest  # for absl's flags, or Apache Beam's options
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # What more a command takes, for absl's flags or Apache Beam's options, begins so; "" is how any word begins.
+    prefix = getattr(options, "takes_more", None)
+    options.words = [word for word in rest if prefix is not None and word.startswith(prefix)]
+    if unknown := [word for word in rest if word not in options.words]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return options.run(options)
 
 

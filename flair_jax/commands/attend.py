@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, new_folder, path
 
 
@@ -46,4 +47,5 @@ def _run(options: argparse.Namespace) -> None:
         options.output,
         kind=options.kind,
         per_head=options.per_head,
+        model=own_model(options),
     )

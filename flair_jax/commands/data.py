@@ -168,7 +168,7 @@ def _add_build(commands: Commands) -> None:
         default=0,
         help="re-encode larger pictures as JPEG with this shorter side; 0 keeps them as they are (default %(default)s)",
     )
-    parser.set_defaults(takes_more=True, words=[])
+    parser.set_defaults(takes_more="", words=[])
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, path
 
 
@@ -34,4 +35,4 @@ def _port(text: str) -> int:
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.show.app import serve
 
-    serve(options.checkpoint, options.index, options.port)
+    serve(options.checkpoint, options.index, options.port, own_model(options))

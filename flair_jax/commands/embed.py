@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flair_jax.commands.index import report
+from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
 
 
@@ -40,7 +41,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.texts and options.local:
         raise FlairError("--local is for pictures: a text has no local tokens")
     writer_of(options.output)
-    model, params = load(options.checkpoint, dtype=options.dtype)
+    model, params = load(options.checkpoint, model=own_model(options, options.dtype), dtype=options.dtype)
     if options.texts:
         count = embed_lines(options.texts, options.output, model, params, options.batch_size)
         print(f"{printable(options.output)}: {count:,} texts")

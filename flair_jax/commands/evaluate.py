@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
@@ -157,11 +158,13 @@ def _retrieval(options: argparse.Namespace) -> None:
         join_cluster(cluster, sigterm_saves=False)
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
     settings = RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken)
+    processes = Processes.all() if options.distributed else ALONE
     evaluate_checkpoint(
         *(options.checkpoint, options.dataset, options.data_dir, settings),
         dtype=options.dtype,
         output=options.output,
-        processes=Processes.all() if options.distributed else ALONE,
+        model=processes.together(lambda: own_model(options, options.dtype)),
+        processes=processes,
     )
 
 
@@ -189,6 +192,7 @@ def _classify(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         output=options.output,
         task=task(options.class_names),
+        model=own_model(options, options.dtype),
     )
 
 
@@ -210,6 +214,7 @@ def _segment(options: argparse.Namespace) -> None:
         settings,
         dtype=options.dtype,
         output=options.output,
+        model=own_model(options, options.dtype),
         templates=options.templates,
         class_names=options.class_names,
         save=options.save,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from flair_jax.commands.own_model import add_config, own_model
 from flair_jax.commands.parser import Commands, add_command
 from flair_jax.errors import FlairError
 
@@ -30,13 +31,20 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("source", metavar="SRC", help="a checkpoint: its folder, or hf://OWNER/REPOSITORY[@REVISION]")
     parser.add_argument("target", metavar="DST", help="what to write; an older one is replaced")
+    add_config(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="compute dtype of .stablehlo functions (default float32)")
 
 
 def _run(options: argparse.Namespace) -> None:
     target, ending = options.target, Path(options.target).suffix
     on_hub, is_folder = target.startswith("hf://"), target.endswith("/") or not ending
-    if options.dtype and (on_hub or is_folder or ending != ".stablehlo"):
+    as_functions = ending == ".stablehlo" and not on_hub and not is_folder
+    if options.config and not as_functions:
+        raise FlairError(
+            f"--config: {target} would have the PyTorch release's form, which has no place for a model with modules of "
+            "its own; choose a DST that ends in .stablehlo"
+        )
+    if options.dtype and not as_functions:
         raise FlairError("--dtype: only .stablehlo has a compute dtype; weights are written in float32, as they are")
     if on_hub:
         from flair_jax.convert.folder import push
@@ -49,7 +57,8 @@ def _run(options: argparse.Namespace) -> None:
     elif ending == ".stablehlo":
         from flair_jax.convert.stablehlo_export import export as export_stablehlo
 
-        description = export_stablehlo(options.source, target, dtype=options.dtype or "float32")
+        dtype = options.dtype or "float32"
+        description = export_stablehlo(options.source, target, dtype=dtype, model=own_model(options, dtype))
         names, platforms = (", ".join(description[key]) for key in ("functions", "platforms"))
         print(f"{target}: {names}; computing in {description['compute_dtype']} on {platforms}")
     else:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, path
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         import_faiss()  # fails before the work, not after it
     found = find_pictures(options.folder)
     checkpoint = locate(options.checkpoint)
-    model, params = load(checkpoint, dtype=options.dtype)
+    model, params = load(checkpoint, model=own_model(options, options.dtype), dtype=options.dtype)
     outcome = update(
         options.output,
         found,

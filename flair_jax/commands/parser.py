@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from flair_jax.commands.own_model import add_config
 from flair_jax.errors import ConfigError
 from flair_jax.files import expand, no_file
 
@@ -38,7 +39,10 @@ def add_command(
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`, in the forms that `flair_jax.load` takes; a string, since a Path would alter hub names."""
+    """Adds `--checkpoint`, in the forms that `flair_jax.load` takes, and `--config` for its `model`.
+
+    A checkpoint is a string, since a Path would alter hub names.
+    """
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -47,6 +51,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "newest, a weight file of the PyTorch release, or one of these on the hub: "
         "hf://OWNER/REPOSITORY[@REVISION][/FILE]",
     )
+    add_config(parser)
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         help=f"a table over values of fields instead, such as batch_size=512,1024 remat=dots,full (default {_SWEEP})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.set_defaults(takes_more=True)
+    parser.set_defaults(takes_more="")
 
 
 def _run(options: argparse.Namespace) -> int:

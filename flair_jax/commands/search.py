@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from flair_jax.commands.own_model import add_config, own_model
 from flair_jax.commands.parser import Commands, add_command, new_file, path, positive
 
 
@@ -37,6 +38,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the index's checkpoint, if it was moved since (default: there)"
     )
+    add_config(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="compute dtype (default %(default)s)")
 
 
@@ -56,7 +58,8 @@ def _run(options: argparse.Namespace) -> None:
         raise SearchIndexError(
             f"{options.index}: its checkpoint, {index.manifest.checkpoint}, is gone; name it by --checkpoint DIR"
         )
-    model, params = load(options.checkpoint or index.manifest.checkpoint, dtype=options.dtype)
+    model = own_model(options, options.dtype)
+    model, params = load(options.checkpoint or index.manifest.checkpoint, model=model, dtype=options.dtype)
     searcher = Searcher(index, model, params)
     if not index.complete:
         print(

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "SIGTERM finishes the step, saves and exits with 0; before the first step it ends at once. Ctrl-C exits with\n"
         "130, what a person must mend with 2, a dead data worker with 1. The same as `python -m flair_jax.train`.",
     )
-    parser.set_defaults(takes_more=True)
+    parser.set_defaults(takes_more="")
 
 
 def _run(options: argparse.Namespace) -> int:

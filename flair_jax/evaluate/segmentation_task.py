@@ -17,6 +17,7 @@ from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
 from flair_jax.models.config import VisionConfig
+from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
@@ -34,6 +35,7 @@ def segment_checkpoint(
     *,
     dtype: str,
     output: Path | None,
+    model: Flair | None = None,
     templates: str | None = None,
     class_names: str | None = None,
     save: Path | None = None,
@@ -47,6 +49,7 @@ def segment_checkpoint(
       settings: how.
       dtype: compute dtype.
       output: JSON file to write, or None. While the run is at work, finished blocks are kept beside it.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
       templates: see `flair_jax.data.sets.prompts.read_templates`; the set's own if None.
       class_names: file of words for the classes instead of the set's own.
       save: folder for pictures of the result, or None.
@@ -65,9 +68,9 @@ def segment_checkpoint(
     data = _with_words(entry.load(data_dir), templates, class_names)
     files = locate(checkpoint)
     settings = _complete(settings, data, read_model_config(files).vision, dataset)
-    model, params = load(files, dtype=dtype)
+    model, params = load(files, model=model, dtype=dtype)
     source = read_description(files).get("source", {})
-    environment = report.environment(reported_name(checkpoint, files), source, dtype, settings)
+    environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     environment["settings"]["templates"] = list(data.templates)
     work = report.identity(files, environment, str(data_dir), data.digest(), save and str(save.absolute()))
     unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"

@@ -14,6 +14,7 @@ from typing import Any
 import flair_jax
 from flair_jax.console import environment_variables
 from flair_jax.errors import FlairError
+from flair_jax.models.flair import Flair
 from flair_jax.packages import how_to_install
 from flair_jax.show.draw import new_figure
 from flair_jax.show.guard import Guard
@@ -28,20 +29,21 @@ _MOST_KEPT = (200 << 20, 50)
 _MOST_WAITING = 64  # questions that wait for the answers to others
 
 
-def serve(checkpoint: str | Path, index: Path | None, port: int | None) -> None:
+def serve(checkpoint: str | Path, index: Path | None, port: int | None, model: Flair | None = None) -> None:
     """Serves the page until it is interrupted.
 
     Args:
       checkpoint: the model's folder.
       index: made by `flair-jax index`; without one there is no search tab.
       port: the first free one from 7860 if not given.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`.
 
     Raises:
       FlairError: if Gradio or matplotlib is missing, the port is taken, or something cannot be read.
     """
     _gradio()
     new_figure(1, 1)
-    model, params = flair_jax.load(checkpoint)
+    model, params = flair_jax.load(checkpoint, model=model)
     searcher = None
     if index is not None:
         from flair_jax.search import Searcher, SearchIndex

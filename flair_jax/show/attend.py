@@ -16,6 +16,7 @@ import flair_jax
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
+from flair_jax.models.flair import Flair
 from flair_jax.show.draw import contact_sheet, new_figure, overlay
 from flair_jax.show.maps import Explanation, explain_picture
 
@@ -34,6 +35,7 @@ def attend(
     *,
     kind: Kind = "attention",
     per_head: bool,
+    model: Flair | None = None,
 ) -> None:
     """Draws a map for each sentence into `output`, with a contact sheet and the arrays, and prints the scores.
 
@@ -44,12 +46,14 @@ def attend(
       output: folder to write to; files of the same names are replaced, others left.
       kind: which maps are drawn; the arrays of both are written.
       per_head: also draw each head's attention.
+      model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`.
 
     Raises:
-      FlairError: if something cannot be read, a sentence is empty, or matplotlib is missing.
+      FlairError: if something cannot be read, a sentence is empty, the model's pooling has no attention weights, or
+        matplotlib is missing.
     """
     new_figure(1, 1)  # a missing library is an error before the work
-    model, params = flair_jax.load(checkpoint)
+    model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision.image_size)
     found = explain_picture(model, params, pixels, sentences)
     print(report(sentences, found))

@@ -74,12 +74,27 @@ def make_objects(
     return Objects(model, optimizer, schedule, loss or make_loss(settings.loss, settings.group_size), names)
 
 
-def find_model(settings: TrainSettings, given: Flair | None = None) -> tuple[Flair, Mapping[str, str]]:
-    """The model alone, and the qualified name of where it comes from, as in `Objects.names`; see `make_objects`."""
+def find_model(
+    settings: TrainSettings, given: Flair | None = None, *, dtype: str | None = None
+) -> tuple[Flair, Mapping[str, str]]:
+    """The model alone, and the qualified name of where it comes from, as in `Objects.names`.
+
+    Args:
+      settings: see `make_objects`.
+      given: the `model` there.
+      dtype: what the model computes in, whatever the settings and a factory say. By default it is that of the settings,
+        and a model with another is an error.
+
+    Raises:
+      ConfigError: see `make_objects`.
+    """
     names: dict[str, str] = {}
+    settings = dataclasses.replace(settings, dtype=dtype or settings.dtype)
     model = _find("model", given, settings, names)
     if model is None:
         return Flair(settings.model_config()), names
+    if dtype is not None:  # a factory need not look at the settings
+        model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))
     _check_compute(model, settings)
     return model, names
 
