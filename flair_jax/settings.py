@@ -19,7 +19,7 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
-OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
+OPTIMIZER_NAMES = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
@@ -169,7 +169,11 @@ class TrainSettings:
         return self.loss.group_size or self.batch_size
 
     def model_config(self) -> FlairConfig:
-        """The model with this run's compute settings."""
+        """The model with this run's compute settings.
+
+        Raises:
+          ConfigError: if `model` is neither a preset nor a JSON file of one, or a compute setting is invalid.
+        """
         try:
             model = read_config(self.model)
         except (FlairError, OSError) as error:  # OSError: a name that no file can have
@@ -242,7 +246,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
 )
 
 # Settings that are one or several of a few words.
-_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
+_CHOICES = {"optimizer.name": OPTIMIZER_NAMES, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
 
 
 def _problems(settings: TrainSettings) -> Iterator[str]:

@@ -93,7 +93,11 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
 
 
 def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of each computation, by its name, and the name of the entry."""
+    """Lines of each computation, by its name, and the name of the entry.
+
+    Raises:
+      ValueError: if there is no entry.
+    """
     computations: dict[str, list[str]] = {}
     entry = ""
     lines: list[str] = []

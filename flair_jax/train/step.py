@@ -192,7 +192,11 @@ class TrainStep:
     def gradients(
         self, params: Params, batch: Batch, key: Array, teacher: Features | None
     ) -> tuple[Params, LossValues]:
-        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar."""
+        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar.
+
+        Raises:
+          ConfigError: if a loss of your own does not return `LossValues` of scalars.
+        """
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)
