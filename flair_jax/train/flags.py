@@ -119,7 +119,7 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         try:
             loader = importlib.machinery.SourceFileLoader(_MODULE, str(path))
             spec = importlib.util.spec_from_loader(_MODULE, loader)
-            module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             # Dataclasses, and so Flax's modules, look for the module that they are defined in; workers do not have it.
             sys.modules[_MODULE] = module
             cloudpickle.register_pickle_by_value(module)
@@ -180,7 +180,7 @@ def _define(words: list[str]) -> flags.FlagValues:
         define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     flags.DEFINE_boolean(
-        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+        "accept-changes", False, "Resume even if other settings make the run another one.", flag_values=values
     )
     return values
 

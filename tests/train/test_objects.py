@@ -23,7 +23,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.plan import find_topology, plan_training
 from flair_jax.settings import TrainSettings
 from flair_jax.train import LossValues, make_loss, make_objects, parse_config, train
-from flair_jax.train.identity import changes, describe
+from flair_jax.train.identity import changes, describe_run
 
 # Appended to a configuration file; the loss is a sigmoid loss of global features, so small that it is one line.
 FACTORIES = """
@@ -357,12 +357,12 @@ def test_the_object_given_goes_before_the_factory(own) -> None:
 def test_a_run_from_before_there_were_such_settings_goes_on_without_a_word(config) -> None:
     """Except for what it could not have: fields and objects of one's own."""
     settings = read(config)
-    now = describe(settings, 40)
+    now = describe_run(settings, 40)
     was = {name: value for name, value in now.items() if not name.startswith(("factories.", "loss.weights", "extra."))}
     assert changes(was, now, 3) == []
-    given = describe(settings, 40, objects={"loss": "mine.loss", "sources": "mine.Source"})
+    given = describe_run(settings, 40, objects={"loss": "mine.loss", "sources": "mine.Source"})
     assert [str(change) for change in changes(was, given, 3)] == ["the loss was the standard one, is mine.loss"]
-    fields = describe(dataclasses.replace(settings, extra={"a": {"b": None}}), 40)
+    fields = describe_run(dataclasses.replace(settings, extra={"a": {"b": None}}), 40)
     assert [str(change) for change in changes(was, fields, 3)] == ["config.extra.a.b was not set, is None"]
     assert all(change.of_identity for change in changes(was, fields, 3))
 
