@@ -26,7 +26,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
-from flair_jax.train.identity import describe
+from flair_jax.train.identity import describe_run
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import TrainState, abstract_state
 from flair_jax.weights import digests
@@ -60,7 +60,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as folder,
         jax.set_mesh(mesh),
-        RunCheckpoints(Path(folder), settings.checkpoint, model, describe(settings, 1)) as checkpoints,
+        RunCheckpoints(Path(folder), settings.checkpoint, model, describe_run(settings, 1)) as checkpoints,
     ):
         for number in range(2 * options.rounds):
             how, step = (WITHOUT, WITH)[number % 2], number + 1

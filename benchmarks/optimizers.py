@@ -12,7 +12,7 @@ import jax
 from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import read_config
-from flair_jax.settings import OPTIMIZERS, TrainSettings
+from flair_jax.settings import OPTIMIZER_NAMES, TrainSettings
 from flair_jax.train.flops import count_flops
 from flair_jax.train.optim import make_optimizer
 
@@ -26,7 +26,7 @@ def main() -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{options.model}: {count:,} parameters")
     print("| optimiser | bytes a parameter | MB | GFLOP an update in matrix products |\n| --- | --- | --- | --- |")
-    for name in OPTIMIZERS:
+    for name in OPTIMIZER_NAMES:
         config = get_config()
         config.optimizer.name = name
         optimizer = make_optimizer(TrainSettings.from_config(config).optimizer, lambda _: 1e-3, ())

@@ -22,13 +22,13 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def _model_and_length(c: ml_collections.ConfigDict) -> None:
-    """What is trained, from which weights, and for how long."""
+    """The model, its initial weights, and the length of training."""
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
-    c.remat = "none"  # what the backward pass recomputes of the towers: "none", "dots", "full"
+    c.remat = "none"  # rematerialisation of the towers in the backward pass: "none", "dots", "full"
     c.unroll = 1  # layers in each step of the layer loop; changes speed only
     c.seed = 0  # of initialisation, order, crops and captions
 
@@ -41,7 +41,7 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
 
 
 def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
-    """How it learns."""
+    """The loss and the optimiser."""
     # Loss
     c.loss = ml_collections.ConfigDict()
     c.loss.terms = ("tcs", "mps")  # text-conditioned and multi-positive sigmoid
@@ -68,7 +68,7 @@ def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
 
 
 def _devices_and_data(c: ml_collections.ConfigDict) -> None:
-    """Where it runs, and what it sees."""
+    """Devices and training data."""
     # Devices: sizes of the mesh's axes; -1: the rest of the devices
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # batch sharded, parameters replicated
@@ -84,7 +84,7 @@ def _devices_and_data(c: ml_collections.ConfigDict) -> None:
     c.data.weights = ()  # relative share of each set in the stream; (): by their sizes
     c.data.epoch_samples = 0  # samples in an epoch; 0: every sample of every set once
     c.data.workers = 4  # worker processes that decode, for each process of the run; 0: its own threads
-    c.data.merged_sentences = 3  # a caption is 1 to so many sentences
+    c.data.merged_sentences = 3  # at most so many sentences of a record are joined to a caption
     c.data.crop_scale = (0.9, 1.0)  # share of an image's area that a random crop keeps, from and to
 
 
@@ -115,12 +115,13 @@ def _what_is_kept(c: ml_collections.ConfigDict) -> None:
 
 def _your_own(c: ml_collections.ConfigDict) -> None:
     """Your own objects and fields."""
-    # Functions that make what training takes instead of its own, from the run's settings: see `flair_jax.train.train`
+    # Functions of the run's settings, each of which makes an object to train with instead of the standard one: see
+    # `flair_jax.train.train`
     c.factories = ml_collections.ConfigDict()
     c.factories.model = None  # a flair_jax.Flair
     c.factories.optimizer = None  # an optax.GradientTransformation
     c.factories.loss = None  # a flair_jax.train.Loss
     c.factories.sources = None  # training samples: a list of flair_jax.data.Source
 
-    # Fields of your own for those functions, which find them in `settings.extra`; this group takes new names
+    # Fields of your own for those functions, which read them from `settings.extra`; new names are allowed here
     c.extra = ml_collections.ConfigDict()

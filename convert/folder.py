@@ -32,7 +32,7 @@ FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
 
 
 def preprocessing(config: FlairConfig) -> dict[str, Any]:
-    """How pictures are prepared for the model, in the form of open_clip's `preprocess_cfg`; mean and deviation are of
+    """How images are prepared for the model, in the form of open_clip's `preprocess_cfg`; mean and deviation are of
     pixels scaled to [0, 1].
     """
     return {
@@ -171,7 +171,7 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 | text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
 | shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
 | activation | {"QuickGELU, x * sigmoid(1.702 x)" if config.quick_gelu else "exact GELU"} |
-| pictures | {vision.image_size} x {vision.image_size}, bicubic and cropped, with {prepared} |
+| images | {vision.image_size} x {vision.image_size}, bicubic and cropped, with {prepared} |
 | texts | {tokenizer.description}, padded with {tokenizer.padding} |
 
 ## Use
@@ -186,7 +186,7 @@ print(jax.jit(model.logits)(params, images, tokens))
 ```
 
 `{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR. `model_cfg` in `{OPEN_CLIP}` is
-what its constructor takes, and `preprocess_cfg` says how pictures are prepared; `{CONFIG}` is `model_cfg` with the
+what its constructor takes, and `preprocess_cfg` says how images are prepared; `{CONFIG}` is `model_cfg` with the
 weights' `source`. open_clip's own CLIP class is another model and does not take these weights.
 
 ## Training data, evaluation, licence

@@ -3,7 +3,7 @@
 `flair-jax export CHECKPOINT NAME.stablehlo` writes the folder, and `load` reads it, without the model's code:
 
     description.json     arguments and results of each function, preprocessing, versions, where the weights come from
-    encode_image.bin     functions as `jax.export` serialises them, for any number of pictures and texts, and for CPUs,
+    encode_image.bin     functions as `jax.export` serialises them, for any number of images and texts, and for CPUs,
     encode_text.bin      CUDA GPUs and TPUs; none can be differentiated
     pool.bin
     params.safetensors   the parameters, once; a function's are those whose names begin with the prefix it is given in
@@ -71,7 +71,7 @@ class ExportedFlair:
         return self.params["logit_bias"]
 
     def encode_image(self, images: AnyArray) -> tuple[jax.Array, jax.Array]:
-        """Global [B, D] and local [B, L, D] image tokens of float32 pictures [B, S, S, 3], normalised as described."""
+        """Global [B, D] and local [B, L, D] image tokens of float32 images [B, S, S, 3], normalised as described."""
         return self._call("encode_image", images)
 
     def encode_text(self, tokens: AnyArray) -> jax.Array:

@@ -15,7 +15,7 @@ from flair_jax.models.config import FlairConfig
 
 
 class TorchFlair:
-    """The PyTorch model's arithmetic. Pictures are [B, 3, S, S] here, as in PyTorch."""
+    """The PyTorch model's arithmetic. Images are [B, 3, S, S] here, as in PyTorch."""
 
     def __init__(self, tensors: Mapping[str, Tensor], config: FlairConfig) -> None:
         self.tensors = tensors

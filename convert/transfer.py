@@ -25,7 +25,7 @@ from flair_jax.weights.param_map import (
     towers_of_clip,
 )
 from flair_jax.weights.read import OPENAI_SIZES, Weights, read_weights
-from flair_jax.weights.sources import Source, find
+from flair_jax.weights.sources import FoundWeights, find_weights
 from flair_jax.weights.write import require_torch, write_tensors
 
 # Largest difference of features, over the largest feature, that float32 rounding explains, with room for accelerators,
@@ -70,7 +70,7 @@ def convert(
     """
     target = Path(target).absolute()
     checkpoint.check_target(target)
-    found = find(source)
+    found = find_weights(source)
     weights = read_weights(found.file, state_dict)
     clip = is_clip(weights.tensors)
     try:
@@ -93,8 +93,8 @@ def convert(
     return Conversion(described, remarks)
 
 
-def _given(found: Source, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
-    """The model by --config, or else by what is beside the weights; and what is said of a description not followed."""
+def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
+    """The model by --config, or else by the file beside the weights; and remarks on a description not followed."""
     if not found.description:
         return config, []
     try:
@@ -106,7 +106,7 @@ def _given(found: Source, config: FlairConfig | None) -> tuple[FlairConfig | Non
     return config or beside, []
 
 
-def _origin(found: Source, weights: Weights, clip: bool) -> dict[str, str]:
+def _origin(found: FoundWeights, weights: Weights, clip: bool) -> dict[str, str]:
     """Where the weights come from, for the checkpoint's description."""
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
@@ -115,7 +115,7 @@ def _origin(found: Source, weights: Weights, clip: bool) -> dict[str, str]:
     return origin
 
 
-def _told(weights: Weights, found: Source, config: FlairConfig | None) -> dict[str, bool]:
+def _told(weights: Weights, found: FoundWeights, config: FlairConfig | None) -> dict[str, bool]:
     """Every source of the activation, and whether it says QuickGELU: file, name, description, the model asked for."""
     told = told_by(weights, found.name)
     if config is not None and config.quick_gelu:
@@ -136,11 +136,11 @@ def _check_sizes(weights: Weights, config: FlairConfig) -> None:
         raise ConversionError(f"the file contradicts itself: {'; '.join(wrong)}")
 
 
-def _other_preparation(found: Source, config: FlairConfig) -> list[str]:
-    """How images were preprocessed for these weights, where that differs from what is done here."""
+def _other_preparation(found: FoundWeights, config: FlairConfig) -> list[str]:
+    """How the preprocessing of images for these weights differs from ours, as remarks."""
     theirs, ours = found.description.get("preprocess_cfg", {}), preprocessing(config)
     return [
-        f"{found.described_in}: pictures were prepared with {name} {theirs[name]}, and are here with {ours[name]}"
+        f"{found.described_in}: images were prepared with {name} {theirs[name]}, and are here with {ours[name]}"
         for name in ("mean", "std", "interpolation", "resize_mode")
         if isinstance(theirs, dict) and theirs.get(name, ours[name]) != ours[name]
     ]
@@ -183,7 +183,7 @@ def verify(source: str, target: str | Path, state_dict: str | None = None) -> di
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    tensors = read_weights(find(source).file, state_dict).tensors
+    tensors = read_weights(find_weights(source).file, state_dict).tensors
     if is_clip(tensors):
         tensors = complete(towers_of_clip(tensors), model.config)
     reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)

@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 class AttentionMlpPooling(Pooling):
-    """Cross-attention of normalised texts over normalised patches, and an MLP around which its result goes on.
+    """Cross-attention of normalised texts over normalised patches, and an MLP with a residual connection.
 
     Attributes:
       embed_dim: D.

@@ -12,7 +12,7 @@ against their numbers. Kept: text crops (two global ones of 1 to 5 sentences, wh
 local ones of one), both cross-attentions with their residuals, all InfoNCE terms, a second logit scale. Left out or
 otherwise:
 
-- image crops: training reads one crop of a picture, where they take two large ones and several small;
+- image crops: training reads one crop of an image, where they take two large ones and several small;
 - an image attends to the features of all its texts, where theirs attends to the tokens of the first: a text tower gives
   one feature for a text;
 - the teacher's momentum stays what it is, as in their `--fix-momentum`; its default rises to 1 with a cosine.

@@ -95,7 +95,7 @@ def load(
         are used then.
       sharding: of every parameter; the first device if not given.
       dtype: compute dtype; see `FlairConfig`, as for the next two.
-      remat: what the backward pass recomputes.
+      remat: "none", "dots" or "full"; see `FlairConfig`.
       unroll: layers in each step of the layer loop.
 
     Returns:
@@ -206,7 +206,7 @@ def read_model_config(path: str | Path) -> FlairConfig:
 def read_description(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint's `config.json`: the model's sizes, and under `source` where it came from.
 
-    Of a weight file, which has none, it is what the tensors show.
+    A weight file has none; its description is inferred from its tensors.
 
     Raises:
       CheckpointError: if there is no checkpoint at `path`.
@@ -232,7 +232,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
 
 def find_damage(path: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
-    """How a checkpoint differs from what was written, in a few words; None if it does not.
+    """Compares a checkpoint with its digests: its damage in a few words; None if there is none.
 
     None as well, with a warning, if the checkpoint was written before digests were introduced.
 

@@ -35,7 +35,7 @@ def run_command(run: Callable[[], int | None]) -> int:
       141 if whatever reads the output stopped reading, as programs do that SIGPIPE ends.
     """
     try:
-        with _usable_streams(), _process_kept(), environment(quiet_without_tpu()):
+        with _usable_streams(), _process_kept(), environment_variables(quiet_without_tpu()):
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
             status = run() or 0
             sys.stdout.flush()
@@ -49,14 +49,14 @@ def run_command(run: Callable[[], int | None]) -> int:
         broken = _end_output(error)
         if isinstance(broken, BrokenPipeError):
             return 141
-        sentence = f"standard output: {broken.strerror}" if broken else explain(error)
+        sentence = f"standard output: {broken.strerror}" if broken else in_one_sentence(error)
         if sentence is None:
             raise
         _say(f"error: {sentence}")
         return error.status if isinstance(error, FlairError) else 2
 
 
-def explain(error: BaseException) -> str | None:
+def in_one_sentence(error: BaseException) -> str | None:
     """One sentence for an error that a user can fix; None for a bug of the program."""
     if isinstance(error, FlairError):
         return str(error)
@@ -79,7 +79,7 @@ def explain(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def environment(variables: Mapping[str, str], *, replace: bool = False) -> Iterator[None]:
+def environment_variables(variables: Mapping[str, str], *, replace: bool = False) -> Iterator[None]:
     """Sets environment variables until the end of the block; variables that are already set, only with `replace`."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value for name, value in variables.items() if replace or before[name] is None})
@@ -104,7 +104,7 @@ def quiet_without_tpu() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _process_kept() -> Iterator[None]:
-    """Restores, at the end of the block, what commands and the libraries they load set for the whole process."""
+    """Restores, at the end of the block, the process-wide settings that commands and their libraries change."""
     variables, root = dict(os.environ), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     on_main = threading.current_thread() is threading.main_thread()
@@ -145,7 +145,7 @@ def _set_streams(out: TextIO, err: TextIO) -> None:
 
 
 def _end_output(error: BaseException) -> OSError | None:
-    """The error with which stdout refused what was printed, if that ended a command or would end the process."""
+    """The error with which stdout refused the output, if that ended a command or would end the process."""
     unwritten = _flush(sys.stdout)
     if unwritten is None and isinstance(error, BrokenPipeError):  # of an output that keeps nothing back
         with contextlib.suppress(OSError, ValueError):  # ValueError: stdout is closed, or no file
@@ -156,7 +156,7 @@ def _end_output(error: BaseException) -> OSError | None:
 
 
 def _flush(stream: TextIO | None) -> OSError | None:
-    """The error with which a stream refused what was printed; the rest is then discarded, also at the process's end."""
+    """The error with which a stream refused its output; the rest is then discarded, also at the process's end."""
     if stream is None:
         return None
     try:

@@ -74,7 +74,7 @@ def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
 def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
-    A killed program leaves `path` as it was; the next call clears what it left beside it, but nothing that another
+    A killed program leaves `path` as it was; the next call clears its leftovers beside it, but nothing that another
     process is writing. Of several processes, the last one's file stays.
 
     Raises:

@@ -34,7 +34,7 @@ class _State:
     sentence = "interrupted"
     at_sigterm: tuple[int, str] | None = None
     sigterm = False  # it came, and was not passed on yet
-    handlers: tuple[Any, int | None] = None, None  # what SIGTERM was to call, in Python, and its address in C
+    handlers: tuple[Any, int | None] = None, None  # of SIGTERM before: in Python, and its address in C
 
 
 def run(program: Callable[[], int]) -> int:
@@ -145,7 +145,7 @@ def _filtered(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys
     """A filter of errors that Python cannot raise, since they come from destructors and C callbacks."""
 
     def filtered(unraisable: sys.UnraisableHookArgs) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would go on
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and _State.ours:  # or the program would continue
             _end(STATUS, _State.sentence)
         if not any(word in str(unraisable.exc_value) for word in _ORPHANS):
             hook(unraisable)

@@ -1,6 +1,6 @@
 """A training run's settings as frozen dataclasses, checked before anything is compiled. Imports no JAX.
 
-`configs/default.py` says what each field means; names and nesting are the same.
+`configs/default.py` explains each field; names and nesting are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
-OPTIMIZERS = ("adamw", "lion", "muon", "adafactor")
+OPTIMIZER_NAMES = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
@@ -82,7 +82,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """When to save, and what to keep."""
+    """When to save, and which checkpoints to keep."""
 
     every_steps: int
     keep: int
@@ -169,7 +169,11 @@ class TrainSettings:
         return self.loss.group_size or self.batch_size
 
     def model_config(self) -> FlairConfig:
-        """The model with this run's compute settings."""
+        """The model with this run's compute settings.
+
+        Raises:
+          ConfigError: if `model` is neither a preset nor a JSON file of one, or a compute setting is invalid.
+        """
         try:
             model = read_config(self.model)
         except (FlairError, OSError) as error:  # OSError: a name that no file can have
@@ -242,7 +246,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
 )
 
 # Settings that are one or several of a few words.
-_CHOICES = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
+_CHOICES = {"optimizer.name": OPTIMIZER_NAMES, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
 
 
 def _problems(settings: TrainSettings) -> Iterator[str]:

@@ -23,7 +23,7 @@ recommend() {
       recommended=(XLA_PYTHON_CLIENT_MEM_FRACTION=0.9)
       ;;
     v4 | v5e | v5p | v6e)
-      # Without a TPU an error, where JAX would go on with the CPU.
+      # Without a TPU this is an error, where JAX would otherwise use the CPU.
       recommended=('JAX_PLATFORMS=tpu,cpu')
       # All-reduces of gradients (mesh.data) and all-gathers of parameters (mesh.fsdp) run while the next layers compute, the
       # latter fused with their products, over several of them; [mt] CF_FOR_ALL_REDUCE_AND_ALL_GATHER.

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from killed import run_killed
 from photographs import PHOTOGRAPHS
 
 import flair_jax
@@ -232,24 +232,11 @@ def test_published_numbers_stand_beside_a_released_checkpoint(small_model, photo
     assert "published" not in capsys.readouterr().out
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(small_checkpoint, photographs, tmp_path, monkeypatch) -> None:
+def test_a_killed_evaluation_resumes_where_it_was(small_checkpoint, photographs, tmp_path, monkeypatch) -> None:
     common = ("--dataset", "coco", "--data-dir", photographs, "--batch-size", 2, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
     output = tmp_path / "killed.json"
-    script = (
-        "import os, signal, sys\n"
-        "from flair_jax.cli import main\n"
-        "from flair_jax.scoring.scorer import Retriever\n"
-        "score, calls = Retriever.score_all, []\n"
-        "def killing(self, *a, **k):\n"
-        "    calls.append(1)\n"
-        "    return score(self, *a, **k) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Retriever.score_all = killing\n"
-        "main(sys.argv[1:])\n"
-    )
-    arguments = ["evaluate", "--checkpoint", str(small_checkpoint), *map(str, common), str(output)]
-    killed = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run_killed(Retriever, "score_all", 3, "evaluate", "--checkpoint", small_checkpoint, *common, output)
     assert not output.exists()
     assert (tmp_path / "killed.json.partial").is_dir()
 

@@ -19,7 +19,7 @@ from absl import flags
 from made_tars import sample, write_tar
 
 from flair_jax import cli
-from flair_jax.console import environment, explain, quiet_without_tpu, run_command
+from flair_jax.console import environment_variables, in_one_sentence, quiet_without_tpu, run_command
 from flair_jax.errors import ConfigError
 from flair_jax.files import expand
 
@@ -98,9 +98,9 @@ def test_what_a_command_sets_is_put_back(capsys) -> None:
 
 def test_variables_that_are_set_stay_unless_replaced(monkeypatch) -> None:
     monkeypatch.setenv("FLAIR_OLD", "old")
-    with environment({"FLAIR_OLD": "new", "FLAIR_NEW": "new"}):
+    with environment_variables({"FLAIR_OLD": "new", "FLAIR_NEW": "new"}):
         assert (os.environ["FLAIR_OLD"], os.environ["FLAIR_NEW"]) == ("old", "new")
-    with environment({"FLAIR_OLD": "new"}, replace=True):
+    with environment_variables({"FLAIR_OLD": "new"}, replace=True):
         assert os.environ["FLAIR_OLD"] == "new"
     assert os.environ["FLAIR_OLD"] == "old"
     assert "FLAIR_NEW" not in os.environ
@@ -120,8 +120,8 @@ def test_variables_that_are_set_stay_unless_replaced(monkeypatch) -> None:
     ],
 )
 def test_what_is_explained(error: Exception, sentence: str | None) -> None:
-    assert (explain(error) is None) == (sentence is None)
-    assert (sentence or "") in (explain(error) or "")
+    assert (in_one_sentence(error) is None) == (sentence is None)
+    assert (sentence or "") in (in_one_sentence(error) or "")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What holds for every file: its size, its functions' sizes, and what the documentation of public ones says."""
 
 import ast
+import pkgutil
 import re
 import statistics
 import subprocess
@@ -31,6 +32,15 @@ def public_in(body: list[ast.stmt], within: str = "") -> Iterator[tuple[Function
             yield node, within
             if isinstance(node, ast.ClassDef):
                 yield from public_in(node.body, ast.get_docstring(node) or "")
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module's, or an attribute's that is reached from one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return (bool(module) and hasattr(pkgutil.resolve_name(module), attribute)) or bool(find_spec(name))
+    except (AttributeError, ImportError):
+        return False
 
 
 def test_files_are_short() -> None:
@@ -83,6 +93,14 @@ def test_typed_shapes_are_checked_while_the_tests_run() -> None:
     assert len(names) > 15
     loaders = {name: type(find_spec(f"flair_jax.{name}").loader).__name__ for name in names}
     assert {name for name, loader in loaders.items() if loader != "_JaxtypingLoader"} == set()
+
+
+def test_names_in_the_text_are_there() -> None:
+    """Dotted names that docstrings, comments and pages give in full, such as `flair_jax.train.train`."""
+    texts = {*FILES, *REPOSITORY.glob("examples/*.py"), REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")}
+    named = {(name, file) for file in texts for name in re.findall(r"`(flair_jax(?:\.\w+)+)`", file.read_text())}
+    assert len(named) > 50
+    assert sorted(f"{name_of(file)}: {name}" for name, file in named if not is_there(name)) == []
 
 
 # Folders of somebody's machine, and other places for packages than the public one.

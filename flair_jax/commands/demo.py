@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flair_jax.commands.parser import Commands, add_command, new_folder
-from flair_jax.console import environment
+from flair_jax.console import environment_variables
 
 
 def add(commands: Commands) -> None:
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> None:
     # Without a GPU or TPU, one device for each core: XLA keeps several small devices busier than one large one.
     cores = min(os.cpu_count() or 1, 8)
-    with environment({"JAX_NUM_CPU_DEVICES": str(1 << (cores.bit_length() - 1))}):
+    with environment_variables({"JAX_NUM_CPU_DEVICES": str(1 << (cores.bit_length() - 1))}):
         from flair_jax.demo.run import run_demo
 
         run_demo(options.output, control=options.control)

@@ -11,7 +11,7 @@ from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, path
 
 if TYPE_CHECKING:
-    from flair_jax.search.build import Outcome
+    from flair_jax.search.build import IndexUpdate
 
 
 def add(commands: Commands) -> None:
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
     report(outcome, where=f"; all in {output}/{BROKEN}")
 
 
-def report(outcome: Outcome, where: str = "") -> None:
+def report(outcome: IndexUpdate, where: str = "") -> None:
     """Reports what is missing from the result or may be useless in it; of many, the first of each kind."""
     from flair_jax.data.image import TOO_DEEP
     from flair_jax.errors import printable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flair_jax.commands.parser import Commands, add_command, positive
-from flair_jax.console import environment
+from flair_jax.console import environment_variables
 
 # Each takes memory and threads of this machine.
 _MOST_DEVICES = 4096
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     # for.
     known = kind == "cpu" and count.isdecimal() and 0 < int(count) <= _MOST_DEVICES
     devices = {"JAX_NUM_CPU_DEVICES": count} if known else {}
-    with environment({"JAX_PLATFORMS": "cpu", **devices}):
+    with environment_variables({"JAX_PLATFORMS": "cpu", **devices}):
         return _plan(options)
 
 

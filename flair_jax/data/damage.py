@@ -1,4 +1,4 @@
-"""What cannot be used: named, and counted by reason. Imports no JAX."""
+"""Damaged or unusable samples: named, and counted by reason. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_NAMED = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """What cannot be used.
+    """A sample or file that is left out.
 
     Attributes:
       file: path or URL of the tar or table.

@@ -236,7 +236,7 @@ def _tiff(data: bytes) -> Examined:
         for place in range(at, at + count * step, step):
             tag, kind, values = struct.unpack_from(order + entry, data, place)
             size = values * _TIFF_SIZES.get(kind, 1)
-            total += size if size <= len(data) else 0  # what is longer than the file cannot be read
+            total += size if size <= len(data) else 0  # a length beyond the end of the file reads nothing
             if size <= len(data) and values > _MOST_VALUES and kind not in _TIFF_BYTE_KINDS:
                 raise too_large(f"a TIFF file with a list of {values:,} numbers, over the limit of {_MOST_VALUES:,}")
             if tag == 259:

@@ -1,6 +1,6 @@
 """Pictures as pixels, equal byte for byte to the PyTorch release's transforms. Imports no JAX.
 
-Everything here runs on the host, in input workers; scaling and normalisation belong on the device
+Everything here runs on CPUs, in input workers; scaling and normalisation belong on the device
 (`flair_jax.normalize`). As in the release, a picture becomes RGB by Pillow's plain conversion: transparency is dropped,
 colour profiles and orientation tags (EXIF) are not applied, and of several pictures in a file the first is taken.
 `flair_jax.data.formats` says which files are read at all, and what decoding one may cost.

@@ -94,7 +94,11 @@ def require_shards(shards: Sequence[str]) -> None:
 
 
 def fingerprint_of(shard: str) -> str:
-    """A value that changes when the tar does."""
+    """A value that changes when the tar does.
+
+    Raises:
+      DatasetError: if there is no such file, or it cannot be opened.
+    """
     files, path = filesystem(shard)
     try:
         if is_local(shard):

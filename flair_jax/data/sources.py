@@ -24,7 +24,7 @@ class Record:
 
     Attributes:
       image: the encoded picture (JPEG, PNG, ...).
-      sentences: what is said of it, one sentence each.
+      sentences: its description, one sentence each.
       url: where the picture comes from; "" if that is not known.
       draw: (rng, K) -> the K captions of one step, in an order that a loss may rely on, instead of FLAIR's sampling of
         `sentences` (`sample_caption`). The only source of randomness is `rng`, which is another in each epoch.

@@ -190,7 +190,7 @@ def build_index(
     Raises:
       DatasetError: if a tar cannot be read.
     """
-    load_spans.cache_clear()  # what lies on the disk counts
+    load_spans.cache_clear()  # the files may have changed
     found = {shard: _read_index(shard, index_dir) for shard in shards}
     missing = [shard for shard, index in found.items() if index is None]
     if missing:
@@ -216,7 +216,7 @@ def build_index(
 
 
 def _write_index(shard: str, index_dir: str) -> list[Damage]:
-    """Writes the index, or returns what is wrong with a file that is no tar."""
+    """Writes the index; of a file that is no tar, returns the reason instead."""
     fingerprint = fingerprint_of(shard)
     index = index_shard(shard)
     if not index.is_tar:

@@ -17,7 +17,7 @@ from flair_jax.data.tar_index import ShardIndex, build_index, load_spans, parse_
 from flair_jax.data.tar_members import name_in
 from flair_jax.errors import DatasetError
 
-# Both members of a sample are read at once, with what lies between them, if that is no more bytes.
+# Both members of a sample are read at once, with the bytes between them, if those are no more than this.
 _GAP = 2**16
 _OPEN_FILES = 64
 

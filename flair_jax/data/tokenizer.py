@@ -73,11 +73,11 @@ class Tokenizer:
 
     Attributes:
       description: a few words for people.
-      tokenize: (N texts, T) -> int32 [N, T]; what is too long is cut, and its last token is still `end`.
+      tokenize: (N texts, T) -> int32 [N, T]; a longer text is cut, and its last token is still `end`.
       count_tokens: N texts -> int64 [N], how many tokens each has, without `start` and `end`.
       start: id of the token that each text starts with; None if there is none.
       end: id of the token that each text ends with.
-      padding: id of what follows.
+      padding: id of the tokens that follow.
     """
 
     description: str

@@ -40,7 +40,7 @@ class Worker(Generic[_Result]):
     """A Python process that works for this one; use it as a context manager, whose end kills it."""
 
     def __init__(self) -> None:
-        """Starts it; `send` tells it what to do."""
+        """Starts it; `send` gives it work."""
         self._channel, theirs = socket.socketpair()
         # What a terminal or a scheduler sends to all processes is the parent's to answer, which needs its workers yet.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -89,7 +89,7 @@ class Worker(Generic[_Result]):
 
         Raises:
           WorkerError: if it has died.
-          Exception: what it raised.
+          Exception: the one that it raised.
         """
         try:
             failed, value = _receive(self._channel)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -33,13 +32,13 @@ from flair_jax.scoring.metrics import retrieval_metrics
 from flair_jax.scoring.scorer import Retriever, top_k
 
 ATTRIBUTES = (*VALUES, "background", "relation")
-_TOP_K = 32  # texts for each picture in mode top-k
-_ROWS = 256  # pictures or texts at once
+_TOP_K = 32  # texts for each image in mode top-k
+_ROWS = 256  # images or texts at once
 
 
 @dataclasses.dataclass(frozen=True)
 class ScenesResult:
-    """Number of scenes, and metrics in percent, by name; `chance` holds what guessing reaches, by the same names."""
+    """Number of scenes, and metrics in percent, by name; `chance` holds those of guessing, by the same names."""
 
     scenes: int
     retrieval: dict[str, dict[str, float]]
@@ -149,12 +148,12 @@ class _Scorer:
 
     MODES = ("text-conditioned", "top-k", "global")
 
-    def __init__(self, model: Flair, params: Params, pictures: Sequence[np.ndarray]) -> None:
+    def __init__(self, model: Flair, params: Params, images: Sequence[np.ndarray]) -> None:
         self._model, self._params = model, params
         self._retriever = Retriever(model, params)
         tokens = [
-            self._retriever.encode_images(np.stack(pictures[start : start + _ROWS]), with_local=True, pad_to=_ROWS)
-            for start in range(0, len(pictures), _ROWS)
+            self._retriever.encode_images(np.stack(images[start : start + _ROWS]), with_local=True, pad_to=_ROWS)
+            for start in range(0, len(images), _ROWS)
         ]
         self._image = np.concatenate(tokens)
 
@@ -190,7 +189,7 @@ class _Scorer:
         )
         return scores
 
-    def _of_pairs(self, function: Any, numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
+    def _of_pairs(self, function: Callable[..., jax.Array], numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
         """function(params, local [P, L, D], text [P, D]) of images with one text each, a few at once: [P, ...]."""
         results = []
         for start in range(0, len(numbers), _ROWS):

@@ -68,7 +68,7 @@ def tables(result: ScenesResult, control: Control) -> Iterator[tuple[str, list[s
     """Title, heading and rows of each table."""
     chance, other = result.chance, control.result
     rows = []
-    for direction, name in (("text_to_image", "text to picture"), ("image_to_text", "picture to text")):
+    for direction, name in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
         for k in ("R@1", "R@5"):
             key = f"{direction}_{k}"
             rows.append(
@@ -80,7 +80,7 @@ def tables(result: ScenesResult, control: Control) -> Iterator[tuple[str, list[s
     yield "Retrieval by a long caption", heading, rows
 
     yield (
-        "Pictures that fit a sentence about one object (mean average precision)",
+        "Images that fit a sentence about one object (mean average precision)",
         ["per cent", "chance", "FLAIR, text-conditioned", "FLAIR, global", "MPS alone, global"],
         [
             ["mAP", f"{chance['sub-captions']:.1f}"]
@@ -113,7 +113,7 @@ def not_learned(result: ScenesResult, threshold: float = 60) -> str:
         return f"Every kind of word beats its replacement in more than {threshold:.0f} % of the cases."
     return (
         f"Not learned in this short training: {', '.join(missing)} (below {threshold:.0f} %, where 50 % is chance). "
-        "What looks like understanding of these words in the pictures is not."
+        "What looks like understanding of these words in the images is not."
     )
 
 
@@ -140,7 +140,7 @@ def write_report(
       FlairError: if matplotlib is missing.
     """
     body = ["<h1>FLAIR on scenes</h1>", "<h2>Training</h2>", _picture(_curves(new_figure(10, 3), metrics))]
-    body += ["<h2>Attention</h2>", "<p>Mean over the heads of the pooling, for two sentences a picture.</p>"]
+    body += ["<h2>Attention</h2>", "<p>Mean over the heads of the pooling, for two sentences an image.</p>"]
     body.append(_picture(_maps(new_figure(12, 2.4 * (len(shown) // 2 + len(shown) % 2)), shown)))
     body.append(f"<h2>On {result.scenes} held-out scenes</h2>")
     for title, heading, rows in tables(result, control):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.segmentation import segment as segment
     from flair_jax.evaluate.segmentation_metrics import confusion_matrix as confusion_matrix
     from flair_jax.evaluate.segmentation_task import segment_checkpoint as segment_checkpoint
-    from flair_jax.evaluate.tasks import Task as Task
+    from flair_jax.evaluate.task import Task as Task
     from flair_jax.evaluate.tasks import evaluate_checkpoint as evaluate_checkpoint
     from flair_jax.evaluate.windows import Windows as Windows
     from flair_jax.evaluate.windows import plan_windows as plan_windows
@@ -46,7 +46,8 @@ else:
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
             "segmentation_metrics": ["confusion_matrix"],
             "segmentation_task": ["segment_checkpoint"],
-            "tasks": ["Task", "evaluate_checkpoint"],
+            "task": ["Task"],
+            "tasks": ["evaluate_checkpoint"],
             "windows": ["Windows", "plan_windows"],
         },
     )

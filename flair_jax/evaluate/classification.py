@@ -1,4 +1,4 @@
-"""Zero-shot classification: each picture gets the class whose text fits it best."""
+"""Zero-shot classification: each image gets the class whose text fits it best."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassificationSettings:
       mode: "text-conditioned" or "global"; see `Classifier`.
       templates: sentences with `{}` for the class's name; None for those of the set.
       class_names: file that the names were read from; None for those of the set.
-      batch_size: pictures, and likewise texts, embedded at once over all devices.
+      batch_size: images, and likewise texts, embedded at once over all devices.
       skip_broken: leave out pictures that cannot be read, instead of failing.
     """
 
@@ -55,11 +55,11 @@ class Classification:
       metrics: see `classification_metrics`.
       ties: how equal scores affect them.
       classes: for each class its `key` and `name`, how many `pictures` it has, `top1` and `top5` (None if it has none),
-        and `taken_for`, the name that most of its pictures got that were given a wrong one (None if there are none).
+        and `taken_for`, the class most often predicted for its misclassified images (None if there are none).
       templates: the sentences.
       cut_off: how much of these, with the classes' names, exceeds the model's context.
-      images: pictures classified.
-      whole: pictures that the whole set has, or None.
+      images: number of images classified.
+      whole: number of images in the whole set, or None.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
     """

@@ -9,8 +9,8 @@ from typing import Any
 
 from flair_jax.data.sets.classification import CLASSIFICATION_SETS
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
-from flair_jax.evaluate.report import aligned, count_of, notes, tie_rows
-from flair_jax.evaluate.tasks import Task
+from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
+from flair_jax.evaluate.task import Task
 
 # Top-1 in per cent that others measured with released weights, text-conditioned; not the authors', who publish none.
 # Checkpoint file name without ending -> set -> number. CIFAR-10: with nine templates.
@@ -29,13 +29,6 @@ def task(class_names: str | None = None) -> Task:
     return Task(CLASSIFICATION_SETS, lambda entry, folder: entry.load(folder, class_names), classify, result, table)
 
 
-def measured_by_others(source: dict[str, str], dataset: str, mode: str) -> float | None:
-    """The top-1 in per cent that others report for a checkpoint, or None; arguments as `report.published`."""
-    if mode != "text-conditioned":
-        return None
-    return MEASURED_BY_OTHERS.get(Path(source.get("file", "")).stem, {}).get(dataset)
-
-
 def result(
     dataset: str, folder: Path, evaluation: Classification, settings: ClassificationSettings, source: dict[str, str]
 ) -> dict[str, Any]:
@@ -49,7 +42,7 @@ def result(
         "images_of_whole_set": evaluation.whole,
         "skipped": evaluation.skipped,
         "seconds": round(evaluation.seconds, 3),
-        "measured_by_others_top1_percent": measured_by_others(source, dataset, settings.mode),
+        "measured_by_others_top1_percent": reported(MEASURED_BY_OTHERS, source, dataset, settings.mode),
         "templates": list(evaluation.templates),
         "cut_off": dataclasses.asdict(evaluation.cut_off),
         "classes": evaluation.classes,

@@ -1,17 +1,15 @@
-"""Results as a table and as JSON, beside the numbers published for a checkpoint."""
+"""What the results of all tasks share, as text and as JSON; `..._task` modules have what is a task's own."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flair_jax.checkpoint import read_description
-from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
-from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import versions
 from flair_jax.weights.locate import description_file
@@ -19,52 +17,26 @@ from flair_jax.weights.locate import description_file
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# R@1 in per cent, (text-to-image, image-to-text), text-conditioned: Xiao et al., CVPR 2025 (arXiv 2412.03561). The
-# PyTorch release's Flickr30k split is val by default. Checkpoint file name without ending -> set -> numbers.
-PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
-    "flair-cc3m-recap": {"coco": (37.7, 51.6), "flickr30k-val": (65.7, 78.7)},
-    "flair-cc12m-recap": {"coco": (47.8, 64.1), "flickr30k-val": (75.4, 90.8)},
-    "flair-yfcc15m-recap": {"coco": (51.2, 67.3), "flickr30k-val": (79.2, 93.3)},
-    "flair-merged30m": {"coco": (53.3, 68.0), "flickr30k-val": (81.1, 94.7)},
-}
-# Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper.
-REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
-_FORM = 2  # of unfinished work; increased when what is stored changes form
+_Number = TypeVar("_Number")
+
+_FORM = 2  # of stored blocks; increased when their format changes
 _MOST_TIES = 0.01  # share of the ranks that equal scores may decide without a warning
 
 
-def published(source: dict[str, str], dataset: str, mode: str) -> tuple[float, float] | None:
-    """The published R@1 (text-to-image, image-to-text) in per cent for a checkpoint, or None.
+def reported(
+    numbers: Mapping[str, Mapping[str, _Number]], source: dict[str, str], dataset: str, mode: str
+) -> _Number | None:
+    """The numbers that others report for a checkpoint on a set, or None.
 
     Args:
+      numbers: checkpoint file's name without ending -> set -> numbers.
       source: from the checkpoint's `config.json`.
       dataset: name of the set.
-      mode: of the evaluation; the numbers were published for "text-conditioned".
+      mode: of the evaluation; others report "text-conditioned".
     """
     if mode != "text-conditioned":
         return None
-    return PUBLISHED.get(Path(source.get("file", "")).stem, {}).get(dataset)
-
-
-def result(
-    dataset: str, folder: Path, evaluation: Evaluation, settings: RetrievalSettings, source: dict[str, str]
-) -> dict[str, Any]:
-    """One set's outcome as plain JSON values."""
-    numbers, entry = published(source, dataset, settings.mode), RETRIEVAL_SETS[dataset]
-    return {
-        "dataset": dataset,
-        "data_dir": str(folder),
-        "metrics": evaluation.metrics,
-        "ties": dataclasses.asdict(evaluation.ties),
-        "images": evaluation.images,
-        "images_of_whole_set": entry.whole_images,
-        "texts": evaluation.texts,
-        "texts_of_whole_set": entry.whole_texts,
-        "cut_off": dataclasses.asdict(evaluation.cut_off),
-        "skipped": evaluation.skipped,
-        "seconds": round(evaluation.seconds, 3),
-        "published_R@1_percent": numbers and {"text_to_image": numbers[0], "image_to_text": numbers[1]},
-    }
+    return numbers.get(Path(source.get("file", "")).stem, {}).get(dataset)
 
 
 def environment(
@@ -88,7 +60,7 @@ def identity(checkpoint: Path, environment: dict[str, Any], *others: Any) -> str
     Args:
       checkpoint: its folder; when it was written counts too.
       environment: from `environment`; `skip_broken` does not count, since blocks with gaps are not kept.
-      *others: what else it depends on, as plain JSON values.
+      *others: all else that it depends on, as plain JSON values.
     """
     how = {**environment, "settings": {**environment["settings"], "skip_broken": None}}
     written = description_file(checkpoint).stat().st_mtime_ns
@@ -105,28 +77,6 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 def document(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
     """The contents of `--output`: one form for one or several sets, and for every task."""
     return {"results": list(results), **environment}
-
-
-def table(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """Results as text, one line per set: recalls in per cent, ranks from 1; then the effect of ties, and notes."""
-    head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1 (whole set)"]
-    rows = []
-    for entry in results:
-        rows.append(
-            [
-                entry["dataset"],
-                count_of(entry["images"], entry["images_of_whole_set"]),
-                count_of(entry["texts"], entry["texts_of_whole_set"]),
-                *(_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS),
-                _published_cell(entry["published_R@1_percent"]),
-            ]
-        )
-        rows += [[name, "", "", *cells, ""] for name, *cells in tie_rows(entry["ties"], _COLUMNS, _cell)]
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
-    lines = [f"retrieval, {mode} ({note})", *aligned([head, *rows])]
-    return "\n".join([*lines, *(note for entry in results for note in notes(entry))])
 
 
 def count_of(count: int, whole: int | None) -> str:
@@ -178,18 +128,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
-
-
-_COLUMNS = tuple(
-    (f"{direction}_{metric}", f"{short} {label}")
-    for direction, short in (("text_to_image", "T>I"), ("image_to_text", "I>T"))
-    for metric, label in (("R@1", "R@1"), ("R@5", "R@5"), ("R@10", "R@10"), ("median_rank", "median"))
-)
-
-
-def _cell(key: str, value: float) -> str:
-    return f"{100 * value:.1f}" if "R@" in key else f"{value:.0f}"
-
-
-def _published_cell(numbers: dict[str, float] | None) -> str:
-    return f"{numbers['text_to_image']} / {numbers['image_to_text']}" if numbers else ""

@@ -1,4 +1,4 @@
-"""One retrieval evaluation from pictures and captions to metrics: read, embed, score, rank."""
+"""One retrieval evaluation, from picture files and captions to metrics: read, embed, score, rank."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Evaluation:
     Attributes:
       metrics: see `flair_jax.retrieval_metrics`.
       ties: how equal scores affect them.
-      images: pictures scored.
+      images: number of images scored.
       texts: captions scored.
       cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
@@ -77,8 +77,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates retrieval on one set, with progress bars on stderr.
 
-    With several processes, every process must call this. Each reads and embeds its part of the pictures and texts, and
-    scores its pictures with all texts. They exchange text features, each text's score with its own picture, and counts
+    With several processes, every process must call this. Each reads and embeds its part of the images and texts, and
+    scores its images with all texts. They exchange text features, each text's score with its own image, and counts
     of better scores; the whole score matrix is never in one place.
 
     Args:
@@ -181,7 +181,7 @@ class _Evaluator:
           blocks: image tokens.
           text: features of the distinct texts.
           distinct: [N], each text's index among these.
-          name: what to call scores in the store, with the number of their first image.
+          name: prefix of the scores' names in the store, before the number of their first image.
           first: number of this process's first image.
         """
         pad_to = max((block.images for block in blocks), default=0)

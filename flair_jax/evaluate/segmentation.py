@@ -61,9 +61,9 @@ class Segmentation:
 
     Attributes:
       metrics: see `segmentation_metrics`.
-      images: pictures judged.
+      images: number of images segmented.
       cut_off: how much of the classes' words in their templates exceeds the model's context.
-      skipped: messages about what could not be read.
+      skipped: messages about pictures and annotations that could not be read.
       seconds: wall time.
     """
 
@@ -106,12 +106,12 @@ class PatchScorer:
             self._cosines = partial(self._of_pooled_patches, retriever.prepare_texts(text))
 
     def score(
-        self, pictures: Iterable[tuple[_Tag, UInt8[np.ndarray, "K S S 3"]]]
+        self, images: Iterable[tuple[_Tag, UInt8[np.ndarray, "K S S 3"]]]
     ) -> Iterator[tuple[_Tag, Float[np.ndarray, "K L C"]]]:
-        """Cosines of the L patches of each picture's windows with the C classes, in full batches over the pictures.
+        """Cosines of the L patches of each image's windows with the C classes, in full batches over the images.
 
         Args:
-          pictures: anything that names a picture, and its windows; there may be none.
+          images: of each a tag, which is given back with its cosines, and its windows; there may be none.
 
         Yields:
           The same names in the same order, with the scores.
@@ -119,7 +119,7 @@ class PatchScorer:
         waiting: deque[tuple[_Tag, int]] = deque()
         windows: list[np.ndarray] = []
         scores: list[np.ndarray] = []
-        for tag, cut in pictures:
+        for tag, cut in images:
             waiting.append((tag, len(cut)))
             windows.extend(cut)
             while len(windows) >= self._batch:
@@ -145,7 +145,7 @@ class PatchScorer:
 
 
 def _take(waiting: deque[tuple[_Tag, int]], scores: list[np.ndarray]) -> tuple[_Tag, np.ndarray]:
-    """Takes the first waiting picture and its scores from the queue."""
+    """Takes the first waiting image and its scores from the queue."""
     tag, count = waiting.popleft()
     taken = np.array(scores[:count], np.float32)
     del scores[:count]

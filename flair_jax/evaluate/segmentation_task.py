@@ -10,7 +10,7 @@ from typing import Any
 
 from flair_jax.checkpoint import load, read_description, read_model_config
 from flair_jax.data.sets.prompts import read_templates
-from flair_jax.data.sets.segmentation import SegmentationSet, find_set
+from flair_jax.data.sets.segmentation import SegmentationSet, find_segmentation_set
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
@@ -21,6 +21,10 @@ from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
+
+# Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper. Checkpoint file
+# name without ending -> set -> number.
+REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
 
 
 def segment_checkpoint(
@@ -56,7 +60,7 @@ def segment_checkpoint(
     Raises:
       FlairError: if the checkpoint, the set, its pictures or a file cannot be read.
     """
-    entry = find_set(dataset)
+    entry = find_segmentation_set(dataset)
     if output and output.is_dir():
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     if save and save.exists() and not save.is_dir():
@@ -128,7 +132,7 @@ def _reported(source: dict[str, str], dataset: str, segment_by: str) -> float | 
     """What users report for a checkpoint, in per cent, or None; they used no pooling."""
     if segment_by != "patches":
         return None
-    return report.REPORTED_MEAN_IOU.get(Path(source.get("file", "")).stem, {}).get(dataset)
+    return REPORTED_MEAN_IOU.get(Path(source.get("file", "")).stem, {}).get(dataset)
 
 
 def _table(result: dict[str, Any], settings: SegmentationSettings) -> str:

@@ -2,72 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flair_jax.checkpoint import load, read_description
-from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, choose
+from flair_jax.data.sets.retrieval import find_row
 from flair_jax.errors import DatasetError
-from flair_jax.evaluate import report
-from flair_jax.evaluate.retrieval import evaluate
+from flair_jax.evaluate import report, retrieval_task
+from flair_jax.evaluate.task import Set, Task
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
-
-
-@runtime_checkable
-class Set(Protocol):
-    """What the data sets of every task offer."""
-
-    @property
-    def name(self) -> str:
-        """What `--dataset` takes."""
-        ...
-
-    def find(self, folder: Path) -> Any:
-        """What marks the set in a folder; None if the set is not there."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Something to score a model by.
-
-    Attributes:
-      sets: what it can be done on, by name.
-      load: (set, folder) -> data, with a method `digest` that says whether it is the same.
-      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `run.evaluate`.
-      result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `report.result`.
-      table: (results, mode) -> text.
-    """
-
-    sets: Mapping[str, Set]
-    load: Callable[[Any, Path], Any]
-    evaluate: Callable[..., Any]
-    result: Callable[..., dict[str, Any]]
-    table: Callable[[Sequence[dict[str, Any]], str], str]
-
-
-def retrieval(processes: Processes = ALONE) -> Task:
-    """Retrieval, shared by processes."""
-    return Task(
-        RETRIEVAL_SETS,
-        lambda entry, folder: entry.load(folder),
-        partial(evaluate, processes=processes),
-        report.result,
-        report.table,
-    )
 
 
 def evaluate_checkpoint(
@@ -97,12 +51,12 @@ def evaluate_checkpoint(
         retrieval does.
 
     Returns:
-      One result a set; see `report.result`.
+      One result a set; see `retrieval_task.result`.
 
     Raises:
       FlairError: if the checkpoint, the set or its pictures cannot be read. With "all", after the other sets are done.
     """
-    work = task or retrieval(processes)
+    work = task or retrieval_task.task(processes)
     sets = processes.together(lambda: _find_sets(work.sets, dataset, data_dir))
     processes.agree([[entry.name, str(folder)] for entry, folder in sets], "the sets in --data-dir")
     if output and any(processes.gather(output.is_dir())):
@@ -133,7 +87,7 @@ def evaluate_checkpoint(
 
 
 class _Loaded(NamedTuple):
-    """A checkpoint on its devices, and what results of it depend on."""
+    """A checkpoint on its devices, and the environment that its results depend on."""
 
     checkpoint: Path
     source: dict[str, str]
@@ -187,7 +141,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tuple[Set, Path]]:
     """Sets and their folders."""
     if dataset != "all":
-        return [(choose(dataset, sets), data_dir)]
+        return [(find_row(dataset, sets), data_dir)]
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
     folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]

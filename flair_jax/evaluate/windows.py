@@ -1,4 +1,4 @@
-"""Pictures of any size as overlapping windows, and scores of windows as classes of pixels. NumPy and Pillow only."""
+"""Images of any size as overlapping windows, and scores of windows as classes of pixels. NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MOST_WINDOWS = 2048  # 300 MB of pixels at 224 a side
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows that cover a picture; all lengths are in patches.
+    """Windows that cover an image; all lengths are in patches.
 
     Attributes:
-      rows: height of the picture, resized.
+      rows: height of the image, resized.
       columns: its width.
       side: of the windows.
       corners: row and column of each window's upper left corner.
@@ -31,19 +31,19 @@ class Windows:
 
 
 def plan_windows(width: int, height: int, *, short_side: int, side: int, patch: int) -> Windows:
-    """Windows that cover a picture and overlap by half, the last of a row or column by more.
+    """Windows that cover an image and overlap by half, the last of a row or column by more.
 
-    The picture's sides are rounded to whole patches, so that the patches of all windows fall on one grid.
+    The image's sides are rounded to whole patches, so that the patches of all windows fall on one grid.
 
     Args:
-      width: of the picture, in pixels.
+      width: of the image, in pixels.
       height: likewise.
-      short_side: of the resized picture, in pixels; at least a window's side is used.
+      short_side: of the resized image, in pixels; at least a window's side is used.
       side: of a window, in patches.
       patch: side of a patch in pixels.
 
     Raises:
-      ImageError: if the picture is so long and narrow that there would be too many.
+      ImageError: if the image is so long and narrow that there would be too many.
     """
     scale = short_side / patch / min(width, height)
     rows, columns = (max(round(length * scale), side) for length in (height, width))
@@ -63,10 +63,10 @@ def _starts(length: int, side: int) -> list[int]:
     return [*range(0, last, max(side // 2, 1)), last]
 
 
-def cut_windows(picture: Image.Image, windows: Windows, patch: int) -> UInt8[np.ndarray, "K S S 3"]:
-    """A picture in RGB resized by Pillow's antialiased bicubic and cut into windows of S pixels a side."""
+def cut_windows(image: Image.Image, windows: Windows, patch: int) -> UInt8[np.ndarray, "K S S 3"]:
+    """An image in RGB resized by Pillow's antialiased bicubic and cut into windows of S pixels a side."""
     size = (windows.columns * patch, windows.rows * patch)
-    pixels = np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
     side = windows.side * patch
     corners = ((top * patch, left * patch) for top, left in windows.corners)
     return np.stack([pixels[top : top + side, left : left + side] for top, left in corners])

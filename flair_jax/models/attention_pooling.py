@@ -138,7 +138,7 @@ class TextConditionedPooling(Pooling):
 
         With so few queries, projecting L tokens of each image to keys and values is nearly all of the work. Since
         q'(K x) = (K'q)'x, and a weighted sum of V x is V times that sum of x, both projections can act on one vector
-        for each head instead: about C times less work, and what remains is reading the tokens.
+        for each head instead: about C times less work, of which reading the tokens is all that remains.
         """
         heads = self.heads
         kernel = {name: split_heads(getattr(self, name).variables["params"]["kernel"], heads) for name in _LOCAL}

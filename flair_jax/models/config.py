@@ -111,7 +111,7 @@ class FlairConfig:
       init_logit_bias: initial logit bias.
       dtype: compute dtype, "float32" or "bfloat16". Parameters are float32 either way, as are LayerNorm statistics,
         softmax and normalisation. "float32" asks for full float32 matrix products on every platform.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole blocks).
+      remat: rematerialisation in the backward pass: "none", "dots" (all but matrix products) or "full" (whole blocks).
       unroll: how many of the stacked layers each step of the layer loop runs; changes speed only.
     """
 

@@ -65,7 +65,7 @@ def _written(part: Any, without: Any = ()) -> dict[str, Any]:
 
 
 def config_to_release_json(config: FlairConfig) -> dict[str, Any]:
-    """The model's description as the PyTorch release's constructor takes it, for what leaves this project.
+    """The model's description as the PyTorch release's constructor takes it, for exports.
 
     That constructor always makes 8 pooling heads and has no setting for it: `pooling_heads` is there only for a model
     with another number, which it then refuses instead of computing something else. Likewise the conventions other than

@@ -90,7 +90,7 @@ class Flair:
 
         Args:
           params: from `flair_jax.load` or `init`.
-          images: what `normalize` gives. Any size that is a multiple of the patch size: position tables are
+          images: from `normalize`. Any size that is a multiple of the patch size: position tables are
             interpolated as in the PyTorch release.
 
         Raises:

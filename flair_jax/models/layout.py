@@ -12,7 +12,7 @@ from jaxtyping import Array
 BATCH_AXES = ("data", "fsdp")
 
 
-def split_rows(x: Array, tensor: int | None = None) -> Array:
+def shard_rows(x: Array, tensor: int | None = None) -> Array:
     """Constrains x to be sharded by rows over the batch's axes, and one more axis over "tensor".
 
     Without it, the compiler may shard activations along the axis by which parameters are sharded, and exchange

@@ -1,4 +1,4 @@
-"""Text-conditioned pooling: what every pooling implements, and what it may override to be fast."""
+"""The interface of a pooling: three methods that each one implements, and others that it may override to be fast."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from flair_jax.models.layout import gather, split_rows
+from flair_jax.models.layout import gather, shard_rows
 from flair_jax.models.transformer import Block, layer_norm, run_stacked
 
 _Ids = TypeVar("_Ids", jax.Array, np.ndarray)
@@ -30,7 +30,7 @@ class TextTower(nn.Module):
     """Transformer whose feature is read at the end of the text (Radford et al. 2021).
 
     As long as it is causal, padding after the end-of-text token needs no mask, since no token before it attends to it.
-    `flair_jax.models.flair.text_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
+    `flair_jax.models.text_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
     replace it.
 
     Attributes:
@@ -88,7 +88,7 @@ class TextTower(nn.Module):
         x = gather(self.token_embedding)[tokens] + self.position_embedding[None, : tokens.shape[1]]
         x = run_stacked(self.blocks, x, layers=self.layers, remat=self.remat, unroll=self.unroll)
         last = find_end(tokens, self.end_of_text_id)[:, None, None]
-        return self.ln_final(split_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
+        return self.ln_final(shard_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
 
     def __call__(self, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
         """Projected text features [N, D], not normalised, of token ids; T may be less than `context_length`."""

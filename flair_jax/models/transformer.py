@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flair_jax.models.layout import split_rows
+from flair_jax.models.layout import shard_rows
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -58,9 +58,9 @@ class Attention(nn.Module):
         width = x.shape[-1]
         project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
         query, key, value = (
-            split_rows(split_heads(project(name=name)(x), self.heads), tensor=2) for name in ("query", "key", "value")
+            shard_rows(split_heads(project(name=name)(x), self.heads), tensor=2) for name in ("query", "key", "value")
         )
-        mixed = split_rows(jax.nn.dot_product_attention(query, key, value, is_causal=self.causal), tensor=2)
+        mixed = shard_rows(jax.nn.dot_product_attention(query, key, value, is_causal=self.causal), tensor=2)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed.reshape(x.shape))
 
 
@@ -84,7 +84,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=self.up_init, bias_init=torch_bias_init(width), name="up"
         )(x)
-        x = activate(split_rows(x, tensor=2), self.quick_gelu)
+        x = activate(shard_rows(x, tensor=2), self.quick_gelu)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=self.down_init, bias_init=torch_bias_init(self.hidden), name="down"
         )(x)
@@ -138,7 +138,7 @@ def run_stacked(
     """
 
     def step(layer: Block, carry: Array, _: None) -> tuple[Array, None]:
-        return split_rows(layer(carry)), None
+        return shard_rows(layer(carry)), None
 
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
@@ -147,4 +147,4 @@ def run_stacked(
     scan = nn.scan(
         step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers, unroll=min(unroll, layers)
     )
-    return split_rows(scan(block, split_rows(x), None)[0])
+    return shard_rows(scan(block, shard_rows(x), None)[0])

@@ -15,7 +15,7 @@ from flair_jax.models.transformer import Block, layer_norm, run_stacked
 class VisionTower(nn.Module):
     """ViT (Dosovitskiy et al. 2021) whose class token is the global image token and whose patch tokens are local ones.
 
-    `flair_jax.models.flair.vision_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
+    `flair_jax.models.vision_tower` makes it from a `FlairConfig`. Any module whose `__call__` gives the same can
     replace it, for images of `config.vision.image_size` in patches of `config.vision.patch_size`.
 
     Attributes:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from flair_jax.parallel.sharding import BATCH as BATCH
     from flair_jax.parallel.sharding import batch_sharding as batch_sharding
     from flair_jax.parallel.sharding import check_batch as check_batch
-    from flair_jax.parallel.sharding import copy_to as copy_to
     from flair_jax.parallel.sharding import data_mesh as data_mesh
     from flair_jax.parallel.sharding import global_batch as global_batch
     from flair_jax.parallel.sharding import make_mesh as make_mesh
+    from flair_jax.parallel.sharding import replicate as replicate
     from flair_jax.parallel.sharding import shardings as shardings
 else:
     __getattr__, __dir__, __all__ = public(
@@ -30,10 +30,10 @@ else:
                 "BATCH",
                 "batch_sharding",
                 "check_batch",
-                "copy_to",
                 "data_mesh",
                 "global_batch",
                 "make_mesh",
+                "replicate",
                 "shardings",
             ],
         },

@@ -23,9 +23,9 @@ AXES = ("data", "fsdp", "tensor")
 # A batch is sharded over the axes that do not shard layers.
 BATCH = P(BATCH_AXES)
 
-# Pattern, searched for at the end of a parameter's path, -> how the axes of the array are split. Moments have the paths
-# of their parameters behind a prefix, so the same row holds for them. What no row names is replicated: LayerNorms,
-# biases of layers that write to the residual stream, position tables, the class token, the scalars.
+# Pattern, searched for at the end of a parameter's path -> how the array's axes are sharded. Moments have the paths of
+# their parameters behind a prefix, so the same row holds for them. Parameters that no row names are replicated:
+# LayerNorms, biases of layers that write to the residual stream, position tables, the class token, the scalars.
 # Stacked layers have their depth as the first axis.
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),
@@ -80,29 +80,30 @@ def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def copy_to(mesh: Mesh, tree: Any) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Replicates arrays, however they are sharded, on each of this process's devices.
 
     No device ever holds more than one copy beside the shard that it had. If arrays are sharded over the devices of
     several processes, every process must call this.
 
     Args:
-      mesh: of local devices.
       tree: of arrays of NumPy or JAX.
+      mesh: of local devices.
     """
     leaves, structure = jax.tree.flatten(tree)
-    split = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _is_split(leaf)]
-    if split:
-        everywhere = NamedSharding(leaves[split[0]].sharding.mesh, P())
+    spread = [number for number, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and _spans_processes(leaf)]
+    if spread:
+        everywhere = NamedSharding(leaves[spread[0]].sharding.mesh, P())
         # In one program, and to its end: processes must not run several programs at once that wait for each other.
         gather = jax.jit(lambda *parts: parts, out_shardings=everywhere)
-        whole = jax.block_until_ready(gather(*(leaves[number] for number in split)))
-        for number, leaf in zip(split, whole, strict=True):
+        whole = jax.block_until_ready(gather(*(leaves[number] for number in spread)))
+        for number, leaf in zip(spread, whole, strict=True):
             leaves[number] = leaf
     return jax.tree.unflatten(structure, [_on_local_devices(leaf, mesh) for leaf in leaves])
 
 
-def _is_split(leaf: jax.Array) -> bool:
+def _spans_processes(leaf: jax.Array) -> bool:
+    """Whether no process holds all of it."""
     return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
@@ -129,7 +130,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     Raises:
       ConfigError: if an axis of a parameter, or of a moment of its shape, is not a multiple of the mesh's axis that
-        splits it.
+        shards it.
     """
     shapes = {_keys(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(getattr(tree, "params", tree))}
     large: list[tuple[str, int]] = []

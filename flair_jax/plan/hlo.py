@@ -35,7 +35,7 @@ class Collective:
       size: how many devices take part together.
       across_slices: whether they belong to more than one slice.
       times: how often it runs.
-      wire_bytes: what each device sends in all these runs, by the usual ring algorithms.
+      wire_bytes: bytes that each device sends in all these runs, by the usual ring algorithms.
     """
 
     kind: str
@@ -93,7 +93,11 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
 
 
 def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of each computation, by its name, and the name of the entry."""
+    """Lines of each computation, by its name, and the name of the entry.
+
+    Raises:
+      ValueError: if there is no entry.
+    """
     computations: dict[str, list[str]] = {}
     entry = ""
     lines: list[str] = []
@@ -153,7 +157,7 @@ def _collective(line: str, times: int, slices: Sequence[int]) -> Collective | No
         return _between_slices(instruction[2], times, len(set(slices)))
     kind, asynchronous = found[2], bool(found[3])
     shapes = [f"{dtype}[{sizes}]" for dtype, sizes in _SHAPE.findall(found[1])]
-    if asynchronous and kind != "all-reduce":  # (operands, results, and what keeps track)
+    if asynchronous and kind != "all-reduce":  # (operands, results, and the bookkeeping)
         shapes = [shape for shape in shapes if shape != "u32[]"]
         shapes = shapes[len(shapes) // 2 :]
     groups = list(_groups(instruction[2]))

@@ -62,7 +62,7 @@ class Planner:
 
 
 def as_json(plans: Sequence[Plan]) -> str:
-    """Plans as JSON, with what follows from them."""
+    """Plans as JSON, with the figures that follow from them."""
     return json.dumps([_values(plan) for plan in plans], indent=2)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from flair_jax.console import environment, quiet_without_tpu
+from flair_jax.console import environment_variables, quiet_without_tpu
 from flair_jax.errors import ConfigError
 from flair_jax.packages import how_to_install
 from flair_jax.train.flops import CHIPS, Chip
@@ -18,7 +18,7 @@ _MOST_CHIPS = 2**16  # more than any pod has, and describing them takes memory
 
 
 class Topology(NamedTuple):
-    """Chips to compile for; `chip` is None for hosts' CPUs."""
+    """Chips to compile for; `chip` is None for CPUs."""
 
     name: str
     devices: list[jax.Device]
@@ -57,7 +57,9 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         options["chip_config_name"] = "megacore"  # its two cores as one device
     try:
         # Neither look for chips of this machine nor lock them: nothing will run.
-        with environment({"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **quiet_without_tpu()}):
+        with environment_variables(
+            {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **quiet_without_tpu()}
+        ):
             devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except Exception as error:  # JAX raises several kinds
         if "libtpu" in str(error).lower():

@@ -102,9 +102,9 @@ def _moved(operation: _Operation, others: _Computation, parsed: Mapping[str, _Co
     kind, results = operation.kind, operation.results
     if kind in _FREE or kind.endswith("-done") or (operation.called and kind != "fusion"):
         return 0
-    if kind == "copy-start":  # (target, source, what keeps track)
+    if kind == "copy-start":  # (target, source, bookkeeping)
         return sum(each.size for each in results[:2] if each.far)
-    if kind == "slice-start":  # (source, target, what keeps track)
+    if kind == "slice-start":  # (source, target, bookkeeping)
         return sum(results[1].size for each in results[:2] if each.far)
     operands = [others[name].results[0] if others[name].results else _Array(0, False) for name in operation.operands]
     if kind == "fusion":

@@ -38,9 +38,9 @@ def compute_in_blocks(
     """Reads pictures with threads and computes on blocks of them, with a progress bar on stderr.
 
     Args:
-      items: what there is to read.
+      items: names of the pictures, or whatever `read` takes.
       read: reads one; raises ImageError for a broken picture.
-      compute: of what was read of at most `size` items, in order -> an array [items, ...].
+      compute: (results of `read` for at most `size` items, in order) -> an array [items, ...].
       store: finished blocks go there; those of an earlier, stopped run are taken from there.
       size: of a block.
       skip_broken: whether to continue without broken items; otherwise `check_broken` ends the run.
@@ -48,7 +48,7 @@ def compute_in_blocks(
       progress: whether to show the bar.
 
     Returns:
-      The blocks in order, without rows for what is broken, and messages about that by its number.
+      The blocks in order, without rows for broken items, and messages about these by their numbers.
     """
     chunks = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
     names = {chunk: f"images-{first + chunk.start:08d}" for chunk in chunks}
@@ -77,7 +77,7 @@ def compute_in_blocks(
 def _read_chunks(
     items: Sequence[_Item], read: Callable[[_Item], _Read], chunks: Sequence[range]
 ) -> Iterator[tuple[range, list[_Read], dict[int, str]]]:
-    """Each chunk with what was read of its items, and messages about the broken ones by their numbers."""
+    """Each chunk with the results of `read` for its items, and messages about the broken ones by their numbers."""
     pictures = read_ahead(errors_returned(read), [items[number] for chunk in chunks for number in chunk])
     for chunk in chunks:
         good, broken = [], {}
@@ -130,7 +130,7 @@ class BrokenPicturesError(DatasetError):
 
 
 def check_broken(broken: dict[int, str], images: int, *, skip: bool) -> None:
-    """Raises BrokenPicturesError, listing what is broken, unless that is to be skipped; always if everything is.
+    """Raises BrokenPicturesError, listing the broken pictures, unless they are to be skipped; always if all are broken.
 
     Args:
       broken: messages by the pictures' numbers.

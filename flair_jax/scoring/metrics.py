@@ -84,7 +84,7 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
       FlairError: if the shapes do not fit, a score is NaN, or a image has no text.
     """
     similarity, image_of_text = np.asarray(similarity), np.asarray(image_of_text)
-    if similarity.dtype.kind != "f":  # what marks a text of another image, -inf, is no whole number
+    if similarity.dtype.kind != "f":  # -inf, which marks a text of another image, is no whole number
         similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape or image_of_text.shape != similarity.shape[1:]:
         raise FlairError(

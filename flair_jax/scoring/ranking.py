@@ -12,7 +12,7 @@ from flair_jax.scoring.metrics import Ranks, Ties, count_images, measure_retriev
 
 
 class ScoreBlock(NamedTuple):
-    """Images that are embedded and scored at once: how many, and what reads their tokens [b, 1 + L, D] or scores.
+    """Images that are embedded and scored at once: their number, and how to read their tokens [b, 1 + L, D] or scores.
 
     What is read is not kept, since the tokens and scores of a large set exceed memory.
     """

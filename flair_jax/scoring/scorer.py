@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import PreparedTexts
-from flair_jax.parallel.sharding import copy_to, data_mesh
+from flair_jax.parallel.sharding import data_mesh, replicate
 
 # Pairs scored at once by one device: enough to keep it busy, few enough that the attention weights of one head (197
 # columns x 4 bytes a pair for ViT-B/16) stay in a CPU's cache. Measured best of 256 to 2048 with benchmarks/scoring.py;
@@ -35,9 +35,9 @@ _LENGTH_STEP = 16
 
 @runtime_checkable
 class RetrievalModel(Protocol):
-    """What a model must offer to be scored here; `flair_jax.Flair` does, and explains more."""
+    """The methods by which a model is scored; `flair_jax.Flair` has and explains them."""
 
-    def normalize(self, pixels: Any) -> Any:
+    def normalize(self, pixels: jax.Array) -> jax.Array:
         """uint8 pixels [*batch, 3] -> float32 as `encode_image` takes them."""
         ...
 
@@ -45,27 +45,27 @@ class RetrievalModel(Protocol):
         """Tokens [N, T] -> how many of the first columns of each row decide its feature [N]."""
         ...
 
-    def encode_image(self, params: Params, images: Any) -> tuple[Any, Any]:
+    def encode_image(self, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [B, S, S, 3] -> global [B, D] and local [B, L, D] image tokens."""
         ...
 
-    def encode_text(self, params: Params, tokens: Any) -> Any:
+    def encode_text(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Tokens [N, T] -> text features [N, D]."""
         ...
 
-    def prepare_images(self, params: Params, local: Any) -> Any:
-        """Local tokens [B, L, D] -> what `cosines` takes of images, with a leading axis B."""
+    def prepare_images(self, params: Params, local: jax.Array) -> Any:
+        """Local tokens [B, L, D] -> images for `cosines`: a tree of arrays with a leading axis B."""
         ...
 
-    def prepare_texts(self, params: Params, text: Any) -> PreparedTexts:
-        """Text features [N, D] -> what `cosines` takes of texts."""
+    def prepare_texts(self, params: Params, text: jax.Array) -> PreparedTexts:
+        """Text features [N, D] -> texts for `cosines`."""
         ...
 
-    def cosines(self, params: Params, image: Any, texts: PreparedTexts) -> Any:
+    def cosines(self, params: Params, image: Any, texts: PreparedTexts) -> jax.Array:
         """One image of `prepare_images` and all of `prepare_texts` -> cosines [N]."""
         ...
 
-    def cosines_with_text(self, params: Params, local: Any, text: Any) -> Any:
+    def cosines_with_text(self, params: Params, local: jax.Array, text: jax.Array) -> jax.Array:
         """Local tokens [B, L, D] and one text feature [D] -> cosines [B]."""
         ...
 
@@ -91,7 +91,7 @@ class Retriever:
         self._mesh = data_mesh(devices)
         self._rows = NamedSharding(self._mesh, P("data"))
         self._everywhere = NamedSharding(self._mesh, P())
-        self._params = copy_to(self._mesh, params)
+        self._params = replicate(params, self._mesh)
 
         def tokens_of(params: Params, pixels: jax.Array, *, with_local: bool) -> jax.Array:
             image, local = model.encode_image(params, model.normalize(pixels))
@@ -178,7 +178,7 @@ class Retriever:
         """Cosines of global features: [B, D] and [N, D] -> [B, N]."""
         return self._by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
 
-    def _by_rows(self, function: Any, pad_to: int, *arrays: np.ndarray) -> np.ndarray:
+    def _by_rows(self, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
         """function(params, *arrays), with their rows padded to a multiple of the devices and sharded over them."""
         count, devices = len(arrays[0]), self._mesh.size
         rows = -(-max(count, pad_to) // devices) * devices
@@ -188,7 +188,7 @@ class Retriever:
         return np.asarray(result)[:count]
 
 
-def score_all_step(model: RetrievalModel, mesh: Mesh) -> Any:
+def score_all_step(model: RetrievalModel, mesh: Mesh) -> jax.stages.Wrapped:
     """The jitted function behind `Retriever.score_all`, on a mesh with the one axis "data".
 
     It takes (params, local [B, L, D], prepared texts) and gives [B, N rounded up to whole blocks].

@@ -1,4 +1,4 @@
-"""Makes an index and keeps it up to date: only what is new or changed is read and computed."""
+"""Makes an index and keeps it up to date: only new or changed pictures are read and embedded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class IndexSettings:
 
     Attributes:
       batch_size: pictures embedded at once over all devices.
-      local_dtype: "float16" or "bfloat16"; if None, what the index has, or else float16.
+      local_dtype: "float16" or "bfloat16"; if None, that of the index, or float16 for a new one.
       with_local: whether to store local tokens; search needs them.
     """
 
@@ -47,8 +47,8 @@ class IndexSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a run did.
+class IndexUpdate:
+    """What `update` changed, and what it left out.
 
     Attributes:
       added: pictures embedded.
@@ -76,7 +76,7 @@ def update(
     root: str,
     checkpoint: str,
     settings: IndexSettings,
-) -> Outcome:
+) -> IndexUpdate:
     """Brings an index in line with `pictures`, or makes it, with a progress bar on stderr.
 
     Rows of pictures that are gone or changed are dropped, and those that are new or changed are embedded, in shards
@@ -86,7 +86,7 @@ def update(
     Args:
       index: its folder.
       found: the pictures that the index is to hold, each name once, and what was passed over, which is reported; rows
-        of what could not be accessed are kept.
+        of pictures that could not be accessed are kept.
       model: embeds them.
       params: its parameters.
       root: folder that names are relative to; "" if they are paths as they are.
@@ -109,7 +109,7 @@ def update(
         writer.merge()
         writer.finish([*found.unusable, *broken])
     listed = [*found.unusable, *broken]
-    return Outcome(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
+    return IndexUpdate(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
 
 
 def add_faiss(index: Path) -> None:

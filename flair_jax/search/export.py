@@ -21,7 +21,7 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import embed_texts
 from flair_jax.scoring.scorer import Retriever
-from flair_jax.search.build import IndexSettings, Outcome, update
+from flair_jax.search.build import IndexSettings, IndexUpdate, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
 from flair_jax.search.pictures import Found, find_pictures, picture_at
@@ -39,7 +39,7 @@ class FeatureBlock(NamedTuple):
 
 def embed_pictures(
     sources: Sequence[str], output: Path, model: Flair, params: Params, settings: IndexSettings
-) -> Outcome:
+) -> IndexUpdate:
     """Writes `path`, `global` and, with `settings.with_local`, `local` of pictures.
 
     While it works, features are kept in an index beside the output, so that a stopped run resumes where it was.
@@ -99,7 +99,7 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
 
 
 def _collect(sources: Sequence[str]) -> Found:
-    """All pictures, each once, named as they were given, and messages about what cannot be used."""
+    """All pictures, each once, named as they were given, and messages about unusable ones."""
     together, pictures = Found(), {}
     for source in sources:
         if Path(source).is_dir():

@@ -88,7 +88,7 @@ def find_pictures(folder: Path) -> Found:
 
 
 def _take(found: Found, entry: os.DirEntry[str], name: str) -> None:
-    """Adds what is not a folder."""
+    """Adds a file."""
     shown = printable(entry.path)
     if not is_picture(entry.name):
         if entry.is_symlink() and _is_folder(entry):

@@ -24,7 +24,7 @@ class ShardWriter:
     """Writes an index. If killed, the index stays valid, at worst partly stale."""
 
     def __init__(self, index: Path, manifest: Manifest, shard_rows: int) -> None:
-        """Opens an index, and clears what an earlier, killed run left in it.
+        """Opens an index, and clears an earlier, killed run's leftovers in it.
 
         Args:
           index: its folder.
@@ -84,7 +84,7 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added since the last shard as a shard."""
+        """Writes the pictures added since the last shard as a shard."""
         if not self._rows:
             return
         features = np.concatenate(self._features)
@@ -106,7 +106,7 @@ class ShardWriter:
             start += 1
 
     def finish(self, broken: Sequence[str]) -> None:
-        """Marks the index as complete, and lists what could not be read."""
+        """Marks the index as complete, and lists the pictures that could not be read."""
         if not self._manifest.complete:
             self._change(complete=True)
         if broken:

@@ -1,6 +1,6 @@
 """An index on disk, memory-mapped: global features, local tokens and the table of pictures. Imports no JAX.
 
-INDEX/index.json               what counts; see `Manifest`
+INDEX/index.json               the shards that count; see `Manifest`
 INDEX/00000/global.npy         float32 [n, D], as the model gives them, not normalised
 INDEX/00000/local.npy          float16 [n, L, D], or the bits of bfloat16 as uint16 [n, L, D]
 INDEX/00000/pictures.parquet   path, size, mtime_ns, norm: one row for each row of the arrays
@@ -138,7 +138,7 @@ class SearchIndex:
 
     @classmethod
     def open(cls, path: str | Path) -> SearchIndex:
-        """Opens what `flair-jax index` made. Reads the tables of pictures; features stay on disk.
+        """Opens an index made by `flair-jax index`. Reads the tables of pictures; features stay on disk.
 
         An index whose first run is still at work, or was stopped, can be searched as far as it got; see `complete`.
 

@@ -1,4 +1,4 @@
-"""Attention maps and what draws them, as files and as a web page."""
+"""Attention maps, and drawing them in files and on a web page."""
 
 from __future__ import annotations
 

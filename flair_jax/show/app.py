@@ -8,10 +8,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import flair_jax
-from flair_jax.console import environment
+from flair_jax.console import environment_variables
 from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
 from flair_jax.packages import how_to_install
@@ -66,7 +67,7 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
 
     with (
         tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
-        environment({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
+        environment_variables({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
     ):
         blocks = _layout(gradio, page)
         try:
@@ -95,7 +96,7 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
             blocks.close(verbose=False)
 
 
-def _layout(gradio: Any, page: Page) -> Any:
+def _layout(gradio: ModuleType, page: Page) -> Any:
     with gradio.Blocks(title="FLAIR", fill_width=True, analytics_enabled=False, delete_cache=_FORGET) as blocks:
         gradio.Markdown("# FLAIR\nWhere the model looks in a picture depends on the sentence.")
         with gradio.Tab("Picture and sentences"), gradio.Row():
@@ -127,9 +128,9 @@ def _layout(gradio: Any, page: Page) -> Any:
     return blocks.queue(max_size=_MOST_WAITING)
 
 
-def _gradio() -> Any:
+def _gradio() -> ModuleType:
     try:
-        with environment(_WITHOUT_ANALYTICS, replace=True):
+        with environment_variables(_WITHOUT_ANALYTICS, replace=True):
             import gradio
     except ImportError:
         raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None

@@ -1,10 +1,11 @@
-"""Maps over a picture's patches, drawn over the picture. Needs matplotlib; imports no JAX."""
+"""Maps over an image's patches, drawn over the image. Needs matplotlib; imports no JAX."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from flair_jax.errors import FlairError
 from flair_jax.packages import how_to_install
 
-# Smaller pictures are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
+# Smaller images are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
 _SIDE = 448
 _COLUMNS = 4
 
@@ -29,7 +30,7 @@ def relative(maps: np.ndarray) -> np.ndarray:
 
 
 def overlay(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """A picture with a map laid over it: paler where the map is low, coloured from purple to yellow where it is high.
+    """An image with a map laid over it: paler where the map is low, coloured from purple to yellow where it is high.
 
     Args:
       pixels: uint8 [S1, S2, 3].
@@ -44,17 +45,17 @@ def overlay(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
     colours = _matplotlib().colormaps["plasma"]
     factor = max(1, math.ceil(_SIDE / min(pixels.shape[:2])))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
-    picture = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)) / 255
+    image = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)) / 255
     values = Image.fromarray(relative(shown).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     height = np.clip(np.asarray(values), 0, 1)[..., None]
-    grey = picture.mean(axis=-1, keepdims=True)
-    faded = 0.5 * picture + 0.2 * grey + 0.15
+    grey = image.mean(axis=-1, keepdims=True)
+    faded = 0.5 * image + 0.2 * grey + 0.15
     mixed = faded + 0.7 * height * (colours(height[..., 0])[..., :3] - faded)
     return np.rint(255 * mixed).astype(np.uint8)
 
 
 def contact_sheet(pixels: np.ndarray, titles: Sequence[str], shown: Sequence[np.ndarray], heading: str) -> Any:
-    """A picture, and beside it its maps, each under a title.
+    """An image, and beside it its maps, each under a title.
 
     Args:
       pixels: uint8 [S1, S2, 3].
@@ -97,7 +98,7 @@ def new_figure(width: float, height: float) -> Any:
     return _matplotlib().figure.Figure(figsize=(width, height))
 
 
-def _matplotlib() -> Any:
+def _matplotlib() -> ModuleType:
     try:
         import matplotlib
         import matplotlib.figure

@@ -27,7 +27,7 @@ class AttentionMaps(NamedTuple):
 
     Attributes:
       heads: weight of each patch.
-      empty: weight of the empty slot: how much of the text the head matched with nothing in the picture.
+      empty: weight of the empty slot: how much of the text the head matched with nothing in the image.
     """
 
     heads: Float[AnyArray, "*B N H G1 G2"]
@@ -60,11 +60,11 @@ def attention_maps(
     Args:
       model: such as `flair_jax.load` gives.
       params: its parameters.
-      images: what `model.normalize` gives.
+      images: from `model.normalize`.
       tokens: from `flair_jax.tokenize`.
 
     Raises:
-      FlairError: if the shape of `images` or `tokens` is not what the model takes.
+      FlairError: if the shape of `images` or `tokens` does not fit the model.
     """
     _, local = model.encode_image(params, images)
     _, weights = model.pool_with_weights(params, local, model.encode_text(params, tokens))

@@ -39,7 +39,7 @@ STYLE = """
 """
 
 
-class Hit(Protocol):
+class SearchHit(Protocol):
     """A picture that a search found."""
 
     @property
@@ -55,10 +55,10 @@ class Hit(Protocol):
         """Cosine of the global features."""
 
 
-class Searcher(Protocol):
+class SearchLike(Protocol):
     """What the search tab needs; `flair_jax.search.Searcher` is one."""
 
-    def search(self, sentence: str, top: int = ..., rerank: int = ...) -> Sequence[Hit]:
+    def search(self, sentence: str, top: int = ..., rerank: int = ...) -> Sequence[SearchHit]:
         """The `top` pictures for a sentence, best first, `rerank` of them scored with the text-conditioned pooling."""
 
 
@@ -79,7 +79,7 @@ def _or_message(method: Callable[..., str]) -> Callable[..., str]:
 class Page:
     """A model behind the page; each method gives the HTML of a result, or of a message about bad input."""
 
-    def __init__(self, model: Flair, params: Params, searcher: Searcher | None = None) -> None:
+    def __init__(self, model: Flair, params: Params, searcher: SearchLike | None = None) -> None:
         """A page for a checkpoint.
 
         Args:

@@ -1,4 +1,4 @@
-"""Training: losses, the step, the loop, checkpoints and what watches over a run."""
+"""Training: losses, the step, the loop, checkpoints, metrics and evaluation of a run."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ class RunCheckpoints:
 
         Args:
           workdir: the run's folder.
-          settings: what to keep.
+          settings: which checkpoints to keep.
           model: its description is saved with the weights.
-          run: from `run_identity.describe`; saved with each checkpoint, and compared when the run resumes.
+          run: from `identity.describe_run`; saved with each checkpoint, and compared when the run resumes.
         """
         self._settings = settings
         self._description = describe(model, {"run": workdir.name})
@@ -105,7 +105,7 @@ class RunCheckpoints:
             self._manager.wait_until_finished()
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk."""
+        """Waits until everything that was saved is on disk."""
         self._manager.wait_until_finished()
 
     def _write_digests(self) -> None:
@@ -123,7 +123,8 @@ class RunCheckpoints:
         Args:
           target: from `abstract_state`: shapes and shardings, whatever devices the checkpoint was saved from.
           optimizer: whose state `target` describes.
-          accept_changes: resume even if settings make the run another one; of the optimiser's state what fits is kept.
+          accept_changes: resume even if settings make the run another one; the parts of the optimiser's state that fit
+            are kept.
 
         Raises:
           CheckpointError: if the run in the folder is another one or longer than is asked for, no checkpoint is intact,

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from flair_jax.data.formats import examine, read_file
-from flair_jax.data.sets.retrieval import RetrievalData, find_set
+from flair_jax.data.sets.retrieval import RetrievalData, find_retrieval_set
 from flair_jax.errors import ConfigError, DatasetError, ImageError
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings, evaluate
 from flair_jax.files import expand
@@ -50,7 +50,7 @@ class RetrievalEvaluation:
             )
 
         def read() -> RetrievalData:
-            data = find_set(settings.dataset).load(expand(settings.dir))
+            data = find_retrieval_set(settings.dataset).load(expand(settings.dir))
             _check(data)
             return data
 

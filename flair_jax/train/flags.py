@@ -22,6 +22,9 @@ from flair_jax.fields import did_you_mean
 from flair_jax.files import expand
 from flair_jax.parallel.processes import CLUSTER_OPTIONS, check_cluster
 
+# What a configuration file is as a module: not a name such as `config`, which it may want to import itself.
+_MODULE = "configuration_file"
+
 USAGE = "flair-jax train --config=NAME|FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
 
@@ -114,10 +117,11 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         name, colon, parameter = argument.partition(":")
         path = _find(name)
         try:
-            spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
-            module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            loader = importlib.machinery.SourceFileLoader(_MODULE, str(path))
+            spec = importlib.util.spec_from_loader(_MODULE, loader)
+            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             # Dataclasses, and so Flax's modules, look for the module that they are defined in; workers do not have it.
-            sys.modules["config"] = module
+            sys.modules[_MODULE] = module
             cloudpickle.register_pickle_by_value(module)
             spec.loader.exec_module(module)  # type: ignore[union-attr]
             config = module.get_config(*([parameter] if colon else []))
@@ -176,7 +180,7 @@ def _define(words: list[str]) -> flags.FlagValues:
         define(name, None, meaning, flag_values=values)
     flags.DEFINE_integer("stopped-status", 0, "Exit status of a run that SIGTERM stopped.", 0, 255, flag_values=values)
     flags.DEFINE_boolean(
-        "accept-changes", False, "Go on even if other settings make the run another one.", flag_values=values
+        "accept-changes", False, "Resume even if other settings make the run another one.", flag_values=values
     )
     return values
 

@@ -44,7 +44,7 @@ class Chip:
 _GIB = 2.0**30
 
 # Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
-# is half of what is given as bidirectional. The clock is the one at which the compiler's own estimate of a large matrix
+# is half of the bidirectional figure. The clock is the one at which the compiler's own estimate of a large matrix
 # product comes to 70 to 93 % of the peak; `tests/plan/test_plan.py` checks that, and that it is below.
 CHIPS = (
     Chip("v6e", ("v6 lite", "v6e"), 918e12, 32 * _GIB, 1600e9, 400e9, 12.5e9, 1.75e9),

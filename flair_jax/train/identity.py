@@ -34,7 +34,7 @@ _YOUNGER = ("name", "layer_decay", "image_rate", "text_rate", "ema_decay")
 # only if the number of steps stays.
 LENGTH = ("epochs", "steps", "data.epoch_samples", "optimizer.cooldown_steps")
 
-# These change nothing that is trained: a name for what is compared by its contents, or what has been used by step 1
+# These change nothing that is trained: names of things that are compared by their contents, or were used up by step 1
 # (`model`, `init`), where things lie, how the work is divided, what is saved and logged and how often.
 FREE = (
     *("model", "init", "remat", "unroll", "accumulation_steps", "loss.pairs_per_block"),
@@ -45,9 +45,9 @@ FREE = (
     *(f"evaluation.{name}" for name in ("every_steps", "dataset", "dir", "mode", "top_k", "batch_size")),
 )
 
-# Groups whose fields all make the run what it is: a configuration's own fields, and what it takes instead of ours.
+# Groups whose fields all belong to the identity: a configuration's own fields, and its objects in place of ours.
 OPEN = ("extra", "factories.model", "factories.optimizer", "factories.loss", "factories.sources")
-_OPEN_GROUPS = ("extra.", "factories.")
+_OPEN_GROUPS = tuple({f"{name.partition('.')[0]}." for name in OPEN})
 
 # What the first checkpoints' runs had and did not record: whether that has changed is not known.
 _ONCE_UNRECORDED = {
@@ -105,7 +105,7 @@ class Change(NamedTuple):
         return f"{name} was {self.was!r}, is {self.now!r}{unused}"
 
 
-def describe(
+def describe_run(
     settings: TrainSettings,
     samples: int,
     model: FlairConfig | None = None,
@@ -117,7 +117,7 @@ def describe(
       settings: of the run.
       samples: how many the data has.
       model: that of the settings if not given.
-      objects: qualified names of what it takes instead of the standard model, optimizer, loss and sources, by kind.
+      objects: qualified names of its own model, optimizer, loss and sources, by kind; none for standard ones.
     """
     sizes = dataclasses.asdict(model or settings.model_config())
     plain = dataclasses.replace(settings, extra={}, factories=Factories())
@@ -133,7 +133,7 @@ def describe(
 
 
 def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's description in checkpoints from before they had all settings, in the form of `describe`.
+    """The run's description in checkpoints from before they had all settings, in the form of `describe_run`.
 
     Raises:
       ConfigError: if the model's description is wrong.
@@ -155,8 +155,8 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
     checkpoint nor a default gives are passed over, as are those that the first checkpoints did not record.
 
     Args:
-      was: of the checkpoint; from `describe` or `from_earlier`.
-      now: of the run that resumes; from `describe`.
+      was: of the checkpoint; from `describe_run` or `from_earlier`.
+      now: of the run that resumes; from `describe_run`.
       done: steps done by the checkpoint.
     """
     if "total_steps" in was:
@@ -173,7 +173,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[C
 
 @functools.cache
 def _defaults() -> Mapping[str, Any]:
-    """The defaults of all settings, in the form of `describe`. Samples given by a caller were once not recorded."""
+    """The defaults of all settings, in the form of `describe_run`. Samples given by a caller were once not recorded."""
     settings = get_config().to_dict()
     objects = {f"factories.{kind}": "" for kind in settings.pop("factories") if kind != "sources"}
     defaults = {**_flat(settings), **objects, **_flat(dataclasses.asdict(FlairConfig()), "model.")}

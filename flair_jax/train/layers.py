@@ -13,7 +13,7 @@ from jax.tree_util import KeyPath
 from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Params
 
-# Under a tower's name: its layers, stacked along the first axis of each array; and what is below the first of them.
+# Under a tower's name: its layers, stacked along the first axis of each array; and the parameters below the first.
 _BLOCKS = "blocks"
 _BELOW = ("class_token", "patch_embedding", "position_embedding", "token_embedding", "ln_pre")
 

@@ -27,8 +27,8 @@ METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 class MetricLogger:
     """Writes scalars by step; use it as a context manager.
 
-    A run that resumes from an earlier step first drops what was logged after that step. Each start adds a line to
-    `STARTS`: after which step, and with which versions of what the numbers depend on.
+    A run that resumes from an earlier step first drops the lines logged after that step. Each start adds a line to
+    `STARTS`: after which step, and with which versions of the packages that the numbers depend on.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from flair_jax.train.step import Batch, StepMetrics, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the steps of a run need."""
+    """A training run, ready for its steps."""
 
     settings: TrainSettings
     steps: int
@@ -35,7 +35,7 @@ class Run:
     logger: MetricLogger
     preemption: Preemption
 
-    def go_on(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
+    def train(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
         """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
         stopping = False
         while done < self.steps and not stopping:

@@ -1,4 +1,4 @@
-"""What a term of the loss works with: one device's images, all captions, and sums over pairs of them."""
+"""The input of a term of the loss: one device's images, all captions, and sums over pairs of them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class LossContext:
     def sum_over_pairs(
         self, function: Callable[[Any, Int[Array, " C"]], Float[Array, "R C"]], rows: Any, columns: int
     ) -> Float[Array, ""]:
-        """The sum over the device's images, and `columns` captions of each, of what function(rows, columns) gives.
+        """The sum of function(rows, columns) over the device's images and `columns` captions of each.
 
         The pairs are taken in blocks of at most `pairs_per_block`, one after the other, which the backward pass
         computes again; so memory is that of one block.

@@ -1,6 +1,6 @@
 """FLAIR's loss (Xiao et al., CVPR 2025, arXiv 2412.03561): a sum of terms over all pairs of a batch, sharded.
 
-`flair_jax.train.terms` has the terms; here is what they share.
+`flair_jax.train.terms` has the terms; this module exchanges features and adds up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LossValues(NamedTuple):
     """A loss and its parts.
 
     Attributes:
-      total: what is differentiated.
+      total: the scalar that is differentiated.
       terms: scalars by name, each of which is logged under it.
     """
 

@@ -34,7 +34,7 @@ class _Pending(NamedTuple):
 
 
 class Meter:
-    """Metrics on their way from the devices to the log, one step behind so that devices never wait for the host."""
+    """Metrics on their way from the devices to the log, one step behind so that devices never wait for Python."""
 
     def __init__(
         self, settings: TrainSettings, model: Flair, loss: Loss, schedule: optax.Schedule | None, logger: MetricLogger

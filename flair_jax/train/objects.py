@@ -1,4 +1,4 @@
-"""What a run trains with: objects that a caller gives, what a configuration's factories make, or our own."""
+"""The objects of a run: those that a caller gives, those that a configuration's factories make, or our own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_objects(
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
 ) -> Objects:
-    """Finds what a run trains with. An object that is given takes precedence over a factory, and that over our own.
+    """The objects that a run trains with. One that is given takes precedence over a factory, and that over our own.
 
     Args:
       settings: of the run, with `steps` set to the number of steps of the whole run.
@@ -120,7 +120,7 @@ def _are_sources(found: object) -> bool:
     )
 
 
-# Kind -> whether an object is one, and what it must be in words.
+# Kind -> a test of an object, and the requirement in words.
 _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (lambda found: isinstance(found, Flair), "a flair_jax.Flair"),
     "optimizer": (lambda found: isinstance(found, optax.GradientTransformation), "an optax.GradientTransformation"),

@@ -14,8 +14,8 @@ from flair_jax.models.flair import Params
 from flair_jax.settings import OptimizerSettings
 from flair_jax.train.layers import map_names, matrix_axes, per_layer, scale_by_rates, stacked_tower
 
-# No weight decay: the last or last but one part of the name says so. The original's rule (fewer than 2 dimensions, or
-# `bn`, `ln`, `bias`, `logit_scale` in the name) cannot be read off shapes here, because layers are stacked.
+# Parameters without weight decay, by the last part of their names. The original's rule (fewer than 2 dimensions, or
+# `bn`, `ln`, `bias`, `logit_scale` in the name) cannot be applied to shapes here, because layers are stacked.
 _NO_DECAY_LEAVES = ("bias", "scale", "class_token", "logit_scale", "logit_bias")
 
 # exp(logit_scale) stays from 1 to 100 (Radford et al. 2021, section 2.5; the lower bound is the PyTorch release's).
@@ -163,7 +163,7 @@ def _adafactor(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.G
     return optax.chain(optax.partition(groups, label), decay, optax.scale_by_schedule(schedule))
 
 
-# `config.optimizer.name` -> what makes the optimiser, weight decay and learning rate included.
+# `config.optimizer.name` -> a function that makes the optimiser, weight decay and learning rate included.
 OPTIMIZERS: dict[str, Callable[[OptimizerSettings, optax.Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "lion": _lion,

@@ -1,4 +1,4 @@
-"""The optimiser's state in a checkpoint, read into an optimiser of another form: what both have is kept."""
+"""The optimiser's state in a checkpoint, read into an optimiser of another form: their common parts are kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEPS = ("count", "count")
 def restore_what_fits(
     folder: Path, target: dict[str, Any], optimizer: optax.GradientTransformation, params: Params
 ) -> tuple[dict[str, Any], list[str]]:
-    """Reads an optimiser's state; what the checkpoint does not have in the same shape is as `optimizer` begins.
+    """Reads an optimiser's state; parts that the checkpoint lacks in that shape are as `optimizer` initialises them.
 
     Schedules continue from the checkpoint's step in any case.
 
@@ -36,7 +36,7 @@ def restore_what_fits(
       params: the checkpoint's.
 
     Returns:
-      The state, and what was not kept, in words.
+      The state, and the parts that were not kept, in words.
     """
     handler = ocp.PyTreeCheckpointHandler()
     saved, structure = _named(handler.metadata(folder).tree)
@@ -86,7 +86,7 @@ def _named(tree: Any) -> tuple[dict[_Name, Any], jax.tree_util.PyTreeDef]:
 
 
 def _first_field(keys: tuple[str, ...]) -> int:
-    """Where in a path what stands for an optimiser's form ends: chains, wrappers, and groups of parameters."""
+    """The length of a path's prefix that is only an optimiser's form: chains, wrappers, and groups of parameters."""
     number = 0
     while number < len(keys) - 1 and (keys[number].isdecimal() or keys[number].startswith(("opt_state", "inner"))):
         number += 2 if keys[number] == "inner_states" else 1

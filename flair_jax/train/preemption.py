@@ -1,4 +1,4 @@
-"""SIGTERM while a run trains: save what there is to save, and end the run."""
+"""SIGTERM while a run trains: save its state, if a step is done, and end the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets up a training run: data, model, mesh, the state to resume from, and what watches over it."""
+"""Sets up a training run: data, model, mesh, the state to resume from, metrics and evaluation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RetrievalEvaluation
 from flair_jax.train.flags import TrainOptions
-from flair_jax.train.identity import describe
+from flair_jax.train.identity import describe_run
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
-from flair_jax.train.losses import Loss
+from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.preemption import Preemption
@@ -98,14 +98,14 @@ def train(
         ):
             state, done = _start(setup, checkpoints, accept_changes)
             if done < setup.steps:
-                done = _go_on(setup, workdir, checkpoints, preemption, state, done)
+                done = _train_from(setup, workdir, checkpoints, preemption, state, done)
             elif jax.process_index() == 0:
                 print(f"finished: all {done:,} steps are done", flush=True)
             return Outcome(checkpoints.path(done), finished=done == setup.steps)
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start: `names` says what is not our own, `identity` what makes it this run."""
+    """A run that is ready to start: `names` are of objects that are not our own; `identity` is from `describe_run`."""
 
     settings: TrainSettings
     steps: int
@@ -125,7 +125,9 @@ def _set_up(
     optimizer: optax.GradientTransformation | None,
     loss: Loss | None,
 ) -> _Setup:
-    """Opens the data, and makes what trains on it."""
+    """Opens the data, and makes the objects that train on it."""
+    if loss is None and settings.factories.loss is None:
+        make_loss(settings.loss, settings.group_size)  # which may name unknown terms: opening data can take hours
     sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
@@ -133,7 +135,7 @@ def _set_up(
     with jax.set_mesh(mesh):
         try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
-    identity = describe(settings, samples, objects.model.config, names)
+    identity = describe_run(settings, samples, objects.model.config, names)
     evaluation = None
     if settings.evaluation.every_steps:
         evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
@@ -152,7 +154,7 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
     return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
-def _go_on(
+def _train_from(
     setup: _Setup,
     workdir: Path,
     checkpoints: RunCheckpoints,
@@ -193,7 +195,7 @@ def _go_on(
             logger=logger,
             preemption=preemption,
         )
-        return run.go_on(state, first, stream)
+        return run.train(state, first, stream)
 
 
 def _initial_params(name: str, model: Flair, target: Params) -> Params:
@@ -240,7 +242,7 @@ def _input(
 
 
 def run_from_flags(options: TrainOptions) -> int:
-    """Runs what a command line names, prints its newest checkpoint, and returns the exit status.
+    """Runs the training that a command line asks for, prints its newest checkpoint, and returns the exit status.
 
     Raises:
       FlairError: with the status to exit with: 1 for a dead data worker, else 2.

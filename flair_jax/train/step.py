@@ -1,4 +1,4 @@
-"""What training changes, and the compiled step that changes it.
+"""The state of training, and the compiled step that changes it.
 
 How a batch becomes a gradient: `TrainStep.encode` normalises the pixels and runs the towers (`Flair.encode_image`,
 `Flair.encode_text`); a `Loss`, as published `flair_loss`, compares all features; `TrainStep.gradients` differentiates,
@@ -167,7 +167,7 @@ class TrainStep:
     loss: Loss
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """The state after a step, and what was measured in it."""
+        """The state after a step, and the step's metrics."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.settings.seed), _CAPTIONS), state.step)
         teacher = None if state.ema is None else jax.lax.stop_gradient(self.features(state.ema, batch))
         grads, values = self.gradients(state.params, batch, key, teacher)
@@ -193,7 +193,11 @@ class TrainStep:
     def gradients(
         self, params: Params, batch: Batch, key: Array, teacher: Features | None
     ) -> tuple[Params, LossValues]:
-        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar."""
+        """Gradients of the loss with respect to the parameters, and its values; `key` is a scalar.
+
+        Raises:
+          ConfigError: if a loss of your own does not return `LossValues` of scalars.
+        """
 
         def loss(params: Params, features: Features) -> tuple[Array, LossValues]:
             values = self.loss(self.model, params, features, key, teacher)

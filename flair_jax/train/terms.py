@@ -21,7 +21,7 @@ from flair_jax.train.loss_context import Group, LossContext, sigmoid_loss
 
 
 class LossSizes(NamedTuple):
-    """What the FLOPs of a loss depend on.
+    """The sizes that a loss's FLOPs depend on.
 
     Attributes:
       images: N in a batch, over all devices.

@@ -31,7 +31,7 @@ def write(folder: Path, entries: Collection[str]) -> None:
 
 
 def find_damage(folder: Path, entries: Collection[str], processes: Processes = ALONE) -> str | None:
-    """How the files differ from what was written, in a few words; None if they do not.
+    """Compares files with their digests: the damage in a few words; None if there is none.
 
     Args:
       folder: where `write` was called; a missing file with the digests is damage.
@@ -69,7 +69,7 @@ def _find_damage(folder: Path, entries: Collection[str], processes: Processes) -
 
 
 def _parse(content: bytes) -> dict[str, str] | None:
-    """The digests by name, or None if the file cannot be what `write` wrote."""
+    """The digests by name, or None if the file is not in the form in which `write` writes it."""
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What a weight file is, by its first bytes, and what to do with files that are not weights."""
+"""The format of a weight file, by its first bytes, and advice about files that are not weights."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from flair_jax import __version__
 from flair_jax.weights import digests
 from flair_jax.weights.formats import INDEX_SUFFIX
-from flair_jax.weights.hub_errors import explain, is_missing_file
+from flair_jax.weights.hub_errors import describe_failure, is_missing_file
 from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.read import shards_of
 from flair_jax.weights.write import CONFIG, WEIGHTS
@@ -214,7 +214,7 @@ def _check(name: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_sentence(what: str, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
-    """Turns what the hub's library raises into a ConversionError, and prints what it logs once.
+    """Turns errors of the hub's library into a ConversionError, and prints each of its log messages once.
 
     It has a handler of its own; the root logger's, which other libraries set, would print the same twice.
     """
@@ -223,7 +223,7 @@ def _one_sentence(what: str, repository: str, revision: str | None, file: str = 
     try:
         yield
     except Exception as error:  # the library, its HTTP client and its storage raise many kinds
-        sentence = explain(error, repository, revision, file)
+        sentence = describe_failure(error, repository, revision, file)
         if isinstance(error, huggingface_hub.errors.RemoteEntryNotFoundError):
             sentence += _files_there(repository, revision)
         raise ConversionError(f"{what}: {sentence}") from error

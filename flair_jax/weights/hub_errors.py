@@ -17,11 +17,11 @@ def is_missing_file(error: BaseException | None) -> bool:
     )
 
 
-def explain(error: Exception, repository: str, revision: str | None, file: str) -> str:
+def describe_failure(error: Exception, repository: str, revision: str | None, file: str) -> str:
     """The sentence about an error of the hub's library.
 
     Args:
-      error: what it raised.
+      error: the one that the hub's library raised.
       repository: OWNER/REPOSITORY.
       revision: branch, tag or commit, or None.
       file: a file's path in the repository, or "".

@@ -23,8 +23,8 @@ def locate(name: str | Path) -> Path:
 
     Args:
       name: a path, `~` being the home folder, where WORKDIR or WORKDIR/checkpoints of a training run means its newest
-        checkpoint, and a warning says which that is; `hf://OWNER/REPOSITORY[@REVISION]` for what `flair-jax export` put
-        there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
+        checkpoint, and a warning says which that is; `hf://OWNER/REPOSITORY[@REVISION]` for a folder that
+        `flair-jax export` put there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
 
     Raises:
       ConversionError: if the name is malformed, or what it names cannot be fetched.

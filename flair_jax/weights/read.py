@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from flair_jax.weights.formats import INDEX, SAFETENSORS, TORCHSCRIPT, kind_of, safetensors_header
 from flair_jax.weights.param_map import ConversionError
-from flair_jax.weights.state_dicts import choose
+from flair_jax.weights.state_dicts import choose_model
 from flair_jax.weights.torchscript import read_torchscript
 from flair_jax.weights.write import QUICK_GELU, require_torch
 
@@ -35,11 +35,11 @@ class Weights:
     """What a weight file holds.
 
     Attributes:
-      tensors: name -> array, float32 but for what is not floating-point.
+      tensors: name -> array; floating-point ones are float32.
       files: the files that were read.
       sizes: the sizes that OpenAI's files give beside their tensors, under the names in those files.
       quick_gelu: the activation if the file says it.
-      remarks: what a user should know about how it was read, each a phrase.
+      remarks: on how it was read, for the user; each a phrase.
     """
 
     tensors: dict[str, np.ndarray]
@@ -64,7 +64,7 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
     path = Path(path)
     loaded, facts, files = _read_shards(path) if kind_of(path) == INDEX else (*_read_file(path), (path,))
     try:
-        entries = choose(loaded, _is_tensor, state_dict)
+        entries = choose_model(loaded, _is_tensor, state_dict)
         arrays = {name: _array(name, value) for name, value in entries.items() if name not in _PASSED_OVER}
         tensors, remarks = _as_float32(arrays)
         sizes = {name: _size(name, entries[name]) for name in OPENAI_SIZES if name in entries}

@@ -1,4 +1,4 @@
-"""Finds the weights that a user names, in a file, a folder, or either on the hub; and what describes them there."""
+"""Finds the weights that a user names, in a file, a folder, or either on the hub; and their description there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class FoundWeights:
     """Weights and their description.
 
     Attributes:
@@ -44,8 +44,8 @@ class Source:
     described_in: str
 
 
-def find(source: str) -> Source:
-    """The weights that `flair-jax convert` is given; what is on the hub is fetched into its cache.
+def find_weights(source: str) -> FoundWeights:
+    """The weights that `flair-jax convert` is given; files on the hub are fetched into its cache.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub.
@@ -72,7 +72,7 @@ def find(source: str) -> Source:
     return _described(path / file, f"{path.resolve().name}/{file}", path, _descriptions(file, alone=alone))
 
 
-def _find_on_hub(source: str) -> Source:
+def _find_on_hub(source: str) -> FoundWeights:
     repository, revision, file = hub.split(source)
     alone = False
     if not file:
@@ -106,7 +106,7 @@ def _descriptions(file: str, *, alone: bool) -> list[str]:
     return [CONFIG, OPEN_CLIP] if file in _KNOWN or alone else []
 
 
-def _described(file: Path, name: str, folder: Path, candidates: list[str]) -> Source:
+def _described(file: Path, name: str, folder: Path, candidates: list[str]) -> FoundWeights:
     for candidate in candidates:
         if not (folder / candidate).is_file():
             continue
@@ -117,5 +117,5 @@ def _described(file: Path, name: str, folder: Path, candidates: list[str]) -> So
         model = description.get("model_cfg", description) if isinstance(description, dict) else {}
         # The `config.json` of other libraries is another one.
         if isinstance(model, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys():
-            return Source(file, name, description, candidate)
-    return Source(file, name, {}, "")
+            return FoundWeights(file, name, description, candidate)
+    return FoundWeights(file, name, {}, "")

@@ -20,11 +20,11 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def choose(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) -> dict[str, Any]:
-    """The one state dict in what a file holds.
+def choose_model(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | None) -> dict[str, Any]:
+    """The one state dict among the contents of a file.
 
     Args:
-      loaded: what the file holds: a state dict, or mappings with state dicts in them.
+      loaded: the file's contents: a state dict, or mappings with state dicts in them.
       is_tensor: tells tensors from other values.
       wanted: the name of the state dict, as errors of this function list it: where it is, with its own prefix. Then
         only tensors with this prefix are read.

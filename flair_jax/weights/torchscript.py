@@ -1,4 +1,4 @@
-"""Parameters in a TorchScript archive, read without running what is in it.
+"""Parameters in a TorchScript archive, read without running its code.
 
 Such an archive holds a program beside its weights, and `torch.jit.load` may run parts of it. OpenAI published CLIP in
 this form. Here the pickle that says which tensor is which is read with classes that do nothing, and the program's text

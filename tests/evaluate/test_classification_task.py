@@ -3,18 +3,17 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killed import run_killed
 from labelled import COLOURS, png, random_cifar, write_binary, write_folders, write_tfds
 
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.sets.prompts import cifar_names
-from flair_jax.evaluate.classification_task import measured_by_others, table
+from flair_jax.evaluate.classification_task import MEASURED_BY_OTHERS, table
+from flair_jax.evaluate.report import reported
 from flair_jax.scoring.scorer import Retriever
 
 
@@ -110,10 +109,16 @@ def test_what_others_measured_stands_beside_a_released_checkpoint(small_model, t
     assert "by others (9 templates)" in printed
     assert "92.82" in printed
     assert "5 of 10,000" in printed
-    assert measured_by_others({"file": "x/flair-merged30m.safetensors"}, "cifar10", "text-conditioned") == 92.82
-    assert measured_by_others({"file": "flair-merged30m.pt"}, "cifar10", "global") is None
-    assert measured_by_others({"file": "flair-merged30m.pt"}, "cifar100", "text-conditioned") is None
-    assert measured_by_others({"file": "flair-cc3m-recap.pt"}, "cifar10", "text-conditioned") is None
+    assert (
+        reported(MEASURED_BY_OTHERS, {"file": "x/flair-merged30m.safetensors"}, "cifar10", "text-conditioned") == 92.82
+    )
+    for file, dataset, mode, number in (
+        ("x/flair-merged30m.safetensors", "cifar10", "text-conditioned", 92.82),
+        ("flair-merged30m.pt", "cifar10", "global", None),
+        ("flair-merged30m.pt", "cifar100", "text-conditioned", None),
+        ("flair-cc3m-recap.pt", "cifar10", "text-conditioned", None),
+    ):
+        assert reported(MEASURED_BY_OTHERS, {"file": file}, dataset, mode) == number
 
 
 def test_all_runs_what_it_finds(small_checkpoint, tmp_path) -> None:
@@ -154,23 +159,11 @@ def test_a_broken_record_is_named(small_checkpoint, tmp_path, capsys) -> None:
     assert f"{tmp_path / 'cifar10'}, test, record 3: cannot be read as a picture" in capsys.readouterr().err
 
 
-def test_a_killed_run_goes_on_where_it_was(small_checkpoint, folders, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_resumes_where_it_was(small_checkpoint, folders, tmp_path, monkeypatch) -> None:
     common = ("--dataset", "folder", "--data-dir", folders, "--batch-size", 4, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
-    script = (
-        "import os, signal, sys\n"
-        "from flair_jax.cli import main\n"
-        "from flair_jax.scoring.scorer import Retriever\n"
-        "score, calls = Retriever.score_all, []\n"
-        "def killing(self, *a, **k):\n"
-        "    calls.append(1)\n"
-        "    return score(self, *a, **k) if len(calls) < 3 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Retriever.score_all = killing\n"
-        "main(sys.argv[1:])\n"
-    )
     words = ["evaluate", "--task", "classify", "--checkpoint", small_checkpoint, *common, tmp_path / "killed.json"]
-    killed = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run_killed(Retriever, "score_all", 3, *words)
     assert (tmp_path / "killed.json.partial").is_dir()
     assert not (tmp_path / "killed.json").exists()
 

@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from killed import run_killed
 from made_segmentation import make_ade, make_cityscapes, write_labels, write_picture
 from PIL import Image
 
@@ -273,31 +270,13 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     assert "left out 2 broken picture(s)" in capsys.readouterr().out
 
 
-def test_a_killed_run_goes_on_where_it_was(compiled, small_checkpoint, voc, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_resumes_where_it_was(compiled, small_checkpoint, voc, tmp_path, monkeypatch) -> None:
     common = ("--dataset", "voc20", "--data-dir", voc, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
     output = tmp_path / "killed.json"
-    script = (
-        "import os, signal, sys\n"
-        "from flair_jax.cli import main\n"
-        "from flair_jax.evaluate import segmentation\n"
-        "from flair_jax.scoring.blocks import BlockStore\n"
-        "segmentation._BLOCK = 2\n"
-        "put, calls = BlockStore.put, []\n"
-        "def killing(self, *a):\n"
-        "    calls.append(1)\n"
-        "    return put(self, *a) if len(calls) < 2 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "BlockStore.put = killing\n"
-        "main(sys.argv[1:])\n"
-    )
-    arguments = ["evaluate", "--task", "segment", "--checkpoint", str(small_checkpoint), "--batch-size", "8"]
-    killed = subprocess.run(
-        [sys.executable, "-c", script, *arguments, *map(str, common), str(output)],
-        capture_output=True,
-        check=False,
-        env=os.environ,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ["evaluate", "--task", "segment", "--checkpoint", small_checkpoint, "--batch-size", 8, *common, output]
+    setup = "from flair_jax.evaluate import segmentation; segmentation._BLOCK = 2"
+    run_killed(BlockStore, "put", 2, *words, setup=setup)
     assert not output.exists()
     assert len(list(tmp_path.glob("killed.json.partial/*/confusion-00000000.npy"))) == 1
 

@@ -93,7 +93,7 @@ def test_read_config(tmp_path) -> None:
         ('{"embed_dim": 512, "vision_cfg": {"width": {"a": 1}}, "text_cfg": {}}', "found {'a': 1}"),
         (
             '{"embed_dim": 512, "embed_dim": 256, "vision_cfg": {}, "text_cfg": {}}',
-            "cannot be read as JSON .a name stand",
+            "cannot be read as JSON .a name occurs",
         ),
         ('[["embed_dim", 512], ["vision_cfg", {}], ["text_cfg", {}]]', "expected an object"),
         (

@@ -13,7 +13,7 @@ from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
-from flair_jax.settings import OPTIMIZERS, MeshSettings, OptimizerSettings
+from flair_jax.settings import OPTIMIZER_NAMES, MeshSettings, OptimizerSettings
 from flair_jax.train.optim import make_optimizer
 from flair_jax.train.step import TrainState, abstract_state
 
@@ -56,7 +56,7 @@ def specs(tree) -> dict[str, P]:
     }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("sizes", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}])
 def test_updates_are_those_of_one_device(name: str, sizes: dict[str, int]) -> None:
     """Within 1e-5, as sums are taken in parts; with Adafactor's momentum within what bfloat16 rounds, 2^-8."""
@@ -75,7 +75,7 @@ def test_updates_are_those_of_one_device(name: str, sizes: dict[str, int]) -> No
     jax.tree.map(lambda a, b: assert_close(b, a, 4e-3 if name == "adafactor" else 1e-5), *found)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_large_state_is_sharded_at_full_size(name: str, caplog) -> None:
     """ViT-B/16 over 2 x 2 x 2: what is replicated is less than a hundredth of the parameters, and no array is large."""
     model, mesh = Flair(PRESETS["ViT-B-16-FLAIR"]), mesh_of(2, 2, 2)

@@ -46,10 +46,10 @@ def pictures(drawn, tmp_path) -> Path:
 
 
 @pytest.fixture
-def make_index(small_model, small_checkpoint) -> Callable[..., build.Outcome]:
+def make_index(small_model, small_checkpoint) -> Callable[..., build.IndexUpdate]:
     """Indexes a folder."""
 
-    def make(folder: Path, index: Path, **settings) -> build.Outcome:
+    def make(folder: Path, index: Path, **settings) -> build.IndexUpdate:
         return build.update(
             index,
             find_pictures(folder),

@@ -14,7 +14,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.checkpoints import RunCheckpoints
-from flair_jax.train.identity import describe
+from flair_jax.train.identity import describe_run
 from flair_jax.train.optim import make_optimizer, make_schedule
 from flair_jax.train.step import Batch, StepMetrics, TrainState, abstract_state, init_state, make_train_step
 
@@ -62,7 +62,9 @@ class SmallRun:
         self.optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
 
     def checkpoints(self) -> RunCheckpoints:
-        return RunCheckpoints(self.workdir, self.settings.checkpoint, self.model, describe(self.settings, self.samples))
+        return RunCheckpoints(
+            self.workdir, self.settings.checkpoint, self.model, describe_run(self.settings, self.samples)
+        )
 
     @functools.cached_property
     def target(self) -> TrainState:

@@ -303,8 +303,8 @@ def test_the_state_of_one_model_never_goes_on_as_another(saved) -> None:
 )
 def test_a_run_may_become_longer_if_its_schedule_allows(tmp_path, schedule: str, changes: dict, refused) -> None:
     """If no step that is done would have had another learning rate."""
-    was = identity.describe(settings(tmp_path, **{"optimizer.schedule": schedule}), 40)
-    now = identity.describe(settings(tmp_path, **{"optimizer.schedule": schedule}, **changes), 40)
+    was = identity.describe_run(settings(tmp_path, **{"optimizer.schedule": schedule}), 40)
+    now = identity.describe_run(settings(tmp_path, **{"optimizer.schedule": schedule}, **changes), 40)
     found = identity.changes(was, now, done=6)
     assert len(found) == len(changes)
     text = "; ".join(str(change) for change in found if change.of_identity)

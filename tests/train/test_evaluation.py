@@ -16,7 +16,7 @@ from flair_jax.data.sets import scenes_builder
 from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError
 from flair_jax.models.flair import Flair
-from flair_jax.parallel.sharding import copy_to, data_mesh
+from flair_jax.parallel.sharding import data_mesh, replicate
 from flair_jax.settings import EvaluationSettings
 from flair_jax.train.evaluation import RetrievalEvaluation
 from flair_jax.train.loop import Run
@@ -82,12 +82,12 @@ def test_two_processes_with_split_parameters_share_it(config, flags, alone, tmp_
     assert "pair/s" not in results[1][2]
 
 
-def test_split_parameters_become_copies_on_other_meshes() -> None:
-    """Of one process: from a mesh that splits an array, from copies, from the host."""
+def test_sharded_parameters_are_replicated_on_other_meshes() -> None:
+    """Of one process: from a mesh that shards an array, and from NumPy."""
     spread = NamedSharding(jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec("fsdp"))
     rows = np.arange(8.0)
-    tree = {"split": jax.device_put(rows, spread), "host": rows}
-    for leaf in jax.tree.leaves(copy_to(data_mesh(jax.devices()), tree)):
+    tree = {"sharded": jax.device_put(rows, spread), "numpy": rows}
+    for leaf in jax.tree.leaves(replicate(tree, data_mesh(jax.devices()))):
         assert leaf.is_fully_replicated
         assert len(leaf.addressable_shards) == 8
         np.testing.assert_array_equal(leaf, rows)

@@ -23,7 +23,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.plan import find_topology, plan_training
 from flair_jax.settings import TrainSettings
 from flair_jax.train import LossValues, make_loss, make_objects, parse_config, train
-from flair_jax.train.identity import changes, describe
+from flair_jax.train.identity import changes, describe_run
 
 # Appended to a configuration file; the loss is a sigmoid loss of global features, so small that it is one line.
 FACTORIES = """
@@ -135,7 +135,7 @@ def undisturbed_own(own, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("own-run") / "run"
     status, out, err = run(own, workdir)
     assert status == 0, err
-    assert "not our own: loss config.my_loss" in out + err
+    assert "not our own: loss configuration_file.my_loss" in out + err
     return workdir
 
 
@@ -171,15 +171,21 @@ def test_all_four_by_the_command_with_workers(scenes, tmp_path) -> None:
     flags = ("--config.steps=2", "--config.data.workers=2", "--config.extra.rates.all=0.002")
     status, out, err = run(everything, tmp_path / "run", *flags)
     assert status == 0, err
-    for name in ("model config.my_model", "optimizer config.my_optimizer", "sources config.my_sources"):
+    for name in (
+        "model configuration_file.my_model",
+        "optimizer configuration_file.my_optimizer",
+        "sources configuration_file.my_sources",
+    ):
         assert name in out + err
     assert "learning_rate" not in metrics(tmp_path / "run")[0]
-    with pytest.raises(CheckpointError, match=r"holds a model with pooling config.MyPooling, .* give load the model"):
+    with pytest.raises(
+        CheckpointError, match=r"holds a model with pooling configuration_file.MyPooling, .* give load the model"
+    ):
         flair_jax.load(tmp_path / "run")
     settings = read(everything)
     model, params = flair_jax.load(tmp_path / "run", model=settings.factories.model(settings))
     assert set(params["pooling"]) == {"key"}
-    assert model.own_modules == {"pooling": "config.MyPooling"}
+    assert model.own_modules == {"pooling": "configuration_file.MyPooling"}
 
 
 def test_a_locked_tower_keeps_its_weights_under_any_optimizer(own, tmp_path) -> None:
@@ -220,8 +226,8 @@ def other_loss(settings: TrainSettings):
             {"extra": {"temperature": 0.5, "rates": {"all": 1e-3}, "more": ("a", 1)}},
             "config.extra.more was not set, is ['a', 1]",
         ),
-        ({"loss": other_loss}, "the loss was config.my_loss, is test_objects.other_loss"),
-        ({"loss": None}, "the loss was config.my_loss, is the standard one"),
+        ({"loss": other_loss}, "the loss was configuration_file.my_loss, is test_objects.other_loss"),
+        ({"loss": None}, "the loss was configuration_file.my_loss, is the standard one"),
         (
             {"optimizer": lambda settings: optax.sgd(0.1)},
             "the optimizer was the standard one, is test_objects.<lambda>",
@@ -255,7 +261,7 @@ def test_a_change_of_objects_can_be_accepted(short, tmp_path, caplog) -> None:
     longer = dataclasses.replace(settings, steps=3)
     with caplog.at_level(logging.WARNING):
         assert train(longer, workdir, loss=other_loss(settings), accept_changes=True).finished
-    assert "the loss was config.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
+    assert "the loss was configuration_file.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
 
 
 def fail(settings):
@@ -312,7 +318,10 @@ def test_at_the_command_line_it_is_one_line_and_the_traceback_on_demand(own, tmp
     assert main(["train", f"--config={broken}", f"--workdir={tmp_path / 'run'}"]) == 2
     line = broken.read_text().splitlines().index("    return 1 / 0") + 1
     error = capsys.readouterr().err
-    assert f"{broken}: config.factories.loss: config.my_loss has failed in line {line} (ZeroDivisionError" in error
+    assert (
+        f"{broken}: config.factories.loss: configuration_file.my_loss has failed in line {line} (ZeroDivisionError"
+        in error
+    )
     assert error.count("\n") == 1
     monkeypatch.setenv("FLAIR_JAX_TRACEBACK", "1")
     assert main(["plan", f"--config={broken}", "--topology=cpu:1"]) == 2
@@ -348,12 +357,12 @@ def test_the_object_given_goes_before_the_factory(own) -> None:
 def test_a_run_from_before_there_were_such_settings_goes_on_without_a_word(config) -> None:
     """Except for what it could not have: fields and objects of one's own."""
     settings = read(config)
-    now = describe(settings, 40)
+    now = describe_run(settings, 40)
     was = {name: value for name, value in now.items() if not name.startswith(("factories.", "loss.weights", "extra."))}
     assert changes(was, now, 3) == []
-    given = describe(settings, 40, objects={"loss": "mine.loss", "sources": "mine.Source"})
+    given = describe_run(settings, 40, objects={"loss": "mine.loss", "sources": "mine.Source"})
     assert [str(change) for change in changes(was, given, 3)] == ["the loss was the standard one, is mine.loss"]
-    fields = describe(dataclasses.replace(settings, extra={"a": {"b": None}}), 40)
+    fields = describe_run(dataclasses.replace(settings, extra={"a": {"b": None}}), 40)
     assert [str(change) for change in changes(was, fields, 3)] == ["config.extra.a.b was not set, is None"]
     assert all(change.of_identity for change in changes(was, fields, 3))
 

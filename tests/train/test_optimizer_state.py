@@ -10,7 +10,7 @@ import pytest
 from small_run import SmallRun, settings
 
 from flair_jax.errors import AnotherRunError
-from flair_jax.settings import OPTIMIZERS
+from flair_jax.settings import OPTIMIZER_NAMES
 
 OBJECTS = {
     "sgd": optax.sgd(1e-3),
@@ -36,7 +36,7 @@ def same(one, other) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *OBJECTS])
+@pytest.mark.parametrize("name", [*OPTIMIZER_NAMES, *OBJECTS])
 def test_every_optimiser_resumes(tmp_path, name: str) -> None:
     given = name in OBJECTS
     run = SmallRun(tmp_path / "run", settings(tmp_path, **{"optimizer.name": "adamw" if given else name}))
@@ -103,7 +103,7 @@ def test_momentums_of_another_meaning_start_anew_and_schedules_go_on(tmp_path, c
 
 def test_another_form_of_the_same_keeps_all(tmp_path, caplog) -> None:
     """Clipping and rates stand before and behind in its tree."""
-    for name in OPTIMIZERS:
+    for name in OPTIMIZER_NAMES:
         (tmp_path / name).mkdir()
         run = SmallRun(tmp_path / name / "run", settings(tmp_path / name, **{"optimizer.name": name}))
         run.save(6)

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,21 @@ def _send_twice(function, channel) -> None:
     send_result(channel, function(21))
 
 
+def test_a_configuration_file_may_import_a_module_named_config(tmp_path, monkeypatch) -> None:
+    """Of the user's own, in a folder on the path."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "config.py").write_text("SEED = 3\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from config import SEED\nfrom flair_jax.configs import default\n\n"
+        "def get_config():\n    c = default.get_config()\n    c.seed = SEED\n    return c\n"
+    )
+    try:
+        assert parse_config([f"--config={path}"]).seed == 3
+    finally:
+        sys.modules.pop("config", None)
+
+
 def test_shipped_configurations_are_found_by_name(tmp_path, monkeypatch, capsys) -> None:
     """From anywhere, with what stands behind a colon; a file of that name goes before them."""
     monkeypatch.chdir(tmp_path)
@@ -271,6 +287,7 @@ def test_fields_on_the_command_line(tmp_path) -> None:
         (["--config.mesh.data=3"], "config.mesh: data=3, fsdp=1, tensor=1 does not make 8 device(s)"),
         (["--config.data.name=nothing"], "no prepared data set nothing there"),
         (["--config.data.split=nothing"], "split nothing: cannot be opened"),
+        (["--config.loss.terms=('tsc',)", "--config.data.name=nothing"], "('tsc',) are not among tcs, mps"),
         (["--config.init=/nowhere"], "/nowhere: no checkpoint here"),
         (["--config.optimizer.warmup_steps=100"], "100 warm-up and 0 cool-down steps do not fit in a run of 12"),
         (["--config.evaluation.every_steps=1", "--config.evaluation.dataset=koko"], "did you mean coco"),

@@ -20,7 +20,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from made_hub import MadeHub, made_hub, put, use_here
 
 from flair_jax.weights import hub
-from flair_jax.weights.hub_errors import explain
+from flair_jax.weights.hub_errors import describe_failure
 from flair_jax.weights.param_map import ConversionError
 
 # The library writes in pieces of 10 MB, so less than that would not be there to resume from.
@@ -249,7 +249,7 @@ def caused(cause: Exception) -> Exception:
 def test_what_the_library_explains_arrives(monkeypatch, error, message: str) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("flair_jax.weights.hub_errors.get_token", lambda: None)
-    sentence = explain(error(), "owner/models", "v7", "a.pt")
+    sentence = describe_failure(error(), "owner/models", "v7", "a.pt")
     assert re.search(message, sentence), sentence
     assert "\n" not in sentence
 

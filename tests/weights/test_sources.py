@@ -7,7 +7,7 @@ import pytest
 from made_hub import made_hub, put, use_here
 
 from flair_jax.weights.param_map import ConversionError
-from flair_jax.weights.sources import find
+from flair_jax.weights.sources import find_weights
 
 OURS = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 OPEN_CLIP, OTHER = {"model_cfg": {**OURS, "embed_dim": 4}}, {"model_type": "clip", "embed_dim": 8}
@@ -39,7 +39,7 @@ BOTH = ["model.safetensors", "open_clip_pytorch_model.bin", *DESCRIBED]
 )  # fmt: skip
 def test_a_folder(tmp_path, monkeypatch, files: list[str], config: dict, chosen: str, described_in: str) -> None:
     folder = fill(tmp_path / "models", files, config)
-    source = find(str(folder))
+    source = find_weights(str(folder))
     assert source.file == folder / chosen
     assert source.name == f"models/{chosen}"
     assert source.described_in == described_in
@@ -48,15 +48,15 @@ def test_a_folder(tmp_path, monkeypatch, files: list[str], config: dict, chosen:
         use_here(monkeypatch, environment)
         put("them/models", {path.name: path.read_bytes() for path in folder.iterdir() if "index" not in path.name})
         if "index" not in chosen:
-            there = find("hf://them/models")
+            there = find_weights("hf://them/models")
             assert (there.file.name, there.described_in) == (chosen, described_in)
 
 
 def test_a_file_is_described_by_what_is_written_beside_its_kind_only(tmp_path) -> None:
     folder = fill(tmp_path, ["open_clip_model.safetensors", "model.safetensors", "mine.pt", *DESCRIBED])
-    assert find(str(folder / "open_clip_model.safetensors")).description == OPEN_CLIP
-    assert find(str(folder / "model.safetensors")).description == OURS
-    assert find(str(folder / "mine.pt")).description == {}
+    assert find_weights(str(folder / "open_clip_model.safetensors")).description == OPEN_CLIP
+    assert find_weights(str(folder / "model.safetensors")).description == OURS
+    assert find_weights(str(folder / "mine.pt")).description == {}
 
 
 @pytest.mark.parametrize(
@@ -68,23 +68,23 @@ def test_a_file_is_described_by_what_is_written_beside_its_kind_only(tmp_path) -
 )
 def test_an_unclear_folder_is_refused(tmp_path, files: list[str], message: str) -> None:
     with pytest.raises(ConversionError, match=message):
-        find(str(fill(tmp_path, files)))
+        find_weights(str(fill(tmp_path, files)))
 
 
 def test_what_needs_no_conversion_says_so(tmp_path) -> None:
     (tmp_path / "params").mkdir()
     with pytest.raises(ConversionError, match="is a checkpoint of flair_jax itself, which needs no conversion"):
-        find(str(tmp_path))
+        find_weights(str(tmp_path))
 
 
 @pytest.mark.parametrize("address", ["https://huggingface.co/a/b/resolve/main/c.pt", "s3://a/b.pt", "file:///a/b.pt"])
 def test_addresses_are_no_names(address: str) -> None:
     with pytest.raises(ConversionError, match="addresses are not fetched; a file on the hub is named hf://"):
-        find(address)
+        find_weights(address)
 
 
 def test_a_broken_description_is_named(tmp_path) -> None:
     fill(tmp_path, ["open_clip_model.safetensors"])
     (tmp_path / "open_clip_config.json").write_text("{")
     with pytest.raises(ConversionError, match="open_clip_config.json: cannot be read as JSON"):
-        find(str(tmp_path))
+        find_weights(str(tmp_path))

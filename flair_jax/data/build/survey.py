@@ -37,7 +37,7 @@ class Survey:
       too_deep: samples whose picture has more than 8 bits a channel, of which little may remain; counted if decoded.
       beside: number of members beside the samples that are not read.
       passed_over: counts of harmless omissions, such as folders, by reason.
-      left_out: counts of what cannot be used, by reason.
+      left_out: number of unusable samples by reason.
       damage: each of these three, by name.
     """
 

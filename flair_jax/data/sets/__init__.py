@@ -1,4 +1,4 @@
-"""Data sets by name: what is on disk in which layout, and what evaluation and training read of it."""
+"""Data sets by name: their layouts on disk, and readers of them for evaluation and training."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationData:
-    """Labelled pictures and what their classes are called.
+    """Labelled pictures and the names of their classes.
 
     Attributes:
       examples: the pictures.
-      keys: what the set itself calls its C classes: synsets, folders.
-      names: what texts call them.
+      keys: the set's own identifiers of its C classes: synsets, folders.
+      names: their names in texts.
       templates: sentences with `{}` for the name, unless the user has others.
       whole: how many pictures the whole set has; None if that is not known.
     """
@@ -54,7 +54,7 @@ class ClassificationSet:
     """One set.
 
     Attributes:
-      name: what `--dataset` takes.
+      name: for `--dataset`.
       layouts: for each form in which users have the set, a pattern of files that mark its folder, and a reader of the
         folder: -> examples, keys, names. Without a pattern any folder is accepted, and none is detected.
       templates: name of its list of templates.
@@ -76,7 +76,7 @@ class ClassificationSet:
         """Lists the pictures; they are not opened.
 
         Args:
-          folder: what the set is in.
+          folder: the set's.
           class_names: file of names to use in place of the set's; see `prompts.read_class_names`.
 
         Raises:

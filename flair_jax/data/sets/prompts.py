@@ -65,7 +65,7 @@ def read_class_names(path: str | Path, keys: Sequence[str]) -> list[str]:
     Args:
       path: a JSON object of key and name, a JSON list of names in the order of the keys, or a text file with one name a
         line in that order.
-      keys: what the set itself calls its classes: folders, synsets.
+      keys: the set's own identifiers of its classes: folders, synsets.
 
     Raises:
       DatasetError: if the file cannot be read, or does not name each class once.

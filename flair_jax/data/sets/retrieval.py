@@ -56,7 +56,7 @@ class RetrievalSet:
     """One retrieval set.
 
     Attributes:
-      name: what `--dataset` takes.
+      name: for `--dataset`.
       annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
       read: (folder, annotation file) -> pairs of picture and caption.
       source: where users get it.
@@ -269,17 +269,21 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
 }
 
 
-def find_set(name: str) -> RetrievalSet:
+def find_retrieval_set(name: str) -> RetrievalSet:
     """The set of that name.
 
     Raises:
       DatasetError: if there is none; the message names the closest.
     """
-    return choose(name, RETRIEVAL_SETS)
+    return find_row(name, RETRIEVAL_SETS)
 
 
-def choose(name: str, sets: Mapping[str, _Set]) -> _Set:
-    """`find_set` in another table."""
+def find_row(name: str, sets: Mapping[str, _Set]) -> _Set:
+    """The row of a table of sets.
+
+    Raises:
+      DatasetError: if there is none of that name; the message names the closest.
+    """
     if name not in sets:
         close = difflib.get_close_matches(re.sub(r"[_\s]+", "-", name.lower()), sets, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(sets)}"

@@ -42,7 +42,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
     Features: `image`; `captions`, sub-captions about single objects, pairs and the background, and `caption_object`,
     the number from 0 of the only object each is about (-1: none or two); `long_caption`; `mask`, with the number of the
-    object at each pixel from 1; `background` and `objects`, what is drawn.
+    object at each pixel from 1; `background` and `objects`, the contents of the scene.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -109,7 +109,7 @@ class LabelledScene:
     """One scene as it was stored.
 
     Attributes:
-      scene: what is drawn.
+      scene: its contents.
       pixels: uint8 [64, 64, 3].
       mask: uint8 [64, 64], number of the object at each pixel from 1; 0 is background.
       captions: sub-captions.

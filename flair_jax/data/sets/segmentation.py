@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flair_jax.data.sets.retrieval import choose
+from flair_jax.data.sets.retrieval import find_row
 from flair_jax.data.sets.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -29,10 +29,10 @@ class SegmentationSet:
     """One set.
 
     Attributes:
-      name: what `--dataset` takes.
+      name: for `--dataset`.
       folder: where it usually lies under a folder of sets. `--data-dir` may be this folder or any above it.
       marker: the file or folder that marks the set's folder.
-      open: set's folder, and what marks it -> the data.
+      open: (the set's folder, the file or folder that marks it) -> the data.
       source: where users get it.
       whole: how many pictures the whole set has, as published; None if that is not known.
     """
@@ -64,13 +64,13 @@ class SegmentationSet:
         raise DatasetError(f"{data_dir}: {self.name} needs {self.marker} there or in {self.folder} below it")
 
 
-def find_set(name: str) -> SegmentationSet:
+def find_segmentation_set(name: str) -> SegmentationSet:
     """The set of that name.
 
     Raises:
       DatasetError: if there is none; the message names the closest.
     """
-    return choose(name, SEGMENTATION_SETS)
+    return find_row(name, SEGMENTATION_SETS)
 
 
 def _open_scenes(folder: Path, marker: Path) -> SegmentationData:

@@ -34,7 +34,7 @@ class SegmentationData:
     Attributes:
       names: of the pictures, each once.
       classes: the classes' names, in the order of their numbers.
-      texts: for each class the words that stand for it; what a picture shows of a class is judged by the best of them.
+      texts: for each class the words that stand for it; a patch's score for a class is that of the best of them.
       templates: sentences with `{}` in the place of the words.
       short_side: usual length of a picture's shorter side, in pixels.
       read: number of a picture -> the picture in RGB, and uint8 [height, width], the class at each pixel or `IGNORED`;

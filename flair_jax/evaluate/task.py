@@ -1,0 +1,41 @@
+"""The interface of a task of evaluation: its data sets, and functions from these to a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Set(Protocol):
+    """What the data sets of every task offer."""
+
+    @property
+    def name(self) -> str:
+        """Its name for `--dataset`."""
+        ...
+
+    def find(self, folder: Path) -> Any:
+        """The file or folder that marks the set in a folder; None if the set is not there."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Something to score a model by.
+
+    Attributes:
+      sets: its data sets, by name.
+      load: (set, folder) -> data, with a method `digest` that says whether it is the same.
+      evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
+      result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `retrieval_task.result`.
+      table: (results, mode) -> text.
+    """
+
+    sets: Mapping[str, Set]
+    load: Callable[[Any, Path], Any]
+    evaluate: Callable[..., Any]
+    result: Callable[..., dict[str, Any]]
+    table: Callable[[Sequence[dict[str, Any]], str], str]
