@@ -103,7 +103,7 @@ def test_open_clips_folder_says_it_and_the_heads(small_config, tmp_path, setting
     assert quick == bool(settings)
     assert remarks == (
         f"activation: {'QuickGELU' if quick else 'exact GELU'}, by open_clip_config.json",
-        "open_clip_config.json: pictures were prepared with interpolation bilinear, and are here with bicubic",
+        "open_clip_config.json: images were prepared with interpolation bilinear, and are here with bicubic",
     )
     vision = checkpoint.read_model_config(tmp_path / "a").vision
     assert vision.heads == small_config.vision.heads
