@@ -121,17 +121,23 @@ def load(
 
 def _check_model(path: Path, config: FlairConfig, model: Flair) -> None:
     """Raises CheckpointError unless a model is the one that a checkpoint describes."""
-    described, given = read_description(path).get(MODULES, {}), model.own_modules
-    if described != given:
+    if other := other_modules(path, model):
         raise CheckpointError(
-            f"{path}: holds a model with {listed(described)}, and not with {listed(given)}; give load the model that "
-            "was saved, as model=Flair(config, ...), or a command the configuration whose factories.model makes it, as "
-            "--config=FILE"
+            f"{path}: {other}; give load the model that was saved, as model=Flair(config, ...), or a command the "
+            "configuration whose factories.model makes it, as --config=FILE"
         )
     found, wanted = config_to_json(config), config_to_json(model.config)
     different = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if different:
         raise CheckpointError(f"{path}: is not of the model that is given; they differ in {', '.join(different)}")
+
+
+def other_modules(path: Path, model: Flair) -> str:
+    """Says that a checkpoint is of a model with other modules than `model`; "" if it is not."""
+    described = read_description(path).get(MODULES, {})
+    if {name: each.rpartition(".")[2] for name, each in described.items()} == model.own_classes:
+        return ""
+    return f"holds a model with {listed(described)}, and not with {listed(model.own_modules)}"
 
 
 def listed(modules: Mapping[str, str]) -> str:

@@ -59,6 +59,11 @@ class Flair:
             name: f"{type(module).__module__}.{type(module).__qualname__}" for name, module in self._given().items()
         }
 
+    @property
+    def own_classes(self) -> dict[str, str]:
+        """`own_modules` by the classes' names alone: a file that moved, or is a program now, holds the same modules."""
+        return {name: type(module).__name__ for name, module in self._given().items()}
+
     def normalize(self, pixels: UInt8[AnyArray, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Pixels for `encode_image`: `flair_jax.normalize` with the model's own mean and standard deviation."""
         return normalize(pixels, self.config.vision.image_mean, self.config.vision.image_std)

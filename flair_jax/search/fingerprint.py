@@ -18,8 +18,8 @@ def fingerprint(model: Flair, params: Params) -> str:
     The same weights have the same fingerprint wherever they are stored and whatever the compute dtype.
     """
     digest = hashlib.sha256(json.dumps(config_to_json(model.config), sort_keys=True).encode())
-    if model.own_modules:
-        digest.update(json.dumps(model.own_modules, sort_keys=True).encode())
+    if model.own_classes:
+        digest.update(json.dumps(model.own_classes, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())

@@ -217,7 +217,7 @@ class RunCheckpoints:
                 for each in lost:
                     self._warn("the optimiser's state: %s", each)
         except Exception as error:  # Orbax and its storage raise many kinds
-            raise self._unreadable(step, error) from error
+            raise self._unreadable(step, error, accept_changes) from error
         if target.ema is not None and not averaged:
             self._warn("the average of the parameters starts from those of step %s, which has none", f"{step:,}")
             restored[AVERAGE] = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(restored[PARAMS])
@@ -226,11 +226,14 @@ class RunCheckpoints:
         of_optimizer = restored[_OPTIMIZER]
         return TrainState(of_optimizer["step"], restored[PARAMS], of_optimizer["opt_state"], restored.get(AVERAGE))
 
-    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+    def _unreadable(self, step: int, error: Exception, accept_changes: bool = False) -> CheckpointError:
         """The error for a checkpoint that is not proven to be damaged."""
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())[:300]
         path = self.path(step)
-        if has_digests(path):
+        if has_digests(path) and accept_changes:
+            what = "its files are as they were written, so it stays where it is; the model is another than the run's: "
+            what += "use that one, or another --workdir"
+        elif has_digests(path):
             what = "its files are as they were written, so it stays where it is; try again or, if another version of "
             what += "optax wrote it, add --accept-changes, which keeps of the optimiser's state what fits"
         else:

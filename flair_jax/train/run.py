@@ -16,7 +16,7 @@ from flair_jax import checkpoint
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.tokenizer import find_tokenizer
-from flair_jax.errors import ConfigError
+from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.files import expand
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
@@ -209,7 +209,11 @@ def _initial_params(name: str, model: Flair, target: Params) -> Params:
     wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
         raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
-    return checkpoint.restore_params(path, target, processes)
+    try:
+        return checkpoint.restore_params(path, target, processes)
+    except CheckpointError as error:  # a module of one's own may well have the parameters of another
+        other = processes.together(lambda: checkpoint.other_modules(path, model))
+        raise ConfigError(f"config.init={path}: {other}, whose parameters are others") if other else error from None
 
 
 @contextmanager

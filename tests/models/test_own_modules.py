@@ -16,7 +16,7 @@ import flair_jax
 from flair_jax import Flair, FlairError, Pooling, TextTower, VisionTower, checkpoint, normalize, tokenize
 from flair_jax.convert import stablehlo, stablehlo_export
 from flair_jax.demo.evaluation import _Scorer
-from flair_jax.errors import CheckpointError, SearchIndexError
+from flair_jax.errors import CheckpointError, ConfigError, SearchIndexError
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings
 from flair_jax.evaluate.tasks import evaluate_checkpoint
 from flair_jax.parallel.sharding import data_mesh
@@ -25,6 +25,7 @@ from flair_jax.search import Searcher, SearchIndex
 from flair_jax.search.build import IndexSettings, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.pictures import find_pictures
+from flair_jax.train.run import _initial_params
 
 POOLINGS = (GatedMean(), NarrowAttention(8), PlainMean())
 SENTENCES = ["a red kettle on a gas stove", "two dogs", "a dog and a cat asleep on a large blue sofa by the window"]
@@ -262,3 +263,19 @@ def test_given_modules_draw_the_same_parameters(small_config) -> None:
     )
     both = (model.init(jax.random.key(3)) for model in (Flair(small_config), given))
     jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_a_class_is_known_by_its_name_wherever_its_file_is(own, saved, inputs, monkeypatch) -> None:
+    """A file gives its classes other full names as a program, a module and a configuration."""
+    model, params = own
+    before = fingerprint(model, params)
+    monkeypatch.setattr(type(model.pooling), "__module__", "moved")
+    assert model.own_modules["pooling"].startswith("moved.")
+    flair_jax.load(saved, model=model)
+    assert fingerprint(model, params) == before
+
+
+def test_starting_from_a_model_with_other_modules_is_one_sentence(small_checkpoint, small_config) -> None:
+    model = Flair(small_config, pooling=GatedMean())
+    with pytest.raises(ConfigError, match=r"config.init=.*: holds a model with the modules of FLAIR, and not with"):
+        _initial_params(str(small_checkpoint), model, model.abstract_params())

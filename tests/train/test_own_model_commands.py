@@ -152,7 +152,8 @@ def test_index_and_search(command, loaded, run, pictures, tmp_path) -> None:
     assert out.splitlines() == [f"{hit.score:8.4f} {hit.global_score:8.4f}  {hit.path}" for hit in hits]
     status, _, err = command("search", tmp_path / "index", SENTENCE, checkpoint=(), config=())
     assert status == 2
-    assert f"{locate(run)}: holds a model with pooling config.Gated, and not with the modules of FLAIR" in err
+    held = "holds a model with pooling configuration_file.Gated, and not with the modules of FLAIR"
+    assert f"{locate(run)}: {held}" in err
     assert "--config=FILE" in err
 
 
@@ -182,7 +183,7 @@ def test_the_page_gets_the_model(command, monkeypatch) -> None:
     served = []
     monkeypatch.setattr("flair_jax.show.app.serve", lambda *arguments: served.append(arguments[-1]))
     assert command("demo-app")[0] == 0
-    assert [model.own_modules for model in served] == [{"pooling": "config.Gated"}]
+    assert [model.own_modules for model in served] == [{"pooling": "configuration_file.Gated"}]
 
 
 def test_export(command, loaded, run, tmp_path) -> None:
@@ -202,7 +203,7 @@ def test_export(command, loaded, run, tmp_path) -> None:
         assert "which has no place for a model with modules of its own" in err
         status, _, err = command("export", run, tmp_path / name, checkpoint=(), config=())
         assert status == 2
-        assert "holds a model with pooling config.Gated, for which the PyTorch release's form has no place" in err
+        assert "holds a model with pooling configuration_file.Gated, for which the PyTorch release's form has no" in err
         assert not (tmp_path / name).exists()
 
 
