@@ -24,7 +24,7 @@ IMAGES, PATCHES, WIDTH = 3, 4, 16
 def load(name: str, *flags: str) -> tuple[TrainSettings, ModuleType]:
     """Settings of an example, and the module that its factories are of."""
     settings = TrainSettings.from_config(parse_config([f"--config={EXAMPLES / name}.py", *flags]))
-    return settings, sys.modules["config"]
+    return settings, sys.modules["configuration_file"]
 
 
 @pytest.fixture(scope="module")
