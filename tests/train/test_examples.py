@@ -114,7 +114,7 @@ def loss_of(settings: TrainSettings, *arguments: Any) -> LossValues:
 
 @pytest.mark.parametrize("form", ["ce", "bce"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_beta_clip_gives_the_papers_loss(model_file, form: str, beta: float) -> None:
+def test_beta_clip_agrees_with_numpy(model_file, form: str, beta: float) -> None:
     captions = 4
     settings, _ = load(
         *("beta_clip", f"--config.model={model_file}", f"--config.extra.form={form}", f"--config.extra.beta={beta}")
@@ -141,7 +141,7 @@ def test_beta_clip_gives_the_papers_loss(model_file, form: str, beta: float) -> 
     assert_close(values.total, sum(expected.values()), 2e-6)
 
 
-def test_cosmos_gives_the_papers_loss(model_file) -> None:
+def test_cosmos_agrees_with_numpy(model_file) -> None:
     captions = 4
     settings, _ = load("cosmos", f"--config.model={model_file}")
     model, params, student, teacher = drawn(settings, captions)
