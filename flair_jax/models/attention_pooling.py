@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flair_jax.models.attention import split_heads
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import Pooling, PreparedTexts
-from flair_jax.models.transformer import layer_norm, packed_xavier_init, split_heads, torch_linear_init
+from flair_jax.models.transformer import layer_norm, packed_xavier_init, torch_linear_init
 
 
 class PreparedImage(NamedTuple):

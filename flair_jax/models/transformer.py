@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from flair_jax.models.attention import attend
 from flair_jax.models.layout import shard_rows
 
 Initializer = jax.nn.initializers.Initializer
@@ -39,11 +40,6 @@ def layer_norm(epsilon: float, dtype: DTypeLike | None = None, name: str | None 
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def split_heads(x: Float[Array, "*batch D"], heads: int) -> Float[Array, "*batch H C"]:
-    """Cuts the last axis into `heads` equal heads."""
-    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with biases on all projections."""
 
@@ -54,14 +50,12 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+    def __call__(self, x: Float[Array, "B L W"], segments: Int[Array, "B L"] | None = None) -> Float[Array, "B L W"]:
         width = x.shape[-1]
         project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
-        query, key, value = (
-            shard_rows(split_heads(project(name=name)(x), self.heads), tensor=2) for name in ("query", "key", "value")
-        )
-        mixed = shard_rows(jax.nn.dot_product_attention(query, key, value, is_causal=self.causal), tensor=2)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed.reshape(x.shape))
+        query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
+        mixed = attend(query, key, value, heads=self.heads, causal=self.causal, segments=segments)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed)
 
 
 def activate(x: Float[Array, "*batch M"], quick_gelu: bool) -> Float[Array, "*batch M"]:
@@ -93,6 +87,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer: x + attention(ln_1(x)), then x + mlp(ln_2(x)).
 
+    Its arguments are x and, if the rows are packed, the number of each position's segment; see `attend`.
+
     Attributes:
       heads: attention heads.
       hidden: width of the MLP between its two layers.
@@ -113,7 +109,7 @@ class Block(nn.Module):
     layer_norm_eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+    def __call__(self, x: Float[Array, "B L W"], segments: Int[Array, "B L"] | None = None) -> Float[Array, "B L W"]:
         norm = partial(layer_norm, self.layer_norm_eps, self.dtype)
         if self.init_std is None:
             in_init, residual_init, up_init = packed_xavier_init, torch_linear_init, torch_linear_init
@@ -121,30 +117,42 @@ class Block(nn.Module):
             in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
         attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, name="attention")
         mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
-        x = x + attention(norm("ln_1")(x))
+        x = x + attention(norm("ln_1")(x), segments)
         return x + mlp(norm("ln_2")(x))
 
 
 def run_stacked(
-    block: Block, x: Float[Array, "B L W"], *, layers: int, remat: str, unroll: int
+    block: Block,
+    x: Float[Array, "B L W"],
+    segments: Int[Array, "B L"] | None = None,
+    *,
+    layers: int,
+    remat: str,
+    unroll: int,
 ) -> Float[Array, "B L W"]:
     """Runs one block `layers` times, each time with its own parameters, stacked along a leading axis.
 
     Args:
       block: the layer; its parameters gain a leading axis of `layers`.
       x: input of the first layer.
+      segments: of every layer's attention; see `attend`.
       layers: how many.
       remat: "none", "dots" or "full", and `unroll`: see `FlairConfig`.
     """
 
-    def step(layer: Block, carry: Array, _: None) -> tuple[Array, None]:
-        return shard_rows(layer(carry)), None
+    def step(layer: Block, carry: Array, segments: Array | None) -> tuple[Array, None]:
+        return shard_rows(layer(carry, segments)), None
 
     if remat != "none":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         # Inside a scan the compiler cannot merge the recomputation away, so its guard is only a cost.
         step = nn.remat(step, policy=policy, prevent_cse=False)
     scan = nn.scan(
-        step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers, unroll=min(unroll, layers)
+        step,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=layers,
+        unroll=min(unroll, layers),
     )
-    return shard_rows(scan(block, shard_rows(x), None)[0])
+    return shard_rows(scan(block, shard_rows(x), segments)[0])
