@@ -67,8 +67,8 @@ def train(
       settings: of the run. `settings.extra` is for objects of your own.
       workdir: folder for checkpoints and metrics; a run found there is resumed. Only one run at a time may use it.
       sources: training samples instead of the data sets that `settings.data` names.
-      model: instead of the one that `settings.model` names. `dtype`, `remat` and `unroll` of its `config` must be those
-        of the settings.
+      model: instead of the one that `settings.model` names. `dtype`, `remat`, `unroll` and `attention` of its `config`
+        must be those of the settings.
       optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
         `settings.lock` keep their weights all the same.
       loss: instead of `make_loss(settings.loss, settings.group_size)`.
