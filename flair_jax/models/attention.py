@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -82,10 +82,11 @@ def _cudnn_refuses(length: int, head: int, low: bool, segments: bool, platform: 
     """What JAX and cuDNN check themselves, but with a traceback."""
     if not low:
         return "cuDNN's attention takes bfloat16"
-    if platform != "gpu" or jax.default_backend() != "gpu" or "cuda" not in jax.extend.backend.get_backend().platform_version:
+    attached = platform == "gpu" and jax.default_backend() == "gpu"
+    if not attached or "cuda" not in jax.extend.backend.get_backend().platform_version:
         return "cuDNN needs an NVIDIA GPU"
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", "0"))
-    if int(re.match(r"\d*", capability)[0] or 0) < 8:
+    capability = str(jax.local_devices()[0].compute_capability)
+    if float(capability) < 8:
         return f"cuDNN's attention needs a GPU of compute capability 8.0, this one's is {capability}"
     if head > _CUDNN_HEADS or head % 8:
         return f"cuDNN takes heads of up to {_CUDNN_HEADS} channels, in multiples of 8, these have {head}"

@@ -59,7 +59,7 @@ def short_attention(
 def _forward(
     projected: Array, bias: Array, segments: Array | None, heads: int, causal: bool
 ) -> tuple[Array, tuple[Array, Array | None]]:
-    qkv = projected + bias.astype(projected.dtype)
+    qkv = projected + bias.astype(projected.dtype)[None, None]
     run = functools.partial(_on_device, _mix, heads=_Heads(heads, causal), width=qkv.shape[-1])
     (mixed,) = map_rows(run, qkv, *_rows_of(segments))
     return mixed, (qkv, segments)
