@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.layout import shard_rows, tensor_parts
+from flair_jax.models.layout import mesh_platform, shard_rows, tensor_parts
 from flair_jax.models.short_attention import LANES, LONGEST
 
 _CUDNN_HEADS = 128  # channels of a head; later GPUs take twice as many
@@ -43,7 +43,7 @@ def choose(
     Raises:
       ConfigError: if the setting is not "auto", and cannot compute it.
     """
-    platform = platform or compiled_for()
+    platform = platform or mesh_platform() or jax.default_backend()
     low = jnp.dtype(dtype) == jnp.bfloat16
     refusals = {
         "xla": "",
@@ -57,14 +57,6 @@ def choose(
     faster = {"tpu": "pallas", "gpu": "cudnn"}.get(platform, "xla")
     reason = refusals[faster] or ("" if low or faster == "xla" else "it is for bfloat16")
     return Choice("xla", f"not {faster}: {reason}") if reason else Choice(faster)
-
-
-def compiled_for() -> str:
-    """The platform of the mesh in use, whose chips need not be attached, or else JAX's default."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.abstract_device is not None:
-        return str(mesh.abstract_device.platform)
-    return jax.default_backend()
 
 
 def _pallas_refuses(length: int, width: int, heads: int) -> str:

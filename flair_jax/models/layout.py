@@ -39,6 +39,12 @@ def gather(parameter: Array) -> Array:
     return parameter if _devices() == 1 else jax.lax.with_sharding_constraint(parameter, P())
 
 
+def mesh_platform() -> str:
+    """The platform of the mesh in use, whose chips need not be attached: "cpu", "gpu" or "tpu"; "" without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return "" if mesh.empty or mesh.abstract_device is None else str(mesh.abstract_device.platform)
+
+
 def tensor_parts(heads: int) -> int:
     """Into how many parts the mesh divides so many heads: 1 if it does not, or they do not divide."""
     parts = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
@@ -58,7 +64,8 @@ def map_rows(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tupl
     """
     mesh = jax.sharding.get_abstract_mesh()
     # Axes that are another type's are those of an enclosing `shard_map`, whose function has its device's part already.
-    sizes = {name: mesh.shape[name] for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    sizes = {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
     if math.prod(sizes.values()) == 1:
         return function(*arrays)
     batch = tuple(axis for axis in BATCH_AXES if axis in sizes)

@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from flair_jax.models.layout import map_rows
+from flair_jax.models.layout import map_rows, mesh_platform
 
 LANES = 128
 LONGEST = 256
@@ -85,14 +85,18 @@ def _on_device(kernel: Any, qkv: Array, *others: Array, heads: _Heads, width: in
     """Runs a kernel on one device's rows and heads."""
     heads = heads._replace(count=heads.count * qkv.shape[-1] // width)
     call = functools.partial(_call, kernel, heads=heads)
-    interpreted = functools.partial(call, interpret=True)
-    return lax.platform_dependent(qkv, *others, tpu=functools.partial(call, interpret=False), default=interpreted)
+    compiled, interpreted = (functools.partial(call, interpret=each) for each in (False, True))
+    platform = mesh_platform()
+    if platform:
+        return (compiled if platform == "tpu" else interpreted)(qkv, *others)
+    return lax.platform_dependent(qkv, *others, tpu=compiled, default=interpreted)
 
 
 def _call(kernel: Any, qkv: Array, *others: Array, heads: _Heads, interpret: bool) -> tuple[Array, ...]:
     batch, length, triple = qkv.shape
     width, transposed = triple // 3, kernel is _mix_transposed
-    like = lambda columns: jax.ShapeDtypeStruct((batch, length, columns), qkv.dtype)  # noqa: E731
+    varying = jax.typeof(qkv).manual_axis_type
+    like = lambda columns: jax.ShapeDtypeStruct((batch, length, columns), qkv.dtype, manual_axis_type=varying)  # noqa: E731
     shapes = [like(triple)] if transposed else [like(width)]
     arrays = [each[:, None] if each.ndim == 2 else each for each in (qkv, *others)]
     row_bytes = sum(2 * _padded_bytes(each) for each in (*arrays, *shapes)) // batch
@@ -101,7 +105,7 @@ def _call(kernel: Any, qkv: Array, *others: Array, heads: _Heads, interpret: boo
     rows = lambda each: pl.BlockSpec((block, *each.shape[1:]), lambda step: (step, 0, 0))  # noqa: E731
     specs = [rows(each) for each in shapes]
     if transposed:
-        shapes.append(jax.ShapeDtypeStruct((blocks, 1, triple), jnp.float32))
+        shapes.append(jax.ShapeDtypeStruct((blocks, 1, triple), jnp.float32, manual_axis_type=varying))
         specs.append(pl.BlockSpec((1, 1, triple), lambda step: (step, 0, 0)))
     # Products of every pair of positions: two forward, and five backward, the logits' again.
     flops = (10 if transposed else 4) * batch * length**2 * width
