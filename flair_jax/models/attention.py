@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from flair_jax.errors import ConfigError
+from flair_jax.models.config import FlairConfig
 from flair_jax.models.layout import mesh_platform, shard_rows, tensor_parts
 from flair_jax.models.short_attention import LANES, LONGEST
 
@@ -22,6 +25,9 @@ class Choice(NamedTuple):
 
     name: str
     reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.reason}" if self.reason else self.name
 
 
 def choose(
@@ -57,6 +63,30 @@ def choose(
     faster = {"tpu": "pallas", "gpu": "cudnn"}.get(platform, "xla")
     reason = refusals[faster] or ("" if low or faster == "xla" else "it is for bfloat16")
     return Choice("xla", f"not {faster}: {reason}") if reason else Choice(faster)
+
+
+def describe_choices(config: FlairConfig, row_tokens: int = 0, *, own: Collection[str] = ()) -> str:
+    """Who computes the towers' attention, as a line such as "attention by pallas (image tower, text tower)".
+
+    Args:
+      config: the model's.
+      row_tokens: of rows of packed captions; 0: each has a row of the context's length.
+      own: towers that are not those of `config`, "vision" or "text"; they are left out.
+
+    Raises:
+      ConfigError: see `choose`.
+    """
+    choice = partial(choose, config.attention, dtype=config.dtype)
+    towers: dict[str, list[str]] = {}
+    if "vision" not in own:
+        vision = config.vision
+        chosen = choice(length=vision.grid**2 + 1, width=vision.width, heads=vision.heads, segments=False)
+        towers.setdefault(str(chosen), []).append("image tower")
+    if "text" not in own:
+        text, length = config.text, row_tokens or config.text.context_length
+        chosen = choice(length=length, width=text.width, heads=text.heads, segments=row_tokens > 0)
+        towers.setdefault(str(chosen), []).append("text tower")
+    return "attention by " + ("; ".join(f"{who} ({', '.join(names)})" for who, names in towers.items()) or "own towers")
 
 
 def _pallas_refuses(length: int, width: int, heads: int) -> str:

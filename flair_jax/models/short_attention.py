@@ -29,9 +29,9 @@ _MASKED = -1e30
 
 
 class _Heads(NamedTuple):
-    """What a kernel has to know besides its arrays: the heads' number, and whether they are causal."""
+    """What a kernel has to know besides its arrays: how many heads there are, and whether they are causal."""
 
-    count: int
+    number: int
     causal: bool
 
 
@@ -83,7 +83,7 @@ def _rows_of(segments: Array | None) -> tuple[Array, ...]:
 
 def _on_device(kernel: Any, qkv: Array, *others: Array, heads: _Heads, width: int) -> tuple[Array, ...]:
     """Runs a kernel on one device's rows and heads."""
-    heads = heads._replace(count=heads.count * qkv.shape[-1] // width)
+    heads = heads._replace(number=heads.number * qkv.shape[-1] // width)
     call = functools.partial(_call, kernel, heads=heads)
     compiled, interpreted = (functools.partial(call, interpret=each) for each in (False, True))
     platform = mesh_platform()
@@ -95,36 +95,34 @@ def _on_device(kernel: Any, qkv: Array, *others: Array, heads: _Heads, width: in
 def _call(kernel: Any, qkv: Array, *others: Array, heads: _Heads, interpret: bool) -> tuple[Array, ...]:
     batch, length, triple = qkv.shape
     width, transposed = triple // 3, kernel is _mix_transposed
-    varying = jax.typeof(qkv).manual_axis_type
-    like = lambda columns: jax.ShapeDtypeStruct((batch, length, columns), qkv.dtype, manual_axis_type=varying)  # noqa: E731
-    shapes = [like(triple)] if transposed else [like(width)]
     arrays = [each[:, None] if each.ndim == 2 else each for each in (qkv, *others)]
+    # The compiler wants to know over which axes results differ, where the caller's `shard_map` keeps account of them.
+    like = functools.partial(jax.ShapeDtypeStruct, manual_axis_type=jax.typeof(qkv).manual_axis_type)
+    shapes: list[Any] = [like((batch, length, triple if transposed else width), qkv.dtype)]
     row_bytes = sum(2 * _padded_bytes(each) for each in (*arrays, *shapes)) // batch
     block = max(1, min(batch, _BUFFERS // row_bytes))
-    blocks = pl.cdiv(batch, block)
-    rows = lambda each: pl.BlockSpec((block, *each.shape[1:]), lambda step: (step, 0, 0))  # noqa: E731
-    specs = [rows(each) for each in shapes]
+    steps = pl.cdiv(batch, block)
+    blocks = [pl.BlockSpec((block, *each.shape[1:]), lambda step: (step, 0, 0)) for each in (*arrays, *shapes)]
     if transposed:
-        shapes.append(jax.ShapeDtypeStruct((blocks, 1, triple), jnp.float32, manual_axis_type=varying))
-        specs.append(pl.BlockSpec((1, 1, triple), lambda step: (step, 0, 0)))
+        shapes.append(like((steps, 1, triple), jnp.float32))
+        blocks.append(pl.BlockSpec((1, 1, triple), lambda step: (step, 0, 0)))
     # Products of every pair of positions: two forward, and five backward, the logits' again.
     flops = (10 if transposed else 4) * batch * length**2 * width
     moved = sum(each.dtype.itemsize * math.prod(each.shape) for each in (*arrays, *shapes))
-    return tuple(
-        pl.pallas_call(
-            functools.partial(kernel, heads=heads, batch=batch),
-            grid=(blocks,),
-            in_specs=[rows(each) for each in arrays],
-            out_specs=specs,
-            out_shape=shapes,
-            name=f"short_attention_{'backward' if transposed else 'forward'}",
-            cost_estimate=pl.CostEstimate(flops, transcendentals=batch * heads.count * length**2, bytes_accessed=moved),
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel",), vmem_limit_bytes=block * row_bytes + _WORKING
-            ),
-            interpret=interpret,
-        )(*arrays)
+    call = pl.pallas_call(
+        functools.partial(kernel, heads=heads, batch=batch),
+        grid=(steps,),
+        in_specs=blocks[: len(arrays)],
+        out_specs=blocks[len(arrays) :],
+        out_shape=shapes,
+        name=f"short_attention_{'backward' if transposed else 'forward'}",
+        cost_estimate=pl.CostEstimate(flops, transcendentals=batch * heads.number * length**2, bytes_accessed=moved),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel",), vmem_limit_bytes=block * row_bytes + _WORKING
+        ),
+        interpret=interpret,
     )
+    return tuple(call(*arrays))
 
 
 def _padded_bytes(array: Any) -> int:
@@ -185,7 +183,7 @@ def _rows_in_block(qkv: Any, batch: int) -> Any:
 def _chunks(qkv: Any, heads: _Heads) -> list[tuple[tuple[slice, slice, slice], list[Array]]]:
     """Columns of queries, keys and values of each register of lanes, and the lanes [1, lanes] of each head in it."""
     width = qkv.shape[-1] // 3
-    lanes, head = min(LANES, width), width // heads.count
+    lanes, head = min(LANES, width), width // heads.number
     numbers = lax.broadcasted_iota(jnp.int32, (1, lanes), 1)
     own = [(numbers >= first) & (numbers < first + head) for first in range(0, lanes, head)]
     columns = lambda first: slice(first, first + lanes)  # noqa: E731
@@ -216,7 +214,7 @@ def _softmax(query: Array, key: Array, visible: Array | None, heads: _Heads, wid
 
 
 def _scale(heads: _Heads, width: int) -> float:
-    return (width // heads.count) ** -0.5
+    return (width // heads.number) ** -0.5
 
 
 def _dot(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:

@@ -159,7 +159,9 @@ class Block(nn.Module):
             in_init, residual_init, up_init = packed_xavier_init, torch_linear_init, torch_linear_init
         else:
             in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
-        attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, self.implementation, name="attention")
+        attention = Attention(
+            self.heads, self.causal, in_init, residual_init, self.dtype, self.implementation, name="attention"
+        )
         mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
         x = x + attention(norm("ln_1")(x), segments)
         return x + mlp(norm("ln_2")(x))

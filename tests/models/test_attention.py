@@ -12,7 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.attention import attend, choose
+from flair_jax.models.attention import attend, choose, describe_choices
+from flair_jax.models.config import FlairConfig, VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.models.short_attention import short_attention
 
@@ -90,8 +91,8 @@ def test_the_last_block_may_be_partly_empty(monkeypatch) -> None:
     rows, length, heads, head, causal, packed = 5, 16, 2, 64, True, True
     projected, bias, segments, above = inputs(rows, length, heads, head, packed)
     monkeypatch.setattr("flair_jax.models.short_attention._BUFFERS", 2 * 2 * 8 * length * heads * head * 4)
-    jaxpr = str(jax.make_jaxpr(lambda: jax.grad(lambda x: short_attention(x, bias, segments, heads, causal).sum())(projected))())
-    assert "grid=(3,)" in jaxpr.replace(" ", "")
+    gradient = jax.grad(lambda each: short_attention(each, bias, segments, heads, causal).sum())
+    assert "grid=(3,)" in str(jax.make_jaxpr(gradient)(projected)).replace(" ", "")
     assert_same(*both(projected, bias, segments, above, heads, causal))
 
 
@@ -151,7 +152,9 @@ def test_within_anothers_shard_map(golden_model) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         encode = jax.shard_map(by("pallas", model).encode_text, in_specs=(P(), P("data")), out_specs=P("data"))
-        found = jax.jit(encode)(jax.device_put(params, NamedSharding(mesh, P())), jax.device_put(tokens, NamedSharding(mesh, P("data"))))
+        found = jax.jit(encode)(
+            jax.device_put(params, NamedSharding(mesh, P())), jax.device_put(tokens, NamedSharding(mesh, P("data")))
+        )
     assert_same(found, expected)
 
 
@@ -207,3 +210,15 @@ def test_cudnns_limits(monkeypatch) -> None:
     assert "these have 192" in choose("auto", **{**B16, "heads": 4}, platform="gpu").reason
     Device.compute_capability = "7.5"
     assert "compute capability 8.0, this one's is 7.5" in choose("auto", **B16, platform="gpu").reason
+
+
+def test_the_line_names_towers_by_who_computes_them() -> None:
+    config = dataclasses.replace(FlairConfig(), dtype="bfloat16")
+    assert describe_choices(config) == "attention by xla (image tower, text tower)"
+    assert describe_choices(config, own=("vision", "text")) == "attention by own towers"
+    large = dataclasses.replace(config, vision=VisionConfig(patch_size=14), attention="pallas")
+    with pytest.raises(ConfigError, match="these have 257"):
+        describe_choices(large)
+    assert describe_choices(large, own=("vision",)) == "attention by pallas (text tower)"
+    with pytest.raises(ConfigError, match="these have 512"):
+        describe_choices(large, 512, own=("vision",))
