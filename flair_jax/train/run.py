@@ -107,8 +107,10 @@ def train(
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start: `names` are of objects that are not our own; `identity` is from `describe_run`,
-    and `attention` from `describe_choices`."""
+    """A run that is ready to start.
+
+    `names` are of objects that are not our own; `identity` is from `describe_run`, `attention` from `describe_choices`.
+    """
 
     settings: TrainSettings
     steps: int
