@@ -185,6 +185,7 @@ def advise(
         sums[number], needed[number] = group.sum(), _rows_needed(group, row_tokens)
     odds = _Odds(row_tokens, groups, captions, sums, needed, _odds_of_more(of_image, images))
     least = [odds.cheapest(share) for share in SHARES_OF_STEPS]
+    others = [each for each in map(odds.budget, budgets) if each not in least]
     return PackingAdvice(
         row_tokens=row_tokens,
         groups=groups,
@@ -192,7 +193,7 @@ def advise(
         simulated=count,
         spread=float(of_image.std() / of_image.mean()) / math.sqrt(images),
         fill=float(sums.sum() / (needed.sum() * row_tokens)),
-        budgets=[*least, *map(odds.budget, budgets)],
+        budgets=[*least, *others],
         tokens_per_caption=least[-1].tokens_per_caption,
     )
 
