@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flair_jax.models.config import REMAT_POLICIES
 from flair_jax.plan.figures import Plan
 from flair_jax.settings import TrainSettings
 
 # Fields of a configuration, by their dotted names, and their values instead.
-Changes = dict[str, int | str]
+Changes = dict[str, int | float | str]
+
+
+def in_words(changes: Changes) -> str:
+    """Changes as flags of the command line."""
+    return " ".join(f"--config.{name}={value}" for name, value in changes.items())
 
 
 def changes_that_fit(
@@ -24,8 +30,7 @@ def changes_that_fit(
       chips: in the topology.
     """
     steps: list[Changes] = []
-    policies = ("none", "dots", "full")
-    steps += [{"remat": name} for name in policies[policies.index(settings.remat) + 1 :]]
+    steps += [{"remat": name} for name in REMAT_POLICIES[REMAT_POLICIES.index(settings.remat) + 1 :]]
     if settings.mesh.fsdp == 1 and settings.mesh.tensor == 1 and chips > 1:
         steps.append({"mesh.data": 1, "mesh.fsdp": chips})
     if settings.loss.pairs_per_block > 1024:

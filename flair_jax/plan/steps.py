@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +21,13 @@ from flair_jax.plan.topology import Topology
 from flair_jax.scoring.scorer import score_all_step
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
-from flair_jax.train.losses import Loss
+from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.objects import find_model, make_objects
 from flair_jax.train.step import Batch, abstract_state, make_train_step
 from flair_jax.train.trial import try_out
 
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
+_LOSS_NOT_COUNTED = "useful FLOPs of the loss, which has no `flops` (flair_jax.train.losses.CountedLoss)"
 
 
 def plan_training(
@@ -35,6 +37,7 @@ def plan_training(
     model: Flair | None = None,
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
+    cache: Path | None = None,
 ) -> Plan:
     """The very step that `flair_jax.train.train` runs with the same arguments.
 
@@ -44,6 +47,7 @@ def plan_training(
       model: see `flair_jax.train.train`.
       optimizer: likewise.
       loss: likewise.
+      cache: see `compile_program`.
 
     Raises:
       ConfigError: if the mesh or the batch do not fit the topology, or an object or a factory is wrong.
@@ -72,8 +76,15 @@ def plan_training(
                 *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
             ),
             steps=steps,
+            settings=_deciding(settings),
+            not_counted=() if isinstance(objects.loss, CountedLoss) else (_LOSS_NOT_COUNTED,),
         )
-        return compile_step(planned, topology, mesh)
+        return compile_step(planned, topology, mesh, cache)
+
+
+def _deciding(settings: TrainSettings) -> dict[str, int | float | str]:
+    """Settings that decide the time of a step, by their dotted names in a configuration."""
+    return {"remat": settings.remat, "dtype": settings.dtype, "accumulation_steps": settings.accumulation_steps}
 
 
 def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
@@ -85,13 +96,16 @@ def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
     return Batch(pixels, tokens)
 
 
-def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
+def plan_scoring(
+    settings: TrainSettings, topology: Topology, *, model: Flair | None = None, cache: Path | None = None
+) -> Plan:
     """The step of the evaluation that scores a block of images with COCO's 25,014 captions.
 
     Args:
       settings: of the run; those of the model and `evaluation.batch_size` count.
       topology: from `find_topology`.
       model: see `flair_jax.train.train`.
+      cache: see `compile_program`.
 
     Raises:
       ConfigError: if the block does not divide over the chips.
@@ -122,4 +136,4 @@ def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | 
         units=pairs,
         useful_flops=(None if "pooling" in model.own_modules else pairs * (4.0 * tokens * width + 2.0 * width**2)),
     )
-    return compile_step(planned, topology, mesh)
+    return compile_step(planned, topology, mesh, cache)
