@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.epoch_samples = 2_823_019
     c.batch_size = 1024
     c.captions_per_image = 8
+    c.packing.row_tokens = 128
     c.loss.group_size = 128
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.5

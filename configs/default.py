@@ -39,6 +39,11 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     c.steps = 0  # if not 0: the number of steps, whatever `epochs` says
     c.accumulation_steps = 1  # GradCache: parts in which the towers see a batch; the loss is over all of it
 
+    # Captions without padding, several in a row; changes speed and memory only (docs/packing.md)
+    c.packing = ml_collections.ConfigDict()
+    c.packing.row_tokens = 0  # tokens of a row, such as 128; 0: each caption padded to a row of its own
+    c.packing.tokens_per_caption = 43.0  # rows for so many on average; `flair-jax data stats` says how many yours need
+
 
 def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:
     """The loss and the optimiser."""

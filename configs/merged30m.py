@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.epoch_samples = 27_000_000
     c.batch_size = 1024
     c.captions_per_image = 10
+    c.packing.row_tokens = 128
     c.loss.group_size = 128
     c.optimizer.eps = 1e-6
     c.optimizer.weight_decay = 0.2

@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.epoch_samples = 14_065_827
     c.batch_size = 1536
     c.captions_per_image = 10
+    c.packing.row_tokens = 128
     c.loss.group_size = 192
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.5

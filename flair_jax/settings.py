@@ -21,6 +21,7 @@ from flair_jax.models.presets import read_config
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
 OPTIMIZER_NAMES = ("adamw", "lion", "muon", "adafactor")
 TOWERS = ("image", "text")
+FEWEST_TOKENS = 8  # of a caption's budget
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
 _MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
@@ -34,6 +35,19 @@ class LossSettings:
     group_size: int
     pairs_per_block: int
     weights: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PackingSettings:
+    """How captions lie in rows."""
+
+    row_tokens: int = 0
+    tokens_per_caption: float = 43.0
+
+    @property
+    def mean_tokens(self) -> float | None:
+        """Tokens of a caption that are counted as useful work; None if each is padded, and counts as a whole row."""
+        return self.tokens_per_caption if self.row_tokens else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +163,7 @@ class TrainSettings:
     wandb_project: str
     evaluation: EvaluationSettings
     compilation_cache: str
+    packing: PackingSettings = PackingSettings()
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     factories: Factories = Factories()
 
@@ -219,7 +234,7 @@ class TrainSettings:
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] = (
     (
         (
-            *("steps", "seed", "loss.group_size"),
+            *("steps", "seed", "loss.group_size", "packing.row_tokens"),
             *(f"optimizer.{name}" for name in ("warmup_steps", "cooldown_steps", "weight_decay", "clip_norm")),
             *("data.epoch_samples", "data.workers", "checkpoint.keep_every_steps", "evaluation.every_steps"),
         ),
@@ -238,6 +253,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
         "be greater than 0",
     ),
     (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
+    (("packing.tokens_per_caption",), lambda value: bool(value >= FEWEST_TOKENS), f"be at least {FEWEST_TOKENS}"),
     (
         ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
         lambda value: bool(0 <= value < 1),

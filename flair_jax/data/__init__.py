@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flair_jax.data.damage import LeftOut as LeftOut
     from flair_jax.data.image import open_rgb as open_rgb
     from flair_jax.data.image import preprocess as preprocess
+    from flair_jax.data.packing import Packing as Packing
     from flair_jax.data.pipeline import LocalBatch as LocalBatch
     from flair_jax.data.pipeline import Sample as Sample
     from flair_jax.data.pipeline import SampleSettings as SampleSettings
@@ -41,6 +42,7 @@ else:
             "captions": ["sample_caption", "sentences_of", "split_sentences"],
             "damage": ["Damage", "LeftOut"],
             "image": ["open_rgb", "preprocess"],
+            "packing": ["Packing"],
             "pipeline": ["LocalBatch", "Sample", "SampleSettings", "batches", "load_sample"],
             "shards": ["expand_shards"],
             "sources": ["Concatenated", "Record", "Source", "TfdsSource"],

@@ -21,16 +21,18 @@ from absl import flags
 
 from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
+from flair_jax.data.packing import Packing
 from flair_jax.data.sources import Concatenated, Record, Source
 from flair_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import DatasetError, FlairError
+from flair_jax.models.tokens import PackedTexts
 
 # Neighbours tried for a picture that does not decode.
 _REPLACEMENTS = 10
 
 # The fields of a `LocalBatch`.
-_Rows = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+_Rows = tuple[np.ndarray, np.ndarray | PackedTexts, np.ndarray, int, int]
 
 
 class SourceError(DatasetError):
@@ -49,6 +51,7 @@ class SampleSettings:
       merged_sentences: see `sample_caption`.
       crop_scale: see `random_crop_box`.
       tokenizer: the model's.
+      packing: of one process's captions; None: each is padded to a row of its own.
     """
 
     seed: int
@@ -58,6 +61,7 @@ class SampleSettings:
     merged_sentences: int = 3
     crop_scale: tuple[float, float] = (0.9, 1.0)
     tokenizer: Tokenizer = TOKENIZERS["clip"]
+    packing: Packing | None = None
 
 
 class LocalBatch(NamedTuple):
@@ -65,15 +69,17 @@ class LocalBatch(NamedTuple):
 
     Attributes:
       pixels: uint8 [n, S, S, 3].
-      tokens: int32 [n*K, T].
+      tokens: int32 [n*K, T], or packed.
       samples: int64 [n], the numbers of the samples in the source.
       skipped: how many samples could not be used, and were replaced by the next.
+      cut: how many captions had no room in the packed rows, and were cut.
     """
 
     pixels: np.ndarray
-    tokens: np.ndarray
+    tokens: np.ndarray | PackedTexts
     samples: np.ndarray
     skipped: int
+    cut: int = 0
 
 
 class Sample(NamedTuple):
@@ -165,7 +171,8 @@ def batches(
       first: number of the batch to start with.
       process: number of this process.
       processes: how many there are.
-      workers: processes that load; 0: a thread of this process. Neither this nor `processes` changes the batches.
+      workers: processes that load; 0: a thread of this process. Neither this nor `processes` changes the batches, but
+        for how packed captions lie in rows, and which of them are cut if some must be.
 
     Raises:
       DatasetError: if the source is empty.
@@ -242,4 +249,6 @@ class _LoadRows:
         loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
         skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
         pixels, tokens, numbers = zip(*loaded, strict=True)
-        return np.stack(pixels), np.concatenate(tokens), np.array(numbers, np.int64), skipped
+        padded, packing = np.concatenate(tokens), self.settings.packing
+        texts, cut = packing.pack(padded) if packing else (padded, 0)
+        return np.stack(pixels), texts, np.array(numbers, np.int64), skipped, cut

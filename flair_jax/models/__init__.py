@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flair_jax.models.presets import read_config as read_config
     from flair_jax.models.resize import resize_position_embedding as resize_position_embedding
     from flair_jax.models.text import TextTower as TextTower
+    from flair_jax.models.tokens import PackedTexts as PackedTexts
     from flair_jax.models.transformer import Attention as Attention
     from flair_jax.models.transformer import Block as Block
     from flair_jax.models.transformer import Mlp as Mlp
@@ -45,6 +46,7 @@ else:
             "presets": ["PRESETS", "read_config"],
             "resize": ["resize_position_embedding"],
             "text": ["TextTower"],
+            "tokens": ["PackedTexts"],
             "transformer": ["Attention", "Block", "Mlp", "run_stacked"],
             "vision": ["VisionTower"],
         },

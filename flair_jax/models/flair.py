@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from flair_jax.errors import FlairError
+from flair_jax.errors import ConfigError, FlairError
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.module import FlairModule
 from flair_jax.models.normalize import normalize
 from flair_jax.models.pooling import Pooling, PreparedTexts
-from flair_jax.models.text import find_end
+from flair_jax.models.tokens import PackedTexts, find_end
 
 Params = dict[str, Any]
 AnyArray = Array | np.ndarray
@@ -117,6 +117,33 @@ class Flair:
         """
         self._check_tokens(tokens)
         return self._apply(params, lambda module, tokens: module.text(tokens), tokens)
+
+    def encode_packed(self, params: Params, texts: PackedTexts) -> Float[Array, "N D"]:
+        """`encode_text` of N texts without their padding, group by group; the same features but for rounding.
+
+        Args:
+          params: from `flair_jax.load` or `init`.
+          texts: such as `flair_jax.data.packing` makes; uncut.
+
+        Raises:
+          ConfigError: see `check_packable`.
+        """
+        self.check_packable()
+        return self._apply(params, lambda module, *arrays: module.text.packed(PackedTexts(*arrays)), *texts)
+
+    def check_packable(self) -> None:
+        """Raises ConfigError if the text tower cannot read several texts in a row."""
+        tower = self.module.text
+        if not hasattr(tower, "packed"):
+            raise ConfigError(
+                f"packed captions need a text tower with the method `packed`, which {type(tower).__name__} lacks; give "
+                "it one, as flair_jax.models.TextTower has, or set config.packing.row_tokens=0"
+            )
+        if not self.config.text.causal:
+            raise ConfigError(
+                "captions can be packed for causal text towers alone, and text.causal is false: to this one padding is "
+                "part of the text; set config.packing.row_tokens=0"
+            )
 
     def pool(
         self, params: Params, local: Float[AnyArray, "B L D"], text: Float[AnyArray, "N D"]

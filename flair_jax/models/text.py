@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from flair_jax.models.layout import gather, shard_rows
+from flair_jax.models.tokens import PackedTexts, find_end
 from flair_jax.models.transformer import Block, layer_norm, run_stacked
-
-_Ids = TypeVar("_Ids", jax.Array, np.ndarray)
-
-
-def find_end(tokens: _Ids, end_of_text_id: int | None) -> _Ids:
-    """Where each text ends: int [N] of tokens [N, T], of NumPy or JAX.
-
-    The one place that knows the rule: the first token of this id, or of the row's highest id if it is None; position 0
-    if there is none.
-    """
-    return (tokens if end_of_text_id is None else tokens == end_of_text_id).argmax(axis=-1)
 
 
 class TextTower(nn.Module):
@@ -89,6 +76,16 @@ class TextTower(nn.Module):
         x = run_stacked(self.blocks, x, layers=self.layers, remat=self.remat, unroll=self.unroll)
         last = find_end(tokens, self.end_of_text_id)[:, None, None]
         return self.ln_final(shard_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
+
+    def packed(self, texts: PackedTexts) -> Float[Array, "N D"]:
+        """`__call__` of texts without their padding: N = G*C, group by group. The tower must be causal."""
+        groups, rows, length = texts.tokens.shape
+        tokens, positions, segments = (jnp.asarray(each).reshape(groups * rows, length) for each in texts[:3])
+        x = gather(self.token_embedding)[tokens] + gather(self.position_embedding)[positions]
+        x = run_stacked(self.blocks, x, segments, layers=self.layers, remat=self.remat, unroll=self.unroll)
+        x = shard_rows(x.reshape(groups, rows * length, -1))
+        x = shard_rows(jnp.take_along_axis(x, texts.ends[:, :, None], axis=1))
+        return self.projection(self.ln_final(shard_rows(x.reshape(-1, x.shape[-1]))))
 
     def __call__(self, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
         """Projected text features [N, D], not normalised, of token ids; T may be less than `context_length`."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair
-from flair_jax.parallel.sharding import batch_sharding, check_batch, make_mesh
+from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.plan.compile import Step, compile_step
 from flair_jax.plan.figures import Plan
 from flair_jax.plan.topology import Topology
@@ -23,7 +22,8 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.objects import find_model, make_objects
-from flair_jax.train.step import Batch, abstract_state, make_train_step
+from flair_jax.train.packing import abstract_batch
+from flair_jax.train.step import abstract_state, make_train_step
 from flair_jax.train.trial import try_out
 
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
@@ -62,7 +62,7 @@ def plan_training(
     with jax.set_mesh(mesh):
         try_out(objects, settings)
         state = abstract_state(objects.model, objects.optimizer, mesh, ema=settings.optimizer.ema_decay > 0)
-        batch = _abstract_batch(objects.model, settings, mesh)
+        batch = abstract_batch(objects.model, settings, mesh)
         step = make_train_step(objects.model, objects.optimizer, settings, loss=objects.loss)
         planned = Step(
             function=jax.jit(step, donate_argnums=0),
@@ -73,7 +73,8 @@ def plan_training(
             unit="image",
             units=settings.batch_size,
             useful_flops=step_flops(
-                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
+                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock),
+                settings.packing.mean_tokens,
             ),
             steps=steps,
             settings=_deciding(settings),
@@ -84,16 +85,14 @@ def plan_training(
 
 def _deciding(settings: TrainSettings) -> dict[str, int | float | str]:
     """Settings that decide the time of a step, by their dotted names in a configuration."""
-    return {"remat": settings.remat, "dtype": settings.dtype, "accumulation_steps": settings.accumulation_steps}
-
-
-def _abstract_batch(model: Flair, settings: TrainSettings, mesh: Mesh) -> Batch:
-    size, images = model.config.vision.image_size, settings.batch_size
-    texts, length = images * settings.captions_per_image, model.config.text.context_length
-    sharding = batch_sharding(mesh)
-    pixels: Any = jax.ShapeDtypeStruct((images, size, size, 3), jnp.uint8, sharding=sharding)
-    tokens: Any = jax.ShapeDtypeStruct((texts, length), jnp.int32, sharding=sharding)
-    return Batch(pixels, tokens)
+    packing = settings.packing
+    return {
+        "dtype": settings.dtype,
+        "remat": settings.remat,
+        "accumulation_steps": settings.accumulation_steps,
+        "packing.row_tokens": packing.row_tokens,
+        **({"packing.tokens_per_caption": packing.tokens_per_caption} if packing.row_tokens else {}),
+    }
 
 
 def plan_scoring(

@@ -38,7 +38,7 @@ LENGTH = ("epochs", "steps", "data.epoch_samples", "optimizer.cooldown_steps")
 # (`model`, `init`), where things lie, how the work is divided, what is saved and logged and how often.
 FREE = (
     *("model", "init", "remat", "unroll", "accumulation_steps", "loss.pairs_per_block"),
-    *("mesh.data", "mesh.fsdp", "mesh.tensor"),
+    *("mesh.data", "mesh.fsdp", "mesh.tensor", "packing.row_tokens", "packing.tokens_per_caption"),
     *("data.dir", "data.index_dir", "data.workers"),
     *("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every_steps"),
     *("log_every_steps", "wandb_project", "compilation_cache"),

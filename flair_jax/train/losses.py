@@ -38,7 +38,7 @@ class LossValues(NamedTuple):
 # What is logged beside the terms.
 METRICS = (
     *("step", "loss", "grad_norm", "logit_scale", "learning_rate", "images_per_second", "waiting_for_data"),
-    *("skipped_samples", "model_flops_utilisation"),
+    *("skipped_samples", "cut_captions", "model_flops_utilisation"),
 )
 
 

@@ -31,6 +31,7 @@ class _Pending(NamedTuple):
     metrics: StepMetrics
     samples: np.ndarray
     skipped: int
+    cut: int
 
 
 class Meter:
@@ -41,14 +42,15 @@ class Meter:
     ) -> None:
         """For a run with these settings; warns if utilisation is measured and the loss does not state its FLOPs."""
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(model, settings.batch_size, settings.captions_per_image, loss, settings.lock)
+        images, captions, tokens = settings.batch_size, settings.captions_per_image, settings.packing.mean_tokens
+        self._flops = step_flops(model, images, captions, loss, settings.lock, tokens)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         if peak and not isinstance(loss, CountedLoss):
             logger.say("model_flops_utilisation counts the towers alone: the loss has no method `flops`")
         self._pending: deque[_Pending] = deque()
         self._done: list[StepMetrics] = []
-        self._waited, self._skipped, self._since = 0.0, 0, time.monotonic()
+        self._waited, self._skipped, self._cut, self._since = 0.0, 0, 0, time.monotonic()
 
     def wait_for(self, stream: Iterator[LocalBatch]) -> LocalBatch:
         """The next batch; counts how long it took."""
@@ -59,7 +61,7 @@ class Meter:
 
     def add(self, step: int, metrics: StepMetrics, batch: LocalBatch) -> None:
         """Takes a step's metrics, and waits for those of the step before."""
-        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped))
+        self._pending.append(_Pending(step, metrics, batch.samples, batch.skipped, batch.cut))
         while len(self._pending) > 1:
             self._check(self._pending.popleft())
         self._logger.advance(self._settings.batch_size)
@@ -79,6 +81,7 @@ class Meter:
             )
         self._done.append(metrics)
         self._skipped += pending.skipped
+        self._cut += pending.cut
 
     def log(self, step: int) -> None:
         """Writes the means since the last time, and the speed."""
@@ -92,6 +95,7 @@ class Meter:
             "images_per_second": count * self._settings.batch_size / seconds,
             "waiting_for_data": self._waited / seconds,
             "skipped_samples": float(self._skipped),  # of this process, since it started
+            **({"cut_captions": float(self._cut)} if self._settings.packing.row_tokens else {}),  # likewise
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak

@@ -32,6 +32,7 @@ from flair_jax.train.loop import Run
 from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.objects import Objects, find_sources, make_objects
+from flair_jax.train.packing import find_packing
 from flair_jax.train.preemption import Preemption
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
 from flair_jax.train.surroundings import alone, compilation_cache, no_tracebacks_logged
@@ -173,7 +174,7 @@ def _train_from(
             wandb_project=settings.wandb_project,
             active=jax.process_index() == 0,
         ) as logger,
-        _input(setup.sources, objects.model, settings, first) as stream,
+        _input(setup, first) as stream,
     ):
         logger.say(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
@@ -217,12 +218,11 @@ def _initial_params(name: str, model: Flair, target: Params) -> Params:
 
 
 @contextmanager
-def _input(
-    sources: Sequence[Source], model: Flair, settings: TrainSettings, first: int
-) -> Iterator[Iterator[LocalBatch]]:
+def _input(setup: _Setup, first: int) -> Iterator[Iterator[LocalBatch]]:
     """This process's batches from number `first` on; closed, with its workers, at the end."""
+    settings, model = setup.settings, setup.objects.model
     stream = batches(
-        sources,
+        setup.sources,
         SampleSettings(
             seed=settings.seed,
             image_size=model.config.vision.image_size,
@@ -231,6 +231,7 @@ def _input(
             merged_sentences=settings.data.merged_sentences,
             crop_scale=settings.data.crop_scale,
             tokenizer=find_tokenizer(model.config.text.tokenizer),
+            packing=find_packing(settings, model, setup.mesh, jax.process_count()),
         ),
         settings.batch_size,
         first=first,

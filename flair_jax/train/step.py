@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair, Params
+from flair_jax.models.tokens import PackedTexts
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
 from flair_jax.train.loss_context import CaptionSampler, Features
@@ -46,10 +47,16 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """N images and K captions of each; rows `i*K` to `i*K+K-1` of `tokens` belong to image i."""
+    """N images and K captions of each.
+
+    Attributes:
+      pixels: of the images.
+      tokens: rows `i*K` to `i*K+K-1` belong to image i. Or packed, as `flair_jax.train.packing` says: a group holds the
+        captions of one device's images, or one part of these with `accumulation_steps`.
+    """
 
     pixels: UInt8[Array | np.ndarray, "N S S 3"]
-    tokens: Int[Array | np.ndarray, "NK T"]
+    tokens: Int[Array | np.ndarray, "NK T"] | PackedTexts
 
 
 class StepMetrics(NamedTuple):
@@ -182,6 +189,8 @@ class TrainStep:
         """Features of a batch, or of a part of one."""
         params = _stop_locked(params, self.settings.lock)
         image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
+        if isinstance(batch.tokens, PackedTexts):
+            return Features(image, local, self.model.encode_packed(params, batch.tokens))
         return Features(image, local, self.model.encode_text(params, batch.tokens))
 
     def features(self, params: Params, batch: Batch) -> Features:

@@ -12,7 +12,7 @@ from runs import write_config
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
 from flair_jax.plan.changes import changes_that_fit
-from flair_jax.plan.report import Planner
+from flair_jax.plan.planner import Planner
 from flair_jax.plan.topology import find_topology
 from flair_jax.train.flags import parse_config
 from flair_jax.train.flops import CHIPS

@@ -15,7 +15,7 @@ from flair_jax.cli import main
 from flair_jax.configs.default import get_config
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import ConfigError
-from flair_jax.settings import Factories, TrainSettings
+from flair_jax.settings import Factories, PackingSettings, TrainSettings
 from flair_jax.train.flags import parse, parse_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -244,6 +244,10 @@ def groups_of(config, where: str = "config"):
             yield from groups_of(value, f"{where}.{name}")
 
 
+# Groups whose fields all have defaults, so that {} is one of them.
+WITH_DEFAULTS = {"factories": Factories, "packing": PackingSettings}
+
+
 def read_or_error(config):
     try:
         return TrainSettings.from_config(config)
@@ -266,7 +270,7 @@ def test_any_value_of_any_field_is_taken_or_named() -> None:
                     continue
                 for part in f"{where}.{name}".split(".")[1:]:
                     read = getattr(read, part)
-                wanted = Factories if name == "factories" else type(before)  # whose fields all have defaults
+                wanted = WITH_DEFAULTS.get(name, type(before))
                 assert type(read) is wanted, (where, name, value)
                 if isinstance(read, tuple):
                     assert {type(each) for each in read} <= {str, float}

@@ -15,6 +15,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import global_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.optim import make_optimizer, make_schedule
+from flair_jax.train.packing import find_packing
 from flair_jax.train.step import Batch, abstract_state, init_state, make_train_step
 from flair_jax.weights.param_map import torch_from_params
 
@@ -53,10 +54,21 @@ def run(model: Flair, settings: TrainSettings, params, batches, devices: int = 1
     return metrics, jax.device_get(state.params)
 
 
+def packed(model: Flair, settings: TrainSettings, batch: Batch, devices: int = 1) -> Batch:
+    """The batch with its captions in rows as the settings say, none of them cut."""
+    packing = find_packing(settings, model, make_mesh(settings.mesh, jax.devices()[:devices]))
+    if packing is None:
+        return batch
+    tokens, cut = packing.pack(np.asarray(batch.tokens))
+    assert cut == 0
+    return Batch(batch.pixels, tokens)
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize("clip", ["", "_clip"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int) -> None:
+@pytest.mark.parametrize("row_tokens", [0, 100])
+def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int, row_tokens: int) -> None:
     """Six steps of AdamW. Losses within 1e-5; parameters within 1e-4 by norm, as the golden data's README asks.
 
     But for the biases of the towers' keys: softmax does not see them, so their gradient is zero but for rounding, and
@@ -74,6 +86,8 @@ def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int) 
             "optimizer.warmup_steps": 2,
             "optimizer.weight_decay": 0.5,
             "optimizer.clip_norm": float(data["clip"]),
+            "packing.row_tokens": row_tokens,
+            "packing.tokens_per_caption": float(model.config.text.context_length),
         }
     )
     # The golden pictures are floats already normalised.
@@ -88,6 +102,7 @@ def test_golden_steps(golden, golden_model, monkeypatch, clip: str, parts: int) 
 
     if images % parts:
         pytest.fail(f"{images} images do not come in {parts} parts")
+    batches = [packed(model, settings, batch) for batch in batches]
     metrics, final = run(model, settings, params, batches, sampler=sampler)
     for i, measured in enumerate(metrics):
         assert_close(measured.loss, data[f"{i}/loss"], rtol=1e-5)
