@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
     Attributes:
       seconds: of a step.
       mfu: model FLOPs utilisation: useful FLOPs, as a share of what the chip's peak makes in that time.
-      hfu: hardware FLOPs utilisation: likewise of all FLOPs that are executed.
+      hfu: hardware FLOPs utilisation: likewise of all FLOPs that are executed, for the floor none but useful ones.
       units_per_second: images or pairs, over all chips.
       hours: of the whole run; None if its length depends on the data.
     """
@@ -108,16 +108,16 @@ class Plan:
             return {}
         wire = max(self.bounds["interconnect"], self.bounds["network"])
         return {
-            "compiler": self._estimate(self.seconds),
-            "roofline": self._estimate(max(self.roofline_seconds, wire)),
-            "floor": self._estimate(max(self.bounds["useful"], wire)),
+            "compiler": self._estimate(self.seconds, self.bounds["compute"]),
+            "roofline": self._estimate(max(self.roofline_seconds, wire), self.bounds["compute"]),
+            "floor": self._estimate(max(self.bounds["useful"], wire), self.bounds["useful"]),
         }
 
-    def _estimate(self, seconds: float) -> Estimate:
+    def _estimate(self, seconds: float, executed: float) -> Estimate:
         return Estimate(
             seconds=seconds,
             mfu=self.bounds["useful"] / seconds,
-            hfu=self.bounds["compute"] / seconds,
+            hfu=executed / seconds,
             units_per_second=self.units / seconds,
             hours=self.steps * seconds / 3600 or None,
         )
