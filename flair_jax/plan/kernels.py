@@ -72,7 +72,7 @@ def kernel_costs(calls: Sequence[tuple[Operation, Computation]], chip: str) -> l
     """
     asked = [_asked(operation, others) for operation, others in calls]
     distinct = tuple(dict.fromkeys(asked))
-    cycles = dict(zip(distinct, _scheduled(distinct, chip), strict=True))
+    cycles = dict(zip(distinct, _scheduled(distinct, _ALONE.get(chip, "")), strict=True))
     stated = [json.loads(each)["config"]["custom_call_config"].get("cost_estimate", {}) for each in asked]
     return [
         KernelCost(cycles[each], float(cost.get("flops", 0)), float(cost.get("bytes_accessed", 0)))
@@ -97,14 +97,14 @@ def _asked(operation: Operation, others: Computation) -> str:
 
 
 @functools.cache
-def _scheduled(kernels: tuple[str, ...], chip: str) -> list[int | None]:
+def _scheduled(kernels: tuple[str, ...], topology: str) -> list[int | None]:
     """Cycles of kernels, in a process that loads the compiler with the flags by which it writes its schedules."""
-    if not kernels or chip not in _ALONE:
+    if not kernels or not topology:
         return [None] * len(kernels)
     package = str(Path(flair_jax.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-m", "flair_jax.plan.schedule"],
-        input=json.dumps({"topology": _ALONE[chip], "kernels": [json.loads(kernel) for kernel in kernels]}),
+        input=json.dumps({"topology": topology, "kernels": [json.loads(kernel) for kernel in kernels]}),
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",

@@ -89,7 +89,6 @@ def test_what_has_no_schedule_is_counted_as_it_states_or_named(monkeypatch) -> N
     assert len([cost for cost in costs if cost.kind == "kernel"]) == 2
     # Where the compiler cannot be asked.
     monkeypatch.setattr(kernels, "_ALONE", {})
-    kernels._scheduled.cache_clear()
     _, (kernel,) = program_costs(compiled("v5e:2x2", product), chip)
     assert kernel.counted_by == "cost estimate"
 
