@@ -29,6 +29,7 @@ class Planner:
         slices: int = 1,
         mesh: str = "",
         cache: Path | None = None,
+        label: str = "",
     ) -> None:
         """Finds the topology.
 
@@ -38,12 +39,13 @@ class Planner:
           slices: likewise.
           mesh: such as "data=64,fsdp=4", which overrides the configuration's; "" for none.
           cache: see `compile_program`.
+          label: what the lines on stderr begin with; "": the topology's name.
 
         Raises:
           ConfigError: if the topology or the mesh is unknown.
         """
         self._config = config
-        self._cache = cache
+        self._cache, self._label = cache, label or topology
         self.topology = find_topology(topology, slices)
         for part in filter(None, mesh.split(",")):
             axis, _, size = part.partition("=")
@@ -70,10 +72,10 @@ class Planner:
 
     def _planned(self, step: str, plan: Callable[[], Plan]) -> Plan:
         start = time.monotonic()
-        print(f"{self.topology.name}: compiling {step} ...", file=sys.stderr, flush=True)
+        print(f"{self._label}: compiling {step} ...", file=sys.stderr, flush=True)
         planned = plan()
         took = f"{time.monotonic() - start:,.0f} s"
-        print(f"{self.topology.name}: compiled {step} in {took}: {outcome(planned)}", file=sys.stderr, flush=True)
+        print(f"{self._label}: compiled {step} in {took}: {outcome(planned)}", file=sys.stderr, flush=True)
         return planned
 
 

@@ -15,9 +15,11 @@ from flair_jax.errors import ConfigError
 from flair_jax.models.config import REMAT_POLICIES
 from flair_jax.plan.changes import changes_that_fit
 from flair_jax.plan.planner import Planner
+from flair_jax.plan.steps import plan_training
 from flair_jax.plan.topology import find_topology
 from flair_jax.train.flags import parse_config
 from flair_jax.train.flops import CHIPS
+from flair_jax.train.losses import LossValues
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +97,50 @@ def test_the_compiler_reaches_most_of_the_peak_in_a_large_product(chip) -> None:
     assert 0.65 < 2 * 8192**3 / (cycles / chip.clock) / chip.flops < 1
 
 
-def test_what_fits_is_found_in_order(planner) -> None:
+def test_what_of_a_loss_of_ones_own_is_not_counted_is_said(planner, monkeypatch) -> None:
+    monkeypatch.setattr("flair_jax.plan.steps.compile_step", lambda step, *_: step)
+    settings, topology = planner("cpu:2").settings({}), find_topology("cpu:2")
+    assert plan_training(settings, topology).not_counted == ()
+
+    def uniform(model, params, features, key, teacher) -> LossValues:
+        return LossValues(features.text.mean(), {})
+
+    (words,) = plan_training(settings, topology, loss=uniform).not_counted
+    assert words.startswith("useful FLOPs of the loss")
+
+
+def fake_plan(fits):
+    """A planner's method that notes what it is asked, and the notes."""
     tried = []
 
     def plan(changes):
         tried.append(changes)
-        return type("Plan", (), {"fits": "mesh.fsdp" in changes})()
+        return type("Plan", (), {"fits": fits(changes)})()
 
+    return plan, tried
+
+
+@pytest.mark.parametrize("fitting", [*REMAT_POLICIES[1:], "none of these"])
+def test_the_cheapest_rematerialisation_that_fits_is_found(planner, fitting) -> None:
+    order = [*REMAT_POLICIES, "none of these"]
+    plan, tried = fake_plan(
+        lambda changes: "mesh.fsdp" in changes or order.index(changes["remat"]) >= order.index(fitting)
+    )
+    found = changes_that_fit(plan, planner("cpu:2").settings({}), 2)
+    last = {"remat": fitting} if fitting in REMAT_POLICIES else {"remat": "full", "mesh.data": 1, "mesh.fsdp": 2}
+    assert found[-1][0] == last
+    assert [plan.fits for _, plan in found] == [False] * (len(found) - 1) + [True]
+    assert all(changes in tried for changes, _ in found)
+    assert len(tried) <= len(REMAT_POLICIES)
+
+
+def test_all_is_tried_before_nothing_fits(planner) -> None:
+    plan, tried = fake_plan(lambda changes: False)
     settings = planner("cpu:2").settings({})
-    found = changes_that_fit(plan, settings, 2)
-    assert tried == [
-        *({"remat": name} for name in REMAT_POLICIES[1:]),
-        {"remat": "full", "mesh.data": 1, "mesh.fsdp": 2},
-    ]
-    assert [changes for changes, _ in found] == tried
-    every = changes_that_fit(lambda changes: type("Plan", (), {"fits": False})(), settings, 2)
+    every = changes_that_fit(plan, settings, 2)
+    assert [changes for changes, _ in every] == tried
     assert every[-1][0]["accumulation_steps"] == 4  # of 8 images on 2 chips
+    assert every[-1][0]["remat"] == "full"
 
 
 def test_too_large_for_the_chip_is_said(planner) -> None:
@@ -134,7 +164,8 @@ def test_the_plan_of_what_fits_is_printed_too(config_file, planner, capfd, monke
     assert main([*words, "--json"]) == 1
     out, err = capfd.readouterr()
     plans = json.loads(out)
-    assert [plan["changes"].get("remat", "none") for plan in plans] == list(REMAT_POLICIES)
+    assert plans[0]["changes"] == {}
+    assert plans[-1]["changes"] == {"remat": "full"}
     assert [plan["fits"] for plan in plans] == [False] * (len(plans) - 1) + [True]
     lines = err.splitlines()
     assert lines[:2] == ["cpu:2: compiling a training step, as configured ...", lines[1]]
