@@ -30,6 +30,7 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
     c.remat = "none"  # rematerialisation of the towers in the backward pass: "none", "dots", "full"
     c.unroll = 1  # layers in each step of the layer loop; changes speed only
+    c.attention = "auto"  # who computes the towers' attention: "auto", "xla", "cudnn", "pallas"; docs/attention.md
     c.seed = 0  # of initialisation, order, crops and captions
 
     # Length and batch

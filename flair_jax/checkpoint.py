@@ -45,7 +45,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
     Args:
       path: folder to make.
-      model: its description is stored, without compute settings (dtype, remat, unroll).
+      model: its description is stored, without compute settings (dtype, remat, unroll, attention).
       params: nested dict of arrays.
       source: where the weights come from, kept in `config.json` for evaluation reports.
 
@@ -83,6 +83,7 @@ def load(
     dtype: str = FlairConfig.dtype,
     remat: str = FlairConfig.remat,
     unroll: int = FlairConfig.unroll,
+    attention: str = FlairConfig.attention,
 ) -> tuple[Flair, Params]:
     """Reads a checkpoint: one that `flair-jax convert` or `flair-jax export` made, or of a training run.
 
@@ -94,9 +95,10 @@ def load(
       model: the model itself, if it has a tower or a pooling of its own, which no file describes. Its compute settings
         are used then.
       sharding: of every parameter; the first device if not given.
-      dtype: compute dtype; see `FlairConfig`, as for the next two.
+      dtype: compute dtype; see `FlairConfig`, as for the next three.
       remat: "none", "dots" or "full"; see `FlairConfig`.
       unroll: layers in each step of the layer loop.
+      attention: "auto", "xla", "cudnn" or "pallas".
 
     Returns:
       The model and its float32 parameters, ready for the model's methods; of a training run that keeps an average of
@@ -108,7 +110,7 @@ def load(
       ConversionError: if it cannot be fetched from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
-    config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll)
+    config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll, attention=attention)
     model = model or Flair(config)
     _check_model(path, config, model)
     if sharding is None:

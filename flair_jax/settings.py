@@ -166,6 +166,7 @@ class TrainSettings:
     packing: PackingSettings = PackingSettings()
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     factories: Factories = Factories()
+    attention: str = "auto"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
@@ -194,7 +195,9 @@ class TrainSettings:
         except (FlairError, OSError) as error:  # OSError: a name that no file can have
             raise ConfigError(f"config.model: {error}") from None
         try:
-            return dataclasses.replace(model, dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+            return dataclasses.replace(
+                model, dtype=self.dtype, remat=self.remat, unroll=self.unroll, attention=self.attention
+            )
         except ConfigError as error:  # it names the field
             raise ConfigError(f"config.{error}") from None
 

@@ -16,6 +16,7 @@ from flair_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "dots", "full")
+ATTENTIONS = ("auto", "xla", "cudnn", "pallas")
 
 # No model comes near these; a description beyond them is damaged or hostile, and must allocate nothing.
 _MOST = {"image_size": 1 << 14, "layers": 1 << 12, "context_length": 1 << 20, "vocab_size": 1 << 24, "unroll": 1 << 12}
@@ -113,6 +114,8 @@ class FlairConfig:
         softmax and normalisation. "float32" asks for full float32 matrix products on every platform.
       remat: rematerialisation in the backward pass: "none", "dots" (all but matrix products) or "full" (whole blocks).
       unroll: how many of the stacked layers each step of the layer loop runs; changes speed only.
+      attention: who computes the towers' attention: "xla", "cudnn" (NVIDIA GPUs), "pallas" (the project's kernel for
+        TPUs; interpreted elsewhere), or "auto": what is expected to be fastest where it runs, see docs/attention.md.
     """
 
     embed_dim: int = 512
@@ -126,6 +129,7 @@ class FlairConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a number is invalid, the sizes do not fit together, or a setting is unknown."""
@@ -148,6 +152,8 @@ class FlairConfig:
         _check_conventions(self.vision, self.text)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.attention not in ATTENTIONS:
+            raise ConfigError(f"attention={self.attention!r} is unknown; choose one of {', '.join(ATTENTIONS)}")
         if self.remat not in REMAT_POLICIES:
             raise ConfigError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT_POLICIES)}")
 

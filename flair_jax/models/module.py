@@ -30,6 +30,7 @@ def vision_tower(config: FlairConfig) -> VisionTower:
         dtype=config.dtype,
         remat=config.remat,
         unroll=config.unroll,
+        attention=config.attention,
     )
 
 
@@ -50,6 +51,7 @@ def text_tower(config: FlairConfig) -> TextTower:
         dtype=config.dtype,
         remat=config.remat,
         unroll=config.unroll,
+        attention=config.attention,
     )
 
 

@@ -35,6 +35,7 @@ class TextTower(nn.Module):
       dtype: compute dtype of the layers; parameters are float32.
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.
+      attention: see `FlairConfig`.
     """
 
     context_length: int
@@ -51,6 +52,7 @@ class TextTower(nn.Module):
     dtype: DTypeLike = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
 
     def setup(self) -> None:
         normal = jax.nn.initializers.normal
@@ -66,6 +68,7 @@ class TextTower(nn.Module):
             init_std=(in_std, in_std * (2 * self.layers) ** -0.5, (2 * self.width) ** -0.5),
             dtype=jnp.dtype(self.dtype),
             layer_norm_eps=self.layer_norm_eps,
+            implementation=self.attention,
         )
         self.ln_final = layer_norm(self.layer_norm_eps)
         self.projection = nn.Dense(self.embed_dim, use_bias=False, kernel_init=normal(in_std))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from flair_jax.models.attention import attend
-from flair_jax.models.layout import shard_rows
+from flair_jax.models.attention import attend, choose
+from flair_jax.models.layout import shard_rows, tensor_parts
+from flair_jax.models.short_attention import short_attention
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -48,14 +49,55 @@ class Attention(nn.Module):
     in_init: Initializer
     out_init: Initializer
     dtype: jnp.dtype
+    implementation: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L W"], segments: Int[Array, "B L"] | None = None) -> Float[Array, "B L W"]:
-        width = x.shape[-1]
-        project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
-        query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
-        mixed = attend(query, key, value, heads=self.heads, causal=self.causal, segments=segments)
+        width, names = x.shape[-1], ("query", "key", "value")
+        chosen = choose(
+            self.implementation,
+            length=x.shape[1],
+            width=width,
+            heads=self.heads,
+            dtype=self.dtype,
+            segments=segments is not None,
+        ).name
+        if chosen == "pallas":
+            layers = [LinearParameters(width, self.in_init, name=name)(x) for name in names]
+            kernel, bias = (_side_by_side(each, self.heads) for each in zip(*layers, strict=True))
+            projected = shard_rows(x.astype(self.dtype) @ kernel.astype(self.dtype), tensor=2)
+            mixed = short_attention(projected, bias, segments, self.heads, self.causal)
+        else:
+            project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
+            query, key, value = (project(name=name)(x) for name in names)
+            mixed = attend(
+                *(query, key, value),
+                heads=self.heads,
+                causal=self.causal,
+                segments=segments,
+                implementation=chosen,
+            )
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed)
+
+
+class LinearParameters(nn.Module):
+    """The parameters of an `nn.Dense` of this name, for one product with those of several."""
+
+    features: int
+    kernel_init: Initializer
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch W"]) -> tuple[Float[Array, "W M"], Float[Array, " M"]]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
+
+
+def _side_by_side(arrays: Sequence[Array], heads: int) -> Array:
+    """Joins arrays [..., W] as [..., 3 W]; where a mesh divides the heads, part by part, so that no part moves."""
+    parts = tensor_parts(heads)
+    split = [each.reshape(*each.shape[:-1], parts, -1) for each in arrays]
+    joined = jnp.concatenate(split, axis=-1)
+    return joined.reshape(*joined.shape[:-2], -1)
 
 
 def activate(x: Float[Array, "*batch M"], quick_gelu: bool) -> Float[Array, "*batch M"]:
@@ -98,6 +140,7 @@ class Block(nn.Module):
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
       layer_norm_eps: epsilon that each LayerNorm adds to the variance.
+      implementation: who computes the attention; see `FlairConfig.attention`.
     """
 
     heads: int
@@ -107,6 +150,7 @@ class Block(nn.Module):
     init_std: tuple[float, float, float] | None
     dtype: jnp.dtype
     layer_norm_eps: float = 1e-5
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L W"], segments: Int[Array, "B L"] | None = None) -> Float[Array, "B L W"]:
@@ -115,7 +159,9 @@ class Block(nn.Module):
             in_init, residual_init, up_init = packed_xavier_init, torch_linear_init, torch_linear_init
         else:
             in_init, residual_init, up_init = map(jax.nn.initializers.normal, self.init_std)
-        attention = Attention(self.heads, self.causal, in_init, residual_init, self.dtype, name="attention")
+        attention = Attention(
+            self.heads, self.causal, in_init, residual_init, self.dtype, self.implementation, name="attention"
+        )
         mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
         x = x + attention(norm("ln_1")(x), segments)
         return x + mlp(norm("ln_2")(x))

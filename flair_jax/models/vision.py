@@ -31,6 +31,7 @@ class VisionTower(nn.Module):
       dtype: compute dtype of the layers; parameters are float32.
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.
+      attention: see `FlairConfig`.
     """
 
     image_size: int
@@ -45,6 +46,7 @@ class VisionTower(nn.Module):
     dtype: DTypeLike = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "auto"
 
     def setup(self) -> None:
         normal = jax.nn.initializers.normal(self.width**-0.5)
@@ -65,6 +67,7 @@ class VisionTower(nn.Module):
             init_std=None,
             dtype=jnp.dtype(self.dtype),
             layer_norm_eps=self.layer_norm_eps,
+            implementation=self.attention,
         )
         self.ln_post = layer_norm(self.layer_norm_eps)
         self.projection = nn.Dense(self.embed_dim, use_bias=False, kernel_init=normal)

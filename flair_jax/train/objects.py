@@ -199,7 +199,7 @@ def _described(found: object) -> str:
 
 def _check_compute(model: Flair, settings: TrainSettings) -> None:
     """Raises ConfigError if a given model has other compute settings than the run."""
-    for name in ("dtype", "remat", "unroll"):
+    for name in ("dtype", "remat", "unroll", "attention"):
         of_model, of_run = getattr(model.config, name), getattr(settings, name)
         if of_model != of_run:
             raise ConfigError(

@@ -18,6 +18,7 @@ from flair_jax.data.sources import Source
 from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.files import expand
+from flair_jax.models.attention import describe_choices
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import Processes, join_cluster
@@ -68,8 +69,8 @@ def train(
       settings: of the run. `settings.extra` is for objects of your own.
       workdir: folder for checkpoints and metrics; a run found there is resumed. Only one run at a time may use it.
       sources: training samples instead of the data sets that `settings.data` names.
-      model: instead of the one that `settings.model` names. `dtype`, `remat` and `unroll` of its `config` must be those
-        of the settings.
+      model: instead of the one that `settings.model` names. `dtype`, `remat`, `unroll` and `attention` of its `config`
+        must be those of the settings.
       optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
         `settings.lock` keep their weights all the same.
       loss: instead of `make_loss(settings.loss, settings.group_size)`.
@@ -106,7 +107,10 @@ def train(
 
 
 class _Setup(NamedTuple):
-    """A run that is ready to start: `names` are of objects that are not our own; `identity` is from `describe_run`."""
+    """A run that is ready to start.
+
+    `names` are of objects that are not our own; `identity` is from `describe_run`, `attention` from `describe_choices`.
+    """
 
     settings: TrainSettings
     steps: int
@@ -116,6 +120,7 @@ class _Setup(NamedTuple):
     names: Mapping[str, str]
     identity: dict[str, Any]
     evaluation: RetrievalEvaluation | None
+    attention: str
 
 
 def _set_up(
@@ -134,13 +139,15 @@ def _set_up(
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
+        config, own = objects.model.config, objects.model.own_modules
+        attention = describe_choices(config, settings.packing.row_tokens, own=own)
         try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
     identity = describe_run(settings, samples, objects.model.config, names)
     evaluation = None
     if settings.evaluation.every_steps:
         evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
-    return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation)
+    return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation, attention)
 
 
 def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> tuple[TrainState, int]:
@@ -183,6 +190,7 @@ def _train_from(
             + (f"; resuming after step {first:,}" if first else "")
             + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
+        logger.say(setup.attention)
         if setup.names:
             logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in setup.names.items()))
         run = Run(

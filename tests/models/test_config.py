@@ -54,6 +54,8 @@ def test_wrong_settings() -> None:
         FlairConfig(dtype="float16")
     with pytest.raises(ConfigError, match="remat='all' is unknown"):
         FlairConfig(remat="all")
+    with pytest.raises(ConfigError, match="attention='flash' is unknown; choose one of auto, xla, cudnn, pallas"):
+        FlairConfig(attention="flash")
     with pytest.raises(ConfigError, match=r"image_size=225 is not a positive multiple of vision.patch_size=16"):
         FlairConfig(vision=VisionConfig(image_size=225))
 
