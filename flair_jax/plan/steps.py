@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
+from flair_jax.models.attention import describe_choices
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.plan.compile import Step, compile_step
@@ -77,16 +78,18 @@ def plan_training(
                 settings.packing.mean_tokens,
             ),
             steps=steps,
-            settings=_deciding(settings),
+            settings=_deciding(settings, objects.model),
             not_counted=() if isinstance(objects.loss, CountedLoss) else (_LOSS_NOT_COUNTED,),
         )
         return compile_step(planned, topology, mesh, cache)
 
 
-def _deciding(settings: TrainSettings) -> dict[str, int | float | str]:
-    """Settings that decide the time of a step, by their dotted names in a configuration."""
+def _deciding(settings: TrainSettings, model: Flair) -> dict[str, int | float | str]:
+    """Settings that decide the time of a step, by their dotted names in a configuration; who computes attention."""
     packing = settings.packing
+    attention = describe_choices(model.config, packing.row_tokens, own=model.own_modules)
     return {
+        "attention": attention.removeprefix("attention by "),
         "dtype": settings.dtype,
         "remat": settings.remat,
         "accumulation_steps": settings.accumulation_steps,
