@@ -44,11 +44,6 @@ class PackingSettings:
     row_tokens: int = 0
     tokens_per_caption: float = 43.0
 
-    @property
-    def mean_tokens(self) -> float | None:
-        """Tokens of a caption that are counted as useful work; None if each is padded, and counts as a whole row."""
-        return self.tokens_per_caption if self.row_tokens else None
-
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:

@@ -75,7 +75,7 @@ def plan_training(
             units=settings.batch_size,
             useful_flops=step_flops(
                 *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock),
-                settings.packing.mean_tokens,
+                settings.packing,
             ),
             steps=steps,
             settings=_deciding(settings, objects.model),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from flair_jax.models.flair import Flair
+from flair_jax.settings import PackingSettings
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.terms import LossSizes
 
@@ -42,6 +43,7 @@ class Chip:
 
 
 _GIB = 2.0**30
+_PADDED = PackingSettings(row_tokens=0)
 
 # Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
 # is half of the bidirectional figure. The clock is the one at which the compiler's own estimate of a large matrix
@@ -76,7 +78,7 @@ def step_flops(
     captions: int,
     loss: Loss,
     lock: Sequence[str] = (),
-    tokens_per_caption: float | None = None,
+    packing: PackingSettings = _PADDED,
 ) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
@@ -93,10 +95,10 @@ def step_flops(
       captions: K of each image.
       loss: see `Loss`.
       lock: towers that keep their weights: "image", "text".
-      tokens_per_caption: the mean, of packed captions; None: every caption is padded to the model's context length.
+      packing: of the captions; by default they are padded.
     """
     image_learns, text_learns = "image" not in lock, "text" not in lock
-    patches, image, text = _tower_flops(model, tokens_per_caption)
+    patches, image, text = _tower_flops(model, packing)
     total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
     total += images * captions * text * (1 + 2 * text_learns)
     if isinstance(loss, CountedLoss):
@@ -105,13 +107,13 @@ def step_flops(
     return total
 
 
-def _tower_flops(model: Flair, tokens_per_caption: float | None) -> tuple[float, float, float]:
+def _tower_flops(model: Flair, packing: PackingSettings) -> tuple[float, float, float]:
     """Of the forward pass: one image's patch embedding, the rest of its tower, and one text's tower."""
     vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
     local = vision.grid**2
     patches = 2.0 * local * 3 * vision.patch_size**2 * vision.width
     image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
-    length = text.context_length if tokens_per_caption is None else tokens_per_caption
+    length = packing.tokens_per_caption if packing.row_tokens else text.context_length
     caption = _blocks(text.layers, length, text.width, text.mlp_ratio) + 2 * text.width * width
     if "vision" in model.own_modules:
         patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))

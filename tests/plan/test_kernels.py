@@ -120,6 +120,18 @@ LB: loop body
 def test_bundles_of_loops_count_as_often_as_they_run() -> None:
     assert count_cycles(SCHEDULE) == 2 + 34 * (8 + 3 * 8)  # the inner loop counts from 2 to 9 by 3
     assert count_cycles(SCHEDULE.replace("%s4_s2, 9", "%s4_s2, %s1_s1")) is None
+    # Of a grid's loop, two runs do nothing but fill and empty the pipeline.
+    grid = SCHEDULE.replace("%s6_s1 }", "%s6_s1 /* phi copy :: iteration index, stage = 0 */ }")
+    assert count_cycles(grid) == 2 + 32 * (8 + 3 * 8)
+
+
+@pytest.mark.parametrize(("order", "expected"), [("lt", 2 + 34 * (8 + 1 + 3 * 8)), ("gt", None)])
+def test_a_last_block_that_may_be_shorter_counts_as_the_others(order: str, expected: int | None) -> None:
+    """The lesser of the rows that are left and the rows of a block; the greater is no limit."""
+    lesser = "%s1_s1 = scalar_select /*predicate=*/%p1_p1, /*on_true=*/%s2_s1, /*on_false=*/9"
+    bundle = f"   0xa   : > {{ %p1_p1 = scmp.{order}.s32.totalorder %s2_s1, 9  ;;  {lesser} }}\n   0xa   : > {{ %12"
+    ragged = SCHEDULE.replace("%s4_s2, 9", "%s4_s2, %s1_s1").replace("   0xa   : > { %12", bundle)
+    assert count_cycles(ragged) == expected
 
 
 def test_flops_of_a_traced_kernel() -> None:

@@ -107,8 +107,8 @@ def test_packed_captions_count_their_own_tokens() -> None:
     short = dataclasses.replace(PRESETS["tiny"], text=dataclasses.replace(PRESETS["tiny"].text, context_length=5))
     loss = make_loss(LossSettings(("mps",), group_size=0, pairs_per_block=8192), IMAGES)
     model = Flair(PRESETS["tiny"])
-    packed = step_flops(model, IMAGES, CAPTIONS, loss, (), 5.0)
+    packing = PackingSettings(row_tokens=32, tokens_per_caption=5.0)
+    packed = step_flops(model, IMAGES, CAPTIONS, loss, (), packing)
     assert packed == step_flops(Flair(short), IMAGES, CAPTIONS, loss)
-    assert packed < step_flops(model, IMAGES, CAPTIONS, loss)
-    assert PackingSettings(row_tokens=0, tokens_per_caption=5.0).mean_tokens is None
-    assert PackingSettings(row_tokens=32, tokens_per_caption=5.0).mean_tokens == 5.0
+    padded = step_flops(model, IMAGES, CAPTIONS, loss)
+    assert packed < padded == step_flops(model, IMAGES, CAPTIONS, loss, (), dataclasses.replace(packing, row_tokens=0))
