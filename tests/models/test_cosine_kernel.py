@@ -14,8 +14,8 @@ from flair_jax.models.pooling import PreparedTexts
 from flair_jax.scoring import scorer
 from flair_jax.scoring.scorer import Retriever
 
-# Float32: other orders of sums; measured 6e-8. Bfloat16: measured 2e-8, but where a sum differs in its last bit, a weight
-# or a mixed value may round to the other side, by 1 in 256 of one among many.
+# Float32: other orders of sums; measured 6e-8. Bfloat16: measured 2e-8, but where a sum differs in its last bit, a
+# weight or a mixed value may round to the other side, by 1 in 256 of one among many.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 
 
