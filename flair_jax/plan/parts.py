@@ -16,7 +16,7 @@ _WHERE = (
     ("loss", re.compile(r"\bjvp\(|\bshard_map\b")),
 )
 _WHAT = (
-    ("attention, projections", re.compile(r"/attention/(query|key|value|out)\b")),
+    ("attention, projections", re.compile(r"/attention/((query|key|value|out)\b|dot_general$)")),
     ("attention", re.compile(r"/attention/")),
     ("MLP", re.compile(r"/mlp/")),
     ("LayerNorm and residual", re.compile(r"/ln_\w+/|/add(_any)?$")),
