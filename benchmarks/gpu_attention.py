@@ -23,7 +23,7 @@ class Turns(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Self-attention to be timed: B sequences of L tokens, H heads of width C; `texts` are the lengths of packed ones."""
+    """Self-attention to be timed: B sequences of L tokens, H heads of width C; `texts`: lengths of packed ones."""
 
     name: str
     sequences: int
