@@ -108,6 +108,7 @@ def _scheduled(kernels: tuple[str, ...], topology: str) -> list[int | None]:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is read from there has no schedule
             "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
         },
         stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from flair_jax.errors import ConfigError
 from flair_jax.files import replace_when_complete
 from flair_jax.plan.topology import Topology
 
@@ -47,6 +48,7 @@ def compile_program(traced: jax.stages.Traced, topology: Topology, cache: Path |
       cache: folder that keeps compiled programs; made if it is missing. None: nothing is kept.
 
     Raises:
+      ConfigError: if what was kept is damaged.
       OSError: if the folder cannot be read or written.
     """
     lowered = traced.lower()
@@ -54,7 +56,10 @@ def compile_program(traced: jax.stages.Traced, topology: Topology, cache: Path |
         return _compile(lowered)
     path = cache / f"{_key(lowered, topology)}.json.gz"
     if path.exists():
-        return CompiledProgram(**json.loads(gzip.decompress(path.read_bytes())))
+        try:
+            return CompiledProgram(**json.loads(gzip.decompress(path.read_bytes())))
+        except (gzip.BadGzipFile, EOFError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: not a program that was kept here ({error}); remove the file") from None
     program = _compile(lowered)
     with replace_when_complete(path) as partial:
         partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(program)).encode()))

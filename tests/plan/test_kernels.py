@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
+from flair_jax.models.transformer import Block
 from flair_jax.plan import kernels
 from flair_jax.plan.bundles import count_cycles
 from flair_jax.plan.costs import program_costs
@@ -74,6 +75,23 @@ def test_counted_by_the_schedule(topology: str, kind: str) -> None:
     (cost,) = [cost for cost in costs if cost.kind == "kernel"]
     assert cost.seconds == kernel.seconds > cost.roofline
     assert cost.roofline == pytest.approx(peak_seconds(chip))
+
+
+def test_the_towers_own_kernels_are_counted_by_their_schedules() -> None:
+    """A block over packed rows, as in a training step: the forward kernel, and the backward one."""
+    block = Block(2, 128, causal=True, quick_gelu=False, init_std=None, dtype=jnp.dtype("bfloat16"))
+    x, segments = jax.ShapeDtypeStruct((16, 32, 128), jnp.float32), jax.ShapeDtypeStruct((16, 32), jnp.int32)
+    params = jax.eval_shape(block.init, jax.random.key(0), x, segments)
+    mesh = jax.make_mesh((1, 1), ("data", "tensor"), devices=find_topology("v5e:2x2").devices[:1])
+    place = lambda leaf: leaf.update(sharding=jax.NamedSharding(mesh, jax.P()))  # noqa: E731
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(lambda params, *inputs: block.apply(params, *inputs).sum()))
+        text = gradient.lower(*jax.tree.map(place, (params, x, segments))).compile().as_text()
+    costs, found = program_costs(text, find_chip("v5e"))
+    names = {kernel.name.partition("/")[0] for kernel in found}
+    assert names == {"short_attention_forward", "short_attention_backward"}
+    assert {kernel.counted_by for kernel in found} == {"schedule"}
+    assert all("/attention/" in cost.op_name for cost in costs if cost.kind == "kernel")
 
 
 def test_what_has_no_schedule_is_counted_as_it_states_or_named(monkeypatch) -> None:

@@ -209,6 +209,9 @@ def test_a_tpus_times_are_shown_as_what_they_are(config_file, capfd, tmp_path) -
     assert f"{1000 * plan['compiler_seconds']:.2f}" in out
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.stat().st_mtime_ns == written
+    kept.write_bytes(b"damaged")
+    assert main(words) == 2
+    assert f"{kept}: not a program that was kept here" in capfd.readouterr().err
     assert plan["kernels"] == []
     assert {part["where"] for part in plan["parts"]} >= {"vision", "text", "loss", "pooling", "optimiser and rest"}
     for key, total in (("seconds", "compiler_seconds"), ("roofline", "roofline_seconds")):
