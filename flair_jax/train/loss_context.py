@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flair_jax.models.flair import Flair, Params
 from flair_jax.models.normalize import l2_normalize
+from flair_jax.train.sums import Summand, sum_with_gradients
 
 # (key, group, row) -> int32 [B+K-1]: captions of `group` that pool an image in row `row` of its own group.
 CaptionSampler = Callable[[Array, Array, Array], Array]
@@ -110,22 +111,22 @@ class LossContext:
         """Whether captions, counted from a group's first, belong to the images with these `numbers`."""
         return group * self.group_size + captions // self.captions == numbers[:, None]
 
-    def sum_over_groups(self, function: Callable[[Group], Any]) -> Any:
-        """The sum of function(group), a tree of arrays, over all groups, one after the other."""
+    def sum_over_groups(self, function: Callable[[Group], Summand]) -> Summand:
+        """The sum of function(group) over all groups, one after the other; see `sum_with_gradients`."""
 
-        def of_group(item: tuple[Array, Array]) -> Any:
+        def of_group(item: tuple[Array, Array]) -> Summand:
             number, text = item
             return function(Group(number, text, l2_normalize(text)))
 
-        return _sum_over(of_group, (jnp.arange(self.groups), self.text))
+        return sum_with_gradients(of_group, (jnp.arange(self.groups), self.text), self.axes)
 
     def sum_over_pairs(
         self, function: Callable[[Any, Int[Array, " C"]], Float[Array, "R C"]], rows: Any, columns: int
     ) -> Float[Array, ""]:
         """The sum of function(rows, columns) over the device's images and `columns` captions of each.
 
-        The pairs are taken in blocks of at most `pairs_per_block`, one after the other, which the backward pass
-        computes again; so memory is that of one block.
+        The pairs are taken in blocks of at most `pairs_per_block`, one after the other, each together with its
+        gradients; so memory is that of one block.
 
         Args:
           function: of a block, (rows, numbers of C columns) -> a number for each of its R x C pairs.
@@ -135,25 +136,18 @@ class LossContext:
         width, own = min(columns, self.pairs_per_block), len(jax.tree.leaves(rows)[0])
         height = _largest_divisor(own, self.pairs_per_block // width)
 
-        def of_block(rows: Any, start: Array) -> Array:
+        def of_block(rows: Any, start: Array) -> Summand:
             column = start + jnp.arange(width)
             pairs = function(rows, jnp.minimum(column, columns - 1))
-            return jnp.sum(pairs, where=(column < columns)[None])
+            return jnp.sum(pairs, where=(column < columns)[None]), ()
 
-        of_block = self.recomputed(of_block, own * columns)
         blocks = jax.tree.map(lambda leaf: leaf.reshape(own // height, height, *leaf.shape[1:]), rows)
         starts = jnp.arange(0, columns, width)
-        return _sum_over(lambda block: _sum_over(lambda start: of_block(block, start), starts), blocks)
 
-    def recomputed(self, function: Callable[..., Array], pairs: int) -> Callable[..., Array]:
-        """The function, rematerialised in the backward pass where that saves memory.
+        def of_rows(block: Any) -> Summand:
+            return sum_with_gradients(lambda start: of_block(block, start), starts, self.axes)
 
-        Args:
-          function: to be called for each group.
-          pairs: how many of them one device has with one group.
-        """
-        single = self.groups == 1 and pairs <= self.pairs_per_block
-        return function if single else jax.checkpoint(function, prevent_cse=False)
+        return sum_with_gradients(of_rows, blocks, self.axes)[0]
 
 
 def sigmoid_loss(logits: Float[Array, "R C"], positive: Bool[Array, "R C"]) -> Float[Array, "R C"]:
@@ -163,11 +157,3 @@ def sigmoid_loss(logits: Float[Array, "R C"], positive: Bool[Array, "R C"]) -> F
 
 def _largest_divisor(number: int, limit: int) -> int:
     return max(divisor for divisor in range(1, max(1, min(number, limit)) + 1) if number % divisor == 0)
-
-
-def _sum_over(function: Callable[[Any], Any], items: Any) -> Any:
-    """Sum of function(item) over the leading axis of `items`, one after the other."""
-    if len(jax.tree.leaves(items)[0]) == 1:
-        return function(jax.tree.map(lambda leaf: leaf[0], items))
-    _, results = lax.scan(lambda _, item: (None, function(item)), None, items)
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), results)

@@ -20,6 +20,7 @@ from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair, Params
 from flair_jax.settings import LossSettings
 from flair_jax.train.loss_context import CaptionSampler, Features, LossContext
+from flair_jax.train.sums import Summand
 from flair_jax.train.terms import TERMS, LossSizes, Term, sample_captions
 
 
@@ -28,7 +29,7 @@ class LossValues(NamedTuple):
 
     Attributes:
       total: the scalar that is differentiated.
-      terms: scalars by name, each of which is logged under it.
+      terms: scalars by name, each of which is logged under it; not differentiated.
     """
 
     total: Float[Array, ""]
@@ -131,9 +132,7 @@ class TermsLoss:
         if axes:
             rows = P(axes)
             shares = jax.shard_map(shares, in_specs=(P(), rows, P(), rows), out_specs=P())
-        values = shares(params, features, key, teacher)
-        total = sum((weight * values[name] for name, (_, weight) in self.terms.items()), start=jnp.zeros(()))
-        return LossValues(total, values)
+        return LossValues(*shares(params, features, key, teacher))
 
     def _sums(
         self,
@@ -144,8 +143,8 @@ class TermsLoss:
         features: Features,
         key: Array,
         teacher: Features | None,
-    ) -> dict[str, Array]:
-        """The terms' values, added up over all devices; `features` are one device's."""
+    ) -> tuple[Array, dict[str, Array]]:
+        """The fields of `LossValues`, added up over all devices; `features` are one device's."""
         if axes:  # otherwise the gradients of the parameters would be summed over devices in every block
             params = lax.pcast(params, axes, to="varying")
         text = lax.all_gather(features.text, axes, tiled=True) if axes else features.text
@@ -160,13 +159,22 @@ class TermsLoss:
         )
         found = {name: term.share(context) for name, (term, _) in self.terms.items()}
         of_group = {name: share for name, share in found.items() if callable(share)}
-        shares = {name: share for name, share in found.items() if not callable(share)}
+        total, shares = self._weighted({name: share for name, share in found.items() if not callable(share)})
         if of_group:
-            shares |= context.sum_over_groups(lambda group: {name: share(group) for name, share in of_group.items()})
+            more, of_groups = context.sum_over_groups(
+                lambda group: self._weighted({name: share(group) for name, share in of_group.items()})
+            )
+            total, shares = total + more, shares | of_groups
+        sums = (total, {name: shares[name] for name in self.terms})
+        return lax.psum(sums, axes) if axes else sums
+
+    def _weighted(self, shares: dict[str, Any]) -> Summand:
+        """The weighted sum of shares, and the shares."""
         for name, share in shares.items():
             if not jax.tree_util.all_leaves([share]) or jnp.shape(share):
                 raise ConfigError(f"the share of the term {name} must be a float32 scalar, not {_described(share)}")
-        return {name: lax.psum(shares[name], axes) if axes else shares[name] for name in self.terms}
+        weighted = (self.terms[name][1] * share for name, share in shares.items())
+        return sum(weighted, start=jnp.zeros(())), shares
 
     def flops(self, sizes: LossSizes) -> float:
         """The sum of the terms' FLOPs; see `Term`."""
@@ -229,11 +237,11 @@ def flair_loss(
     Cost, for N images on W devices, in G = N/B groups, with L local tokens and H heads:
 
     - FLOPs, forward, each device: N/W * G(B+K-1) pairs of (4 L D + 2 D^2); NK * 2 D^2 to project queries, once per
-      caption; 2 N/W * NK * D for mps. Backward: twice that, and once more where blocks are recomputed.
+      caption; 2 N/W * NK * D for mps. Backward: twice that; nothing is computed again.
     - Wire: the N*K x D float32 text features are all-gathered once, 4 NKD (W-1)/W bytes into each device, and their
       gradients reduce-scattered once, as many bytes. Nothing else but scalars and the gradients of `params`.
     - Memory, each device: 8 NKD bytes for all text features and their gradient, and one block of about
-      `pairs_per_block` * (8 H L + 16 D) bytes; blocks are recomputed in the backward pass if there is more than one.
+      `pairs_per_block` * (8 H L + 16 D) bytes, whose gradients are computed along with it: see `sum_with_gradients`.
 
     Args:
       model: the model, for its pooling.

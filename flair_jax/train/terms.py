@@ -87,16 +87,20 @@ def text_conditioned_sigmoid(context: LossContext) -> Callable[[Group], Float[Ar
 def multi_positive_sigmoid(context: LossContext) -> Callable[[Group], Float[Array, ""]]:
     """mps: logits s * cos(global image, t) + b for all B*K captions t of a group.
 
-    -sum(log_sigmoid(label * logit)) / (B*K) for each group, and the mean over groups.
+    -sum(log_sigmoid(label * logit)) / (B*K) for each group, and the mean over groups. The product is in the model's
+    compute dtype, as under the original's autocast; float32 means float32 on every platform.
     """
     image, width = l2_normalize(context.own.image), context.group_size * context.captions
+    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    dtype = jnp.dtype(context.model.config.dtype)
 
     def of_group(group: Group) -> Array:
-        logits = context.scale * jnp.matmul(image, group.target.T, precision=lax.Precision.HIGHEST) + context.bias
+        cosines = product(image.astype(dtype), group.target.T.astype(dtype))
+        logits = context.scale * cosines + context.bias
         positive = context.is_own(context.numbers, group.number, jnp.arange(width)[None])
         return jnp.sum(sigmoid_loss(logits, positive)) / (context.groups * width)
 
-    return context.recomputed(of_group, len(image) * width)
+    return of_group
 
 
 def sample_captions(

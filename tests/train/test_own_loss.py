@@ -126,7 +126,7 @@ def logged(model, loss, *metrics: StepMetrics) -> Log:
     log = Log()
     meter = Meter(settings_for(), model, loss, lambda step: 1e-3, log)
     for number, each in enumerate(metrics):
-        meter.add(number, each, type("Batch", (), {"samples": np.arange(8), "skipped": 0}))
+        meter.add(number, each, type("Batch", (), {"samples": np.arange(8), "skipped": 0, "cut": 0}))
     meter.log(len(metrics))
     return log
 
