@@ -32,7 +32,7 @@ _IMAGES_PER_STEP = {"cpu": 8}
 _IMAGES_PER_STEP_ACCELERATOR = 256
 
 # Texts are cut to their own length, rounded up to this many tokens so that few shapes are compiled.
-_LENGTH_STEP = 16
+_LENGTH_STEP = 8
 
 
 @runtime_checkable
