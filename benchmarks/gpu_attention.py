@@ -23,7 +23,7 @@ class Turns(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Self-attention to be timed: B sequences of L tokens, H heads of width C."""
+    """Self-attention to be timed: B sequences of L tokens, H heads of width C; `texts`: lengths of packed ones."""
 
     name: str
     sequences: int
@@ -31,6 +31,19 @@ class Attention:
     heads: int
     width: int
     causal: bool
+    texts: tuple[int, ...] = ()
+
+    def segments(self) -> Any:
+        """int32 [B, L], the number of each token's text; None if a sequence is one text."""
+        if not self.texts:
+            return None
+        row = np.repeat(np.arange(len(self.texts), dtype=np.int32), self.texts)
+        return np.broadcast_to(row, (self.sequences, self.tokens))
+
+    def pairs(self) -> float:
+        """Pairs of tokens in a sequence of which one attends to the other."""
+        lengths = self.texts or (self.tokens,)
+        return sum(n * (n + 1) / 2 if self.causal else n**2 for n in lengths)
 
 
 def in_turns(sides: dict[str, Callable[[], Any]], turns: Turns) -> dict[str, float]:
@@ -61,6 +74,7 @@ def attention_rows(case: Attention, turns: Turns) -> list[Row]:
 
     shape = (4, case.sequences, case.tokens, case.heads, case.width)
     query, key, value, weight = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
+    segments = case.segments()
     on_gpu = jax.default_backend() == "gpu"
 
     def backward(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,13 +85,13 @@ def attention_rows(case: Attention, turns: Turns) -> list[Row]:
 
     def exact(*inputs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return jax.nn.dot_product_attention(*inputs, is_causal=case.causal, implementation="xla")
+            mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
+            return jax.nn.dot_product_attention(*inputs, mask=mask, is_causal=case.causal, implementation="xla")
 
     inputs = (query, key, value)
     wide = tuple(array.astype(jnp.float32) for array in inputs)
     # A token attends to all, or with those before it to half: 2 products of 2 FLOPs; the backward pass has 4 more.
-    pairs = case.tokens * (case.tokens + 1) / 2 if case.causal else case.tokens**2
-    forward_flops = 4 * case.sequences * case.heads * case.width * pairs
+    forward_flops = 4 * case.sequences * case.heads * case.width * case.pairs()
     rows = []
     for direction, flops, expected in (
         ("forward", forward_flops, exact(*wide)),
@@ -91,7 +105,7 @@ def attention_rows(case: Attention, turns: Turns) -> list[Row]:
             if needs_gpu and not on_gpu and name != "Pallas":
                 row["note"] = _NEEDS_A_GPU
                 continue
-            attend = functools.partial(implementation, causal=case.causal)
+            attend = functools.partial(implementation, causal=case.causal, segments=segments)
             call = (
                 blocking(jax.jit(attend), *inputs)
                 if direction == "forward"
@@ -120,13 +134,16 @@ def _difference(found: Any, expected: Any) -> float:
     return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in arrays)
 
 
-def _jax_nn(query: Any, key: Any, value: Any, *, causal: bool, implementation: str) -> Any:
-    import jax
+def _of_the_towers(query: Any, key: Any, value: Any, *, causal: bool, segments: Any, implementation: str) -> Any:
+    from flair_jax.models.attention import attend
 
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal, implementation=implementation)
+    joined = (array.reshape(*array.shape[:2], -1) for array in (query, key, value))
+    heads = query.shape[2]
+    mixed = attend(*joined, heads=heads, causal=causal, segments=segments, implementation=implementation)
+    return mixed.reshape(query.shape)
 
 
-def _pallas(query: Any, key: Any, value: Any, *, causal: bool) -> Any:
+def _pallas(query: Any, key: Any, value: Any, *, causal: bool, segments: Any) -> Any:
     """JAX's own Pallas kernel. It takes whole blocks: what fills the last one is a segment that no token attends to."""
     import jax
     import jax.numpy as jnp
@@ -135,7 +152,8 @@ def _pallas(query: Any, key: Any, value: Any, *, causal: bool) -> Any:
     count = query.shape[1]
     padded = -(-count // _PALLAS_BLOCK) * _PALLAS_BLOCK
     fill = [(0, 0), (0, padded - count), (0, 0), (0, 0)]
-    segments = jnp.broadcast_to((jnp.arange(padded) >= count).astype(jnp.int32), (len(query), padded))
+    own = jnp.zeros(query.shape[:2], jnp.int32) if segments is None else jnp.asarray(segments)
+    segments = jnp.pad(own, fill[:2], constant_values=-1)
     mixed = mha(
         *(jnp.pad(array, fill) for array in (query, key, value)),
         segments,
@@ -150,7 +168,7 @@ _NEEDS_A_GPU = "needs a GPU"
 _PALLAS_BLOCK = 128
 # Name -> function, and whether it needs a GPU.
 _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], bool]] = {
-    "XLA": (functools.partial(_jax_nn, implementation="xla"), False),
-    "cuDNN": (functools.partial(_jax_nn, implementation="cudnn"), True),
+    "XLA": (functools.partial(_of_the_towers, implementation="xla"), False),
+    "cuDNN": (functools.partial(_of_the_towers, implementation="cudnn"), True),
     "Pallas": (_pallas, True),
 }

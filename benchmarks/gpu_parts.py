@@ -41,6 +41,7 @@ FULL = Sizes(
     attention=(
         Attention("attention of the image tower", 128, 197, 12, 64, causal=False),
         Attention("causal attention of the text tower", 1024, 77, 8, 64, causal=True),
+        Attention("packed captions of the text tower", 328, 128, 8, 64, causal=True, texts=(40, 36, 52)),
     ),
     turns=Turns(5, 10),
     tiny=False,
@@ -55,6 +56,7 @@ TINY = Sizes(
     attention=(
         Attention("attention of the image tower", 2, 197, 2, 64, causal=False),
         Attention("causal attention of the text tower", 2, 77, 2, 64, causal=True),
+        Attention("packed captions of the text tower", 2, 128, 2, 64, causal=True, texts=(40, 36, 52)),
     ),
     turns=Turns(3, 2),
     tiny=True,

@@ -1,29 +1,33 @@
 """The two sides that the benchmarks compare: ours, and the original's arithmetic in PyTorch. Each loads its own.
 
-A training step is forward, backward and AdamW on the same random batch and parameters. PyTorch's side gathers every
-caption and then projects it, as the original does, and uses PyTorch's fused attention and its AdamW.
+A training step is forward, backward and AdamW on the same random batch and parameters. Captions have as many tokens as
+drawn ones were measured to have. PyTorch's side pads them, gathers every caption and then projects it, as the original
+does, and uses PyTorch's fused attention and its AdamW.
 """
 
 from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from made_captions import TRAINING, made_captions
 
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import PRESETS
+
+_TOKENS_PER_CAPTION = 42.0  # rows enough for the made captions, of which nothing is cut
 
 
 def random_batch(images: int, captions: int, config: FlairConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels uint8 [B, S, S, 3], tokens [B*K, T] and the captions drawn for each image [B, B+K-1]."""
     rng = np.random.default_rng(0)
-    size, text, count = config.vision.image_size, config.text, images * captions
+    size = config.vision.image_size
     pixels = rng.integers(0, 256, (images, size, size, 3), dtype=np.uint8)
-    tokens = rng.integers(1, text.vocab_size - 1, (count, text.context_length), dtype=np.int32)
-    tokens[:, -1] = text.vocab_size - 1
+    tokens = made_captions(images * captions, TRAINING, config.text)
     own, others = np.arange(captions), rng.integers(0, captions, (images, images))
     drawn = [
         sorted(
@@ -43,9 +47,16 @@ def random_features(images: int, texts: int, config: FlairConfig) -> tuple[np.nd
 
 
 def jax_step(
-    name: str, images: int, captions: int, *, dtype: str = "float32", remat: str = "none", unroll: int = 1
+    name: str,
+    images: int,
+    captions: int,
+    *,
+    dtype: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+    row_tokens: int = 0,
 ) -> Callable[[], float]:
-    """Our training step on one device as a function that returns the loss."""
+    """Our training step on one device as a function that returns the loss; `row_tokens` packs captions."""
     import jax
     import jax.numpy as jnp
 
@@ -55,11 +66,13 @@ def jax_step(
     from flair_jax.settings import TrainSettings
     from flair_jax.train.losses import make_loss
     from flair_jax.train.optim import make_optimizer
+    from flair_jax.train.packing import find_packing
     from flair_jax.train.step import Batch, init_state, make_train_step
 
     config = get_config()
     config.update(model=name, dtype=dtype, remat=remat, unroll=unroll, batch_size=images, captions_per_image=captions)
     config.loss.group_size = 0
+    config.packing.update(row_tokens=row_tokens, tokens_per_caption=_TOKENS_PER_CAPTION)
     settings = TrainSettings.from_config(config)
     model, mesh = Flair(settings.model_config()), make_mesh(settings.mesh, jax.devices()[:1])
     optimizer = make_optimizer(settings.optimizer, lambda step: 5e-4, ())
@@ -69,7 +82,11 @@ def jax_step(
     step = jax.jit(make_train_step(model, optimizer, settings, loss=loss), donate_argnums=0)
     with jax.set_mesh(mesh):
         state = init_state(model, optimizer, mesh, 0)
-        batch = global_batch(Batch(pixels, tokens), mesh)
+        packing = find_packing(settings, model, mesh)
+        texts, cut = packing.pack(tokens) if packing else (tokens, 0)
+        if cut:
+            sys.exit(f"{cut} captions were cut")
+        batch = global_batch(Batch(pixels, texts), mesh)
 
     def one() -> float:
         nonlocal state

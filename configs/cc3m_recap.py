@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 1024
     c.captions_per_image = 8
     c.packing.row_tokens = 128
+    c.packing.tokens_per_caption = 44.7  # enough for 8 devices (docs/packing.md)
     c.loss.group_size = 128
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.5

@@ -44,7 +44,7 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     # Captions without padding, several in a row; changes speed and memory only (docs/packing.md)
     c.packing = ml_collections.ConfigDict()
     c.packing.row_tokens = 0  # tokens of a row, such as 128; 0: each caption padded to a row of its own
-    c.packing.tokens_per_caption = 43.0  # rows for so many on average; `flair-jax data stats` says how many yours need
+    c.packing.tokens_per_caption = 45.0  # rows for so many on average; `flair-jax data stats` says how many yours need
 
 
 def _loss_and_optimizer(c: ml_collections.ConfigDict) -> None:

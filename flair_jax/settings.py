@@ -42,7 +42,7 @@ class PackingSettings:
     """How captions lie in rows."""
 
     row_tokens: int = 0
-    tokens_per_caption: float = 43.0
+    tokens_per_caption: float = 45.0
 
 
 @dataclasses.dataclass(frozen=True)

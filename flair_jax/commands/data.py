@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from flair_jax.commands import data_lengths
 from flair_jax.commands.parser import Commands, add_command, new_file, new_folder, path, positive
 from flair_jax.data.damage import is_harmless
 from flair_jax.errors import DatasetError, printable
@@ -32,7 +33,15 @@ def add(commands: Commands) -> None:
     )
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_index(subcommands)
-    _add_survey(subcommands, "stats", _stats, "counts, lengths of captions and duplicates", "Pictures are not decoded.")
+    stats = _add_survey(
+        subcommands,
+        "stats",
+        _stats,
+        "counts, duplicates, lengths of captions, and how many rows they need when packed",
+        "Pictures are not decoded. Captions are drawn for 20,000 images, or all if they are fewer, and packed; how\n"
+        "often a step cuts one is calculated from that (docs/packing.md).",
+    )
+    data_lengths.add_options(stats)
     _add_survey(
         subcommands,
         "check",
@@ -76,7 +85,7 @@ def _index(options: argparse.Namespace) -> None:
 
 def _add_survey(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], summary: str, details: str
-) -> None:
+) -> argparse.ArgumentParser:
     parser = add_command(
         commands,
         name,
@@ -94,17 +103,18 @@ def _add_survey(
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes of tars are")
     parser.add_argument("--json", metavar="FILE", type=new_file, help="write the figures as JSON too")
     _add_processes(parser)
+    return parser
 
 
 def _stats(options: argparse.Namespace) -> None:
-    _survey(options, decode=False)
+    _survey(options, decode=False, drawing=data_lengths.read_drawing(options))
 
 
 def _check(options: argparse.Namespace) -> int:
     return 1 if _survey(options, decode=True) else 0
 
 
-def _survey(options: argparse.Namespace, *, decode: bool) -> int:
+def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.Drawing | None = None) -> int:
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
 
@@ -122,6 +132,7 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
     if options.json and isinstance(source, TarSource):
         keep_inputs(options.json, [filesystem(shard)[1] for shard in source.shards if is_local(shard)])
     found = survey.survey(source, decode=decode, processes=options.processes)
+    captions = data_lengths.measure(source, drawing, options.processes) if drawing else None
     _print_names(found.damage, len(found.damage), "--json FILE names all")
     _print_count("samples", found.samples)
     _print_count("with a URL seen before", found.same_url)
@@ -137,9 +148,12 @@ def _survey(options: argparse.Namespace, *, decode: bool) -> int:
             print(f"  {name:<32}{count:>12,}")
     _print_count("members beside samples, not read", found.beside)
     _print_left_out({**found.passed_over, **found.left_out})
+    if captions:
+        data_lengths.show(*captions)
     if options.json:
+        figures = dataclasses.asdict(found) | (data_lengths.as_json(captions) if drawing else {})
         with replace_when_complete(options.json) as partial:
-            partial.write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return sum(found.left_out.values())
 
 

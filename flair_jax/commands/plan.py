@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flair_jax.commands.parser import Commands, add_command, positive
 from flair_jax.console import environment_variables
 
+if TYPE_CHECKING:
+    from flair_jax.plan.changes import Changes
+    from flair_jax.plan.figures import Plan
+
 # Each takes memory and threads of this machine.
 _MOST_DEVICES = 4096
-_SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=none,dots,full"
+_SWEEP = "batch_size=HALF,SAME,TWICE mesh.fsdp=1,ALL remat=EACH"
 
 
 def add(commands: Commands) -> None:
@@ -24,9 +30,10 @@ def add(commands: Commands) -> None:
         "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
         "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
         "--config=NAME|FILE and --config.FIELD=VALUE are as in `train`. Topologies are v4, v5e, v5p or v6e with the\n"
-        "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. Times at full rate are floors, the\n"
-        "highest of which binds; the compiler's is an estimate and no bound (docs/plan.md). A real run also waits\n"
-        "for others and for data.",
+        "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. A step's time is given by the\n"
+        "compiler's estimate, which is no bound, by a roofline of the program's operations, and as the floor that\n"
+        "the useful FLOPs set (docs/plan.md). If the step does not fit, the plan of the cheapest variant that does\n"
+        "follows. A line for each compilation goes to stderr.",
     )
     parser.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or cpu:8")
     parser.add_argument(
@@ -39,6 +46,12 @@ def add(commands: Commands) -> None:
         nargs="*",
         metavar="FIELD=VALUES",
         help=f"a table over values of fields instead, such as batch_size=512,1024 remat=dots,full (default {_SWEEP})",
+    )
+    parser.add_argument(
+        "--parts", action="store_true", help="also what each part of the model costs (always in --json)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep compiled programs there, so that equal ones are compiled once"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(takes_more="")
@@ -55,23 +68,28 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from flair_jax.plan.report import Planner, as_json, show, show_changes, sweep
+    from flair_jax.plan.changes import changes_that_fit
+    from flair_jax.plan.planner import Planner
+    from flair_jax.plan.report import as_json, show_all
+    from flair_jax.plan.sweep import show_sweep, sweep
     from flair_jax.train.flags import parse_config
 
-    planner = Planner(parse_config(options.words), options.topology, options.slices, options.mesh)
+    planner = Planner(parse_config(options.words), options.topology, options.slices, options.mesh, options.cache)
     if options.sweep is not None:
-        sweep(planner, options.sweep, json=options.json)
+        swept = sweep(planner, options.sweep)
+        if options.json:
+            print(as_json(swept))
+        else:
+            show_sweep(swept)
         return 0
-    plans = [planner.training({})]
+    plans: list[tuple[Changes, Plan]] = [({}, planner.training({}))]
+    fits = plans[0][1].fits
+    if not fits:
+        plans += changes_that_fit(planner.training, planner.settings({}), len(planner.topology.devices))
     if options.evaluate:
-        plans.append(planner.scoring())
+        plans.append(({}, planner.scoring()))
     if options.json:
         print(as_json(plans))
     else:
-        for plan in plans:
-            show(plan)
-    if plans[0].fits:
-        return 0
-    if not options.json:
-        show_changes(planner)
-    return 1
+        show_all(plans, parts=options.parts)
+    return 0 if fits else 1

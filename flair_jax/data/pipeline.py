@@ -112,7 +112,7 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
         pixels = resized_crop(picture, box, settings.image_size)
         try:
-            captions = _draw_captions(record, rng, settings)
+            captions = draw_captions(record, rng, settings)
         except DatasetError as error:
             raise DatasetError(f"{source.where(chosen)}: {error}") from None
         tokens = settings.tokenizer.tokenize(captions, settings.context_length)
@@ -137,7 +137,12 @@ def _record(source: Source, number: int) -> Record:
     return record
 
 
-def _draw_captions(record: Record, rng: np.random.Generator, settings: SampleSettings) -> list[str]:
+def draw_captions(record: Record, rng: np.random.Generator, settings: SampleSettings) -> list[str]:
+    """The K captions of a record that has sentences, in one epoch.
+
+    Raises:
+      DatasetError: if the record's own `draw` gives another number of them; the message is the reason alone.
+    """
     count = settings.captions_per_image
     if record.draw is None:
         return [sample_caption(record.sentences, rng, settings.merged_sentences) for _ in range(count)]

@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flair_jax.models.attention import split_heads
+from flair_jax.models.cosine_kernel import kernel_cosines, takes
+from flair_jax.models.layout import is_divided, mesh_platform
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import Pooling, PreparedTexts
 from flair_jax.models.transformer import layer_norm, packed_xavier_init, torch_linear_init
@@ -115,24 +117,14 @@ class TextConditionedPooling(Pooling):
 
         Texts run along the last axis throughout, so that the softmax and the sums over channels are element-wise over
         long rows. There is no axis for images because CPUs lose half the speed by it; loop over them, or `jax.vmap`.
+
+        XLA for TPUs would write all logits to memory. There a kernel does not, in `jax.shard_map` or on a mesh of one
+        device; the compiler cannot divide a kernel over several.
         """
-        (queries, target), (triangle, bias), dtype = texts.each, texts.shared, image.value.dtype
-
-        def mix(
-            key: Float[Array, "L C"], query: Float[Array, "C N"], value: Float[Array, "L C"]
-        ) -> Float[Array, "C N"]:
-            logits = jnp.matmul(key, query, preferred_element_type=jnp.float32)
-            highest = jnp.maximum(logits.max(axis=0, keepdims=True), 0)  # 0 is the empty slot's logit
-            weights = jnp.exp(logits - highest)
-            total = weights.sum(axis=0, keepdims=True) + jnp.exp(-highest)
-            return jnp.matmul(value.T, weights.astype(dtype), preferred_element_type=jnp.float32) / total
-
-        # One head after the other: the intermediate between the two products then fits in a CPU's cache.
-        heads = zip(image.key, queries, image.value, strict=True)
-        mixed = jnp.concatenate([mix(*head) for head in heads]).astype(dtype)
-        pooled = _times_triangle(triangle, mixed) + bias[:, None]
-        norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=0), 1e-24))
-        return jnp.sum(pooled * target, axis=0) / norm
+        arrays = (*image, *texts.each, *texts.shared)
+        heads, length, width = image.key.shape
+        by_kernel = mesh_platform() == "tpu" and not is_divided() and takes(heads, length, width, image.key.dtype)
+        return (kernel_cosines if by_kernel else _cosines)(*arrays)
 
     def cosines_with_text(self, local: Float[Array, "B L D"], text: Float[Array, " D"]) -> Float[Array, " B"]:
         """cos(pool(image, text), text) of many images with one text: `__call__`, arranged for a search.
@@ -154,6 +146,31 @@ class TextConditionedPooling(Pooling):
         value = jnp.einsum("bhd,dhc->bhc", mixed, kernel["value"]) + weights.sum(-1)[..., None] * bias["value"][None]
         pooled = self.out(value.reshape(len(local), -1)).astype(jnp.float32)
         return l2_normalize(pooled) @ l2_normalize(text)
+
+
+def _cosines(
+    keys: Float[Array, "H L C"],
+    values: Float[Array, "H L C"],
+    queries: Float[Array, "H C N"],
+    target: Float[Array, "D N"],
+    triangle: Float[Array, "D D"],
+    bias: Float[Array, " D"],
+) -> Float[Array, " N"]:
+    """`TextConditionedPooling.cosines` by XLA."""
+
+    def mix(key: Float[Array, "L C"], query: Float[Array, "C N"], value: Float[Array, "L C"]) -> Float[Array, "C N"]:
+        logits = jnp.matmul(key, query, preferred_element_type=jnp.float32)
+        highest = jnp.maximum(logits.max(axis=0, keepdims=True), 0)  # 0 is the empty slot's logit
+        weights = jnp.exp(logits - highest)
+        total = weights.sum(axis=0, keepdims=True) + jnp.exp(-highest)
+        return jnp.matmul(value.T, weights.astype(values.dtype), preferred_element_type=jnp.float32) / total
+
+    # One head after the other: the intermediate between the two products then fits in a CPU's cache.
+    heads = zip(keys, queries, values, strict=True)
+    mixed = jnp.concatenate([mix(*head) for head in heads]).astype(values.dtype)
+    pooled = _times_triangle(triangle, mixed) + bias[:, None]
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(pooled * pooled, axis=0), 1e-24))
+    return jnp.sum(pooled * target, axis=0) / norm
 
 
 def _softmax_with_empty_slot(logits: Float[Array, "B H N L"]) -> Float[Array, "B H N L+1"]:

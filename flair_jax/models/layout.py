@@ -45,6 +45,13 @@ def mesh_platform() -> str:
     return "" if mesh.empty or mesh.abstract_device is None else str(mesh.abstract_device.platform)
 
 
+def is_divided() -> bool:
+    """Whether the compiler divides the program over devices: the mesh in use has axes that are no `shard_map`'s."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return any(mesh.shape[name] > 1 for name, kind in kinds if kind != AxisType.Manual)
+
+
 def tensor_parts(heads: int) -> int:
     """Into how many parts the mesh divides so many heads: 1 if it does not, or they do not divide."""
     parts = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)

@@ -110,7 +110,7 @@ def _call(kernel: Any, qkv: Array, *others: Array, heads: _Heads, interpret: boo
     flops = (10 if transposed else 4) * batch * length**2 * width
     moved = sum(each.dtype.itemsize * math.prod(each.shape) for each in (*arrays, *shapes))
     call = pl.pallas_call(
-        functools.partial(kernel, heads=heads, batch=batch),
+        functools.partial(kernel, heads=heads, **({"batch": batch} if transposed else {})),
         grid=(steps,),
         in_specs=blocks[: len(arrays)],
         out_specs=blocks[len(arrays) :],
@@ -132,7 +132,7 @@ def _padded_bytes(array: Any) -> int:
     return int(array.dtype.itemsize * math.prod(leading) * rows * columns)
 
 
-def _mix(qkv: Any, *others: Any, heads: _Heads, batch: int) -> None:
+def _mix(qkv: Any, *others: Any, heads: _Heads) -> None:
     """The forward kernel: of a block of rows, to [block, L, W]."""
     *segments, out = others
 
@@ -146,14 +146,15 @@ def _mix(qkv: Any, *others: Any, heads: _Heads, batch: int) -> None:
                 mixed = jnp.where(own, _dot(weights.astype(value.dtype), value, 0, 0), mixed)
             out[i, :, chunk[0]] = mixed.astype(out.dtype)
 
-    lax.fori_loop(0, _rows_in_block(qkv, batch), row, None)
+    lax.fori_loop(0, qkv.shape[0], row, None)
 
 
 def _mix_transposed(qkv: Any, gradient: Any, *others: Any, heads: _Heads, batch: int) -> None:
     """The backward kernel: gradients [block, L, 3 W], and their sum over rows and positions [1, 1, 3 W], the bias's."""
     *segments, out, sums = others
     sums[...] = jnp.zeros(sums.shape, sums.dtype)
-    scale = _scale(heads, qkv.shape[-1] // 3)
+    scale, block = _scale(heads, qkv.shape[-1] // 3), qkv.shape[0]
+    first = pl.program_id(0) * block
 
     def row(i: Any, _: None) -> None:
         visible = _visible(qkv.shape[1], heads.causal, segments[0][i] if segments else None)
@@ -170,14 +171,12 @@ def _mix_transposed(qkv: Any, gradient: Any, *others: Any, heads: _Heads, batch:
                 found = [jnp.where(own, one, other) for one, other in zip(new, found, strict=True)]
             for columns, each in zip(chunk, found, strict=True):
                 out[i, :, columns] = each.astype(out.dtype)
-                sums[0, :, columns] += each.sum(axis=0, keepdims=True)
+                total = each.sum(axis=0, keepdims=True)
+                if batch % block:  # the last block reaches beyond the last row
+                    total = jnp.where(first + i < batch, total, 0)
+                sums[0, :, columns] += total
 
-    lax.fori_loop(0, _rows_in_block(qkv, batch), row, None)
-
-
-def _rows_in_block(qkv: Any, batch: int) -> Any:
-    """The last block may reach beyond the last row."""
-    return jnp.minimum(qkv.shape[0], batch - pl.program_id(0) * qkv.shape[0])
+    lax.fori_loop(0, block, row, None)
 
 
 def _chunks(qkv: Any, heads: _Heads) -> list[tuple[tuple[slice, slice, slice], list[Array]]]:

@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+from flair_jax.models.config import REMAT_POLICIES
 from flair_jax.plan.figures import Plan
 from flair_jax.settings import TrainSettings
 
 # Fields of a configuration, by their dotted names, and their values instead.
-Changes = dict[str, int | str]
+Changes = dict[str, int | float | str]
+
+
+def in_words(changes: Changes) -> str:
+    """Changes as flags of the command line."""
+    return " ".join(f"--config.{name}={value}" for name, value in changes.items())
 
 
 def changes_that_fit(
     plan: Callable[[Changes], Plan], settings: TrainSettings, chips: int
 ) -> list[tuple[Changes, Plan]]:
-    """Cumulative changes of settings and their plans, up to the first that fits; [] if nothing is left to change.
+    """Changes of settings and their plans, the last of which fits if any does; [] if nothing is left to change.
 
-    In the order of their cost: rematerialisation, sharding the state, smaller loss blocks, gradient accumulation.
+    In the order of their cost: rematerialisation, sharding the state, smaller loss blocks, gradient accumulation. The
+    policies of rematerialisation are halved, not tried one by one: the dearer one takes less memory.
 
     Args:
       plan: plans with fields of the configuration changed, by dotted names.
       settings: those that do not fit.
       chips: in the topology.
     """
-    steps: list[Changes] = []
-    policies = ("none", "dots", "full")
-    steps += [{"remat": name} for name in policies[policies.index(settings.remat) + 1 :]]
-    if settings.mesh.fsdp == 1 and settings.mesh.tensor == 1 and chips > 1:
-        steps.append({"mesh.data": 1, "mesh.fsdp": chips})
-    if settings.loss.pairs_per_block > 1024:
-        steps.append({"loss.pairs_per_block": 1024})
-    part = settings.batch_size // settings.accumulation_steps
-    steps += [
-        {"accumulation_steps": settings.accumulation_steps * factor}
-        for factor in (2, 4, 8, 16)
-        if part % factor == 0 and (part // factor) % chips == 0
-    ]
-    tried: list[tuple[Changes, Plan]] = []
-    changes: Changes = {}
-    for step in steps:
+    policies = REMAT_POLICIES[REMAT_POLICIES.index(settings.remat) + 1 :]
+    tried = _halved(plan, [{"remat": name} for name in policies])
+    changes = tried[-1][0] if tried else {}
+    for step in _further(settings, chips):
+        if tried and tried[-1][1].fits:
+            break
         changes = {**changes, **step}
         tried.append((changes, plan(changes)))
-        if tried[-1][1].fits:
-            break
     return tried
+
+
+def _halved(plan: Callable[[Changes], Plan], choices: Sequence[Changes]) -> list[tuple[Changes, Plan]]:
+    """Of choices that take less and less memory, some that do not fit, and last the first that does, or none."""
+    plans: dict[int, Plan] = {}
+    low, high = 0, len(choices)
+    while low < high:
+        middle = (low + high) // 2
+        plans[middle] = plan(choices[middle])
+        low, high = (low, middle) if plans[middle].fits else (middle + 1, high)
+    return [(choices[number], plans[number]) for number in sorted(plans) if number <= low]
+
+
+def _further(settings: TrainSettings, chips: int) -> Iterator[Changes]:
+    """What else takes less memory, each beside those before it."""
+    if settings.mesh.fsdp == 1 and settings.mesh.tensor == 1 and chips > 1:
+        yield {"mesh.data": 1, "mesh.fsdp": chips}
+    if settings.loss.pairs_per_block > 1024:
+        yield {"loss.pairs_per_block": 1024}
+    part = settings.batch_size // settings.accumulation_steps
+    for factor in (2, 4, 8, 16):
+        if part % factor == 0 and (part // factor) % chips == 0:
+            yield {"accumulation_steps": settings.accumulation_steps * factor}

@@ -76,9 +76,7 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
     chains: set[str] = set()
     for name, times in runs_of(computations, entry).items():
         for line in computations[name]:
-            estimate = _CYCLES.search(line)
-            if estimate:
-                cycles += int(estimate[1]) * times
+            cycles += estimated_cycles(line) * times
             # A collective that is overlapped with several computations appears in each of them, with one chain's
             # number.
             chain = re.search(r'chain_id="(\d+)"', line)
@@ -90,6 +88,12 @@ def read_program(text: str, slices: Sequence[int] = ()) -> Program:
                 if chain:
                     chains.add(chain[1])
     return Program(tuple(collectives), cycles)
+
+
+def estimated_cycles(line: str) -> int:
+    """The compiler's estimate for an operation; 0 if it gives none."""
+    estimate = _CYCLES.search(line)
+    return int(estimate[1]) if estimate else 0
 
 
 def computations_of(text: str) -> tuple[dict[str, list[str]], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.errors import ConfigError
+from flair_jax.models.attention import describe_choices
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.plan.compile import Step, compile_step
@@ -19,13 +21,14 @@ from flair_jax.plan.topology import Topology
 from flair_jax.scoring.scorer import score_all_step
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import step_flops
-from flair_jax.train.losses import Loss
+from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.objects import find_model, make_objects
 from flair_jax.train.packing import abstract_batch
 from flair_jax.train.step import abstract_state, make_train_step
 from flair_jax.train.trial import try_out
 
 _TEXTS = 25_014  # captions of COCO's 2017 validation set, which the scoring step is planned for
+_LOSS_NOT_COUNTED = "useful FLOPs of the loss, which has no `flops` (flair_jax.train.losses.CountedLoss)"
 
 
 def plan_training(
@@ -35,6 +38,7 @@ def plan_training(
     model: Flair | None = None,
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
+    cache: Path | None = None,
 ) -> Plan:
     """The very step that `flair_jax.train.train` runs with the same arguments.
 
@@ -44,6 +48,7 @@ def plan_training(
       model: see `flair_jax.train.train`.
       optimizer: likewise.
       loss: likewise.
+      cache: see `compile_program`.
 
     Raises:
       ConfigError: if the mesh or the batch do not fit the topology, or an object or a factory is wrong.
@@ -69,20 +74,40 @@ def plan_training(
             unit="image",
             units=settings.batch_size,
             useful_flops=step_flops(
-                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock)
+                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock),
+                settings.packing,
             ),
             steps=steps,
+            settings=_deciding(settings, objects.model),
+            not_counted=() if isinstance(objects.loss, CountedLoss) else (_LOSS_NOT_COUNTED,),
         )
-        return compile_step(planned, topology, mesh)
+        return compile_step(planned, topology, mesh, cache)
 
 
-def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | None = None) -> Plan:
+def _deciding(settings: TrainSettings, model: Flair) -> dict[str, int | float | str]:
+    """Settings that decide the time of a step, by their dotted names in a configuration; who computes attention."""
+    packing = settings.packing
+    attention = describe_choices(model.config, packing.row_tokens, own=model.own_modules)
+    return {
+        "attention": attention.removeprefix("attention by "),
+        "dtype": settings.dtype,
+        "remat": settings.remat,
+        "accumulation_steps": settings.accumulation_steps,
+        "packing.row_tokens": packing.row_tokens,
+        **({"packing.tokens_per_caption": packing.tokens_per_caption} if packing.row_tokens else {}),
+    }
+
+
+def plan_scoring(
+    settings: TrainSettings, topology: Topology, *, model: Flair | None = None, cache: Path | None = None
+) -> Plan:
     """The step of the evaluation that scores a block of images with COCO's 25,014 captions.
 
     Args:
       settings: of the run; those of the model and `evaluation.batch_size` count.
       topology: from `find_topology`.
       model: see `flair_jax.train.train`.
+      cache: see `compile_program`.
 
     Raises:
       ConfigError: if the block does not divide over the chips.
@@ -113,4 +138,4 @@ def plan_scoring(settings: TrainSettings, topology: Topology, *, model: Flair | 
         units=pairs,
         useful_flops=(None if "pooling" in model.own_modules else pairs * (4.0 * tokens * width + 2.0 * width**2)),
     )
-    return compile_step(planned, topology, mesh)
+    return compile_step(planned, topology, mesh, cache)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from flair_jax.models.flair import Flair
+from flair_jax.settings import PackingSettings
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.terms import LossSizes
 
@@ -42,6 +43,7 @@ class Chip:
 
 
 _GIB = 2.0**30
+_PADDED = PackingSettings(row_tokens=0)
 
 # Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
 # is half of the bidirectional figure. The clock is the one at which the compiler's own estimate of a large matrix
@@ -70,14 +72,22 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
-def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Sequence[str] = ()) -> float:
+def step_flops(
+    model: Flair,
+    images: int,
+    captions: int,
+    loss: Loss,
+    lock: Sequence[str] = (),
+    packing: PackingSettings = _PADDED,
+) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     The matrix products of the model are counted, at 2 FLOPs per multiply-add. A product with trained parameters costs 3
     times its forward pass, or 2 times where nothing below it is trained: images, and the features of a locked tower,
     need no gradient. A locked tower costs its forward pass alone. Rematerialisation and the second forward pass of
     accumulation are excluded, so that utilisation is of useful work. The loss counts as its `flops` says, and not at
-    all if it is not a `CountedLoss`. Features by averaged parameters are not counted.
+    all if it is not a `CountedLoss`. Features by averaged parameters are not counted. Of packed captions their own
+    tokens are counted, attention at their mean length; padded ones count with their padding.
 
     Args:
       model: the model. Towers of its own are counted as they are traced, their first layer as any other.
@@ -85,9 +95,10 @@ def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Seque
       captions: K of each image.
       loss: see `Loss`.
       lock: towers that keep their weights: "image", "text".
+      packing: of the captions; by default they are padded.
     """
     image_learns, text_learns = "image" not in lock, "text" not in lock
-    patches, image, text = _tower_flops(model)
+    patches, image, text = _tower_flops(model, packing)
     total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
     total += images * captions * text * (1 + 2 * text_learns)
     if isinstance(loss, CountedLoss):
@@ -96,13 +107,14 @@ def step_flops(model: Flair, images: int, captions: int, loss: Loss, lock: Seque
     return total
 
 
-def _tower_flops(model: Flair) -> tuple[float, float, float]:
+def _tower_flops(model: Flair, packing: PackingSettings) -> tuple[float, float, float]:
     """Of the forward pass: one image's patch embedding, the rest of its tower, and one text's tower."""
     vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
     local = vision.grid**2
     patches = 2.0 * local * 3 * vision.patch_size**2 * vision.width
     image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
-    caption = _blocks(text.layers, text.context_length, text.width, text.mlp_ratio) + 2 * text.width * width
+    length = packing.tokens_per_caption if packing.row_tokens else text.context_length
+    caption = _blocks(text.layers, length, text.width, text.mlp_ratio) + 2 * text.width * width
     if "vision" in model.own_modules:
         patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
     if "text" in model.own_modules:
@@ -116,7 +128,7 @@ def _image(model: Flair) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
-def _blocks(layers: int, length: int, width: int, mlp_ratio: float) -> float:
+def _blocks(layers: int, length: float, width: int, mlp_ratio: float) -> float:
     return layers * length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
 
 
@@ -124,18 +136,19 @@ def count_flops(jaxpr: Any, within: str = "") -> float:
     """FLOPs of the matrix products in a traced function, over all devices, at 2 per multiply-add.
 
     Loops count as often as they run, and rematerialised products count again. What no result depends on does not count,
-    for compilers leave it out.
+    for compilers leave it out. A Pallas kernel counts with the FLOPs of its `cost_estimate`, or else of one step of its
+    grid as often as that has steps, in all its branches.
 
     Args:
       jaxpr: such as `jax.jit(function).trace(*arguments).jaxpr`.
-      within: count only what is in operations of this name, such as "shard_map".
+      within: count only what is in operations of this name, such as "shard_map", and in no kernel.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    return _count(used, within)
+    return _count(used, within, kernels=not within)
 
 
-def _count(jaxpr: Any, within: str) -> float:
+def _count(jaxpr: Any, within: str, *, kernels: bool) -> float:
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         parameters = equation.params
@@ -147,8 +160,15 @@ def _count(jaxpr: Any, within: str) -> float:
         times = parameters["length"] if name == "scan" else 1
         if name == "shard_map":  # shapes in there are one device's
             times = parameters["mesh"].size
+        if name == "pallas_call":
+            times = math.prod(parameters["grid_mapping"].grid) if kernels else 0
+            if kernels and parameters["cost_estimate"] is not None:
+                total += parameters["cost_estimate"].flops
+                continue
         inner = "" if name == within else within
-        total += times * sum(_count(function, inner) for function in _functions_in(parameters.values()))
+        total += times * sum(
+            _count(function, inner, kernels=kernels) for function in _functions_in(parameters.values())
+        )
     return total
 
 

@@ -42,7 +42,8 @@ class Meter:
     ) -> None:
         """For a run with these settings; warns if utilisation is measured and the loss does not state its FLOPs."""
         self._settings, self._schedule, self._logger = settings, schedule, logger
-        self._flops = step_flops(model, settings.batch_size, settings.captions_per_image, loss, settings.lock)
+        images, captions = settings.batch_size, settings.captions_per_image
+        self._flops = step_flops(model, images, captions, loss, settings.lock, settings.packing)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         if peak and not isinstance(loss, CountedLoss):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -11,11 +12,14 @@ from runs import write_config
 
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
+from flair_jax.models.config import REMAT_POLICIES
 from flair_jax.plan.changes import changes_that_fit
-from flair_jax.plan.report import Planner
+from flair_jax.plan.planner import Planner
+from flair_jax.plan.steps import plan_training
 from flair_jax.plan.topology import find_topology
 from flair_jax.train.flags import parse_config
 from flair_jax.train.flops import CHIPS
+from flair_jax.train.losses import LossValues
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,14 @@ def test_training_on_a_tpu(tpu) -> None:
     assert tpu.seconds >= max(tpu.bounds.values()) > 0
     assert tpu.compiler_seconds > max(tpu.bounds.values())  # of so small a step, no bound is near
     assert tpu.bounds[tpu.binds] == max(tpu.bounds.values())
+    # FLOPs of the program are those of the trace, but for what the compiler simplifies.
+    assert sum(part.flops for part in tpu.parts) == pytest.approx(tpu.flops, rel=0.05)
+    floor, roofline, compiler = (tpu.estimates[name] for name in ("floor", "roofline", "compiler"))
+    assert floor.seconds < roofline.seconds < compiler.seconds == tpu.seconds
+    assert roofline.seconds >= max(tpu.bounds["compute"], tpu.bounds["memory"])
+    for estimate, executed in ((floor, tpu.useful_flops), (roofline, tpu.flops), (compiler, tpu.flops)):
+        assert estimate.mfu == pytest.approx(tpu.useful_flops / 197e12 / estimate.seconds)
+        assert estimate.hfu == pytest.approx(executed / 197e12 / estimate.seconds)
     quick = dataclasses.replace(tpu, compiler_seconds=0.0)
     assert quick.seconds == quick.bounds[quick.binds]
     # Parameters and moments are read and written at least, and the step moves no more than some 40 times its memory.
@@ -85,33 +97,84 @@ def test_the_compiler_reaches_most_of_the_peak_in_a_large_product(chip) -> None:
     assert 0.65 < 2 * 8192**3 / (cycles / chip.clock) / chip.flops < 1
 
 
-def test_what_fits_is_found_in_order(planner) -> None:
+def test_what_of_a_loss_of_ones_own_is_not_counted_is_said(planner, monkeypatch) -> None:
+    monkeypatch.setattr("flair_jax.plan.steps.compile_step", lambda step, *_: step)
+    settings, topology = planner("cpu:2").settings({}), find_topology("cpu:2")
+    assert plan_training(settings, topology).not_counted == ()
+
+    def uniform(model, params, features, key, teacher) -> LossValues:
+        return LossValues(features.text.mean(), {})
+
+    (words,) = plan_training(settings, topology, loss=uniform).not_counted
+    assert words.startswith("useful FLOPs of the loss")
+
+
+def fake_plan(fits):
+    """A planner's method that notes what it is asked, and the notes."""
     tried = []
 
     def plan(changes):
         tried.append(changes)
-        return type("Plan", (), {"fits": "mesh.fsdp" in changes})()
+        return type("Plan", (), {"fits": fits(changes)})()
 
+    return plan, tried
+
+
+@pytest.mark.parametrize("fitting", [*REMAT_POLICIES[1:], "none of these"])
+def test_the_cheapest_rematerialisation_that_fits_is_found(planner, fitting) -> None:
+    order = [*REMAT_POLICIES, "none of these"]
+    dear = order[order.index(fitting) :]
+    plan, tried = fake_plan(lambda changes: "mesh.fsdp" in changes or changes["remat"] in dear)
+    found = changes_that_fit(plan, planner("cpu:2").settings({}), 2)
+    last = {"remat": fitting} if fitting in REMAT_POLICIES else {"remat": "full", "mesh.data": 1, "mesh.fsdp": 2}
+    assert found[-1][0] == last
+    assert [plan.fits for _, plan in found] == [False] * (len(found) - 1) + [True]
+    assert all(changes in tried for changes, _ in found)
+    assert len(tried) <= len(REMAT_POLICIES)
+
+
+def test_all_is_tried_before_nothing_fits(planner) -> None:
+    plan, tried = fake_plan(lambda changes: False)
     settings = planner("cpu:2").settings({})
-    found = changes_that_fit(plan, settings, 2)
-    assert tried == [
-        {"remat": "dots"},
-        {"remat": "full"},
-        {"remat": "full", "mesh.data": 1, "mesh.fsdp": 2},
-    ]
-    assert [changes for changes, _ in found] == tried
-    every = changes_that_fit(lambda changes: type("Plan", (), {"fits": False})(), settings, 2)
+    every = changes_that_fit(plan, settings, 2)
+    assert [changes for changes, _ in every] == tried
     assert every[-1][0]["accumulation_steps"] == 4  # of 8 images on 2 chips
+    assert every[-1][0]["remat"] == "full"
 
 
-def test_too_large_for_the_chip_is_said(tmp_path, capfd, config_file) -> None:
-    words = ["plan", f"--config={config_file}", "--topology", "v5e:1x1", "--config.model=ViT-L-14-FLAIR"]
-    # One step of the search is enough here, and each takes a compilation.
-    words += ["--config.batch_size=512", "--config.loss.group_size=512", "--config.remat=none", "--json"]
+def test_too_large_for_the_chip_is_said(planner) -> None:
+    words = ["--config.model=ViT-L-14-FLAIR", "--config.batch_size=512", "--config.loss.group_size=512"]
+    plan = planner("v5e:1x1", *words, "--config.remat=none").training({})
+    assert not plan.fits
+    assert "G" in plan.too_large
+    assert plan.estimates == {}
+
+
+def test_the_plan_of_what_fits_is_printed_too(config_file, planner, capfd, monkeypatch) -> None:
+    """And what was tried before it, with a line on stderr for each compilation."""
+    found = planner("cpu:2").training({})
+    capfd.readouterr()
+
+    def plan(settings, topology, **options):
+        return found if settings.remat == "full" else dataclasses.replace(found, memory=None, too_large="9 GiB")
+
+    monkeypatch.setattr("flair_jax.plan.planner.plan_training", plan)
+    words = ["plan", f"--config={config_file}", "--topology", "cpu:2"]
+    assert main([*words, "--json"]) == 1
+    out, err = capfd.readouterr()
+    plans = json.loads(out)
+    assert plans[0]["changes"] == {}
+    assert plans[-1]["changes"] == {"remat": "full"}
+    assert [plan["fits"] for plan in plans] == [False] * (len(plans) - 1) + [True]
+    lines = err.splitlines()
+    assert lines[:2] == ["cpu:2: compiling a training step, as configured ...", lines[1]]
+    assert re.fullmatch(r"cpu:2: compiled a training step, as configured in \d+ s: does not fit: 9 GiB", lines[1])
+    assert any(re.search(r"--config.remat=full in \d+ s: fits, 0.0 GiB$", line) for line in lines)
+    assert len(lines) >= 2 * len(plans)
     assert main(words) == 1
-    (plan,) = json.loads(capfd.readouterr().out)
-    assert not plan["fits"]
-    assert "G" in plan["too_large"]
+    first, _, second = capfd.readouterr().out.partition("with --config.remat=full\n")
+    assert "does not fit: 9 GiB" in first
+    assert "GiB" in second.partition("does not fit")[0]
 
 
 def test_command(config_file, capfd) -> None:
@@ -123,9 +186,36 @@ def test_command(config_file, capfd) -> None:
     assert main(["plan", *words, "--json"]) == 0
     (plan,) = json.loads(capfd.readouterr().out)
     assert plan["memory"]["total"] > plan["memory"]["parameters"] > 0
+    assert plan["settings"]["packing.row_tokens"] == 0
     assert main(["plan", *words, "--sweep", "remat=none,full", "batch_size=8"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["remat", "batch_size"], ["none", "8"], ["full", "8"]]
+
+
+def test_a_tpus_times_are_shown_as_what_they_are(config_file, capfd, tmp_path) -> None:
+    """Packed captions; from the cache the second time, which is the same in all."""
+    words = ["plan", f"--config={config_file}", "--topology", "v5e:2x2", "--cache", str(tmp_path / "cache")]
+    words += ["--config.packing.row_tokens=32", "--config.packing.tokens_per_caption=8.0"]
+    assert main([*words, "--parts"]) == 0
+    out = capfd.readouterr().out
+    for words_shown in ("the compiler's estimate", "roofline, by operation", "floor: useful FLOPs", "MFU", "HFU"):
+        assert words_shown in out
+    assert "packing.row_tokens=32, packing.tokens_per_caption=8.0" in out
+    assert "text: MLP" in out
+    (kept,) = (tmp_path / "cache").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert main([*words, "--json"]) == 0
+    (plan,) = json.loads(capfd.readouterr().out)
+    assert f"{1000 * plan['compiler_seconds']:.2f}" in out
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.stat().st_mtime_ns == written
+    kept.write_bytes(b"damaged")
+    assert main(words) == 2
+    assert f"{kept}: not a program that was kept here" in capfd.readouterr().err
+    assert plan["kernels"] == []
+    assert {part["where"] for part in plan["parts"]} >= {"vision", "text", "loss", "pooling", "optimiser and rest"}
+    for key, total in (("seconds", "compiler_seconds"), ("roofline", "roofline_seconds")):
+        assert sum(part[key] for part in plan["parts"]) == pytest.approx(plan[total], rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Bytes that a program moves, counted in one written by hand."""
 
-from flair_jax.plan.traffic import memory_bytes
+from flair_jax.plan.operations import read_operations
+from flair_jax.plan.traffic import moved_bytes
 
 # Arrays of 8, 4 and 1 rows of 128 bytes: `layers` is sliced in a fusion, `kept` updated in place, S(1) is fast memory.
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -58,6 +59,12 @@ ENTRY %main (p: f32[8,32]) -> f32[4,32] {
 """
 
 
+def memory_bytes(text: str) -> int:
+    """Of one run of a program."""
+    parsed, runs = read_operations(text)
+    return sum(run.times * moved_bytes(run.operation, run.computation, parsed) for run in runs)
+
+
 def test_every_operand_and_result_in_memory_counts_once_and_of_slices_their_part() -> None:
     row = 128
     loop = 8 * (row + row)  # one row of `layers` read, one row of `kept` written
@@ -71,3 +78,11 @@ def test_every_operand_and_result_in_memory_counts_once_and_of_slices_their_part
 def test_the_padding_of_a_layout_counts() -> None:
     padded = PROGRAM.replace("%half = bf16[8,32]{1,0} convert", "%half = bf16[8,32]{0,1:T(8,128)(2,1)} convert")
     assert memory_bytes(padded) - memory_bytes(PROGRAM) == 2 * (128 * 32 - 8 * 32)
+
+
+def test_a_kernel_reads_an_array_once_and_names_of_memory_move_nothing() -> None:
+    call = '  %{} = f32[4,32]{{1,0}} custom-call({}), custom_call_target="{}"\n  %half = bf16'
+    kernel = call.format("kernel", "%p, %p, %done", "tpu_custom_call")
+    assert memory_bytes(PROGRAM.replace("  %half = bf16", kernel)) - memory_bytes(PROGRAM) == (8 + 4) * 128
+    buffer = call.format("buffer", "%p", "AllocateBuffer")
+    assert memory_bytes(PROGRAM.replace("  %half = bf16", buffer)) == memory_bytes(PROGRAM)

@@ -11,7 +11,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.models.module import text_tower, vision_tower
 from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh
-from flair_jax.settings import LossSettings, TrainSettings
+from flair_jax.settings import LossSettings, PackingSettings, TrainSettings
 from flair_jax.train.flops import count_flops, step_flops
 from flair_jax.train.loss_context import Features
 from flair_jax.train.losses import make_loss
@@ -100,3 +100,15 @@ def test_loops_and_devices_are_counted() -> None:
 
     x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     assert count_flops(jax.jit(layers).trace(x).jaxpr) == 5 * 2 * 4**3
+
+
+def test_packed_captions_count_their_own_tokens() -> None:
+    """As those of a model whose context is as long as they are on average, padded; so padding is counted there."""
+    short = dataclasses.replace(PRESETS["tiny"], text=dataclasses.replace(PRESETS["tiny"].text, context_length=5))
+    loss = make_loss(LossSettings(("mps",), group_size=0, pairs_per_block=8192), IMAGES)
+    model = Flair(PRESETS["tiny"])
+    packing = PackingSettings(row_tokens=32, tokens_per_caption=5.0)
+    packed = step_flops(model, IMAGES, CAPTIONS, loss, (), packing)
+    assert packed == step_flops(Flair(short), IMAGES, CAPTIONS, loss)
+    padded = step_flops(model, IMAGES, CAPTIONS, loss)
+    assert packed < padded == step_flops(model, IMAGES, CAPTIONS, loss, (), dataclasses.replace(packing, row_tokens=0))
