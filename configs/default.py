@@ -28,9 +28,10 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
-    c.remat = "none"  # rematerialisation of the towers in the backward pass: "none", "dots", "full"
+    c.remat = "none"  # rematerialisation of the towers in the backward pass: "none", "dots", "attention", "full"
     c.unroll = 1  # layers in each step of the layer loop; changes speed only
     c.attention = "auto"  # who computes the towers' attention: "auto", "xla", "cudnn", "pallas"; docs/attention.md
+    c.residual_dtype = "float32"  # of the towers' residual stream; "bfloat16" needs less traffic (docs/model.md)
     c.seed = 0  # of initialisation, order, crops and captions
 
     # Length and batch

@@ -45,7 +45,7 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
 
     Args:
       path: folder to make.
-      model: its description is stored, without compute settings (dtype, remat, unroll, attention).
+      model: its description is stored, without compute settings (`COMPUTE_SETTINGS`).
       params: nested dict of arrays.
       source: where the weights come from, kept in `config.json` for evaluation reports.
 
@@ -84,6 +84,7 @@ def load(
     remat: str = FlairConfig.remat,
     unroll: int = FlairConfig.unroll,
     attention: str = FlairConfig.attention,
+    residual_dtype: str = FlairConfig.residual_dtype,
 ) -> tuple[Flair, Params]:
     """Reads a checkpoint: one that `flair-jax convert` or `flair-jax export` made, or of a training run.
 
@@ -95,10 +96,11 @@ def load(
       model: the model itself, if it has a tower or a pooling of its own, which no file describes. Its compute settings
         are used then.
       sharding: of every parameter; the first device if not given.
-      dtype: compute dtype; see `FlairConfig`, as for the next three.
-      remat: "none", "dots" or "full"; see `FlairConfig`.
+      dtype: compute dtype; see `FlairConfig`, as for the next four.
+      remat: "none", "dots", "attention" or "full".
       unroll: layers in each step of the layer loop.
       attention: "auto", "xla", "cudnn" or "pallas".
+      residual_dtype: of the towers' residual stream.
 
     Returns:
       The model and its float32 parameters, ready for the model's methods; of a training run that keeps an average of
@@ -110,7 +112,14 @@ def load(
       ConversionError: if it cannot be fetched from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
-    config = dataclasses.replace(read_model_config(path), dtype=dtype, remat=remat, unroll=unroll, attention=attention)
+    config = dataclasses.replace(
+        read_model_config(path),
+        dtype=dtype,
+        remat=remat,
+        unroll=unroll,
+        attention=attention,
+        residual_dtype=residual_dtype,
+    )
     model = model or Flair(config)
     _check_model(path, config, model)
     if sharding is None:

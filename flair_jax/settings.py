@@ -15,7 +15,7 @@ import numpy as np
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.fields import read_fields
-from flair_jax.models.config import FlairConfig
+from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig
 from flair_jax.models.presets import read_config
 
 SCHEDULES = ("cosine", "constant", "constant-cooldown")
@@ -162,6 +162,7 @@ class TrainSettings:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     factories: Factories = Factories()
     attention: str = "auto"
+    residual_dtype: str = "float32"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
@@ -190,9 +191,7 @@ class TrainSettings:
         except (FlairError, OSError) as error:  # OSError: a name that no file can have
             raise ConfigError(f"config.model: {error}") from None
         try:
-            return dataclasses.replace(
-                model, dtype=self.dtype, remat=self.remat, unroll=self.unroll, attention=self.attention
-            )
+            return dataclasses.replace(model, **{name: getattr(self, name) for name in COMPUTE_SETTINGS})
         except ConfigError as error:  # it names the field
             raise ConfigError(f"config.{error}") from None
 

@@ -15,7 +15,9 @@ from typing import Any
 from flair_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "dots", "full")
+# Fields of `FlairConfig` that belong to a run, and not to the weights.
+COMPUTE_SETTINGS = ("dtype", "remat", "unroll", "attention", "residual_dtype")
+REMAT_POLICIES = ("none", "dots", "attention", "full")  # from the least to the most that is computed again
 ATTENTIONS = ("auto", "xla", "cudnn", "pallas")
 
 # No model comes near these; a description beyond them is damaged or hostile, and must allocate nothing.
@@ -112,10 +114,13 @@ class FlairConfig:
       init_logit_bias: initial logit bias.
       dtype: compute dtype, "float32" or "bfloat16". Parameters are float32 either way, as are LayerNorm statistics,
         softmax and normalisation. "float32" asks for full float32 matrix products on every platform.
-      remat: rematerialisation in the backward pass: "none", "dots" (all but matrix products) or "full" (whole blocks).
+      remat: rematerialisation in the backward pass: "none", "dots" (all but matrix products and attention), "attention"
+        (all but what attention takes and gives) or "full" (whole blocks).
       unroll: how many of the stacked layers each step of the layer loop runs; changes speed only.
       attention: who computes the towers' attention: "xla", "cudnn" (NVIDIA GPUs), "pallas" (the project's kernel for
         TPUs; interpreted elsewhere), or "auto": what is expected to be fastest where it runs, see docs/attention.md.
+      residual_dtype: of the towers' residual stream, "float32" as under PyTorch's autocast, or "bfloat16", which needs
+        `dtype` to be that too: less memory and traffic, and features that differ more; docs/model.md has how much.
     """
 
     embed_dim: int = 512
@@ -130,6 +135,7 @@ class FlairConfig:
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
+    residual_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a number is invalid, the sizes do not fit together, or a setting is unknown."""
@@ -152,6 +158,11 @@ class FlairConfig:
         _check_conventions(self.vision, self.text)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.residual_dtype not in DTYPES or DTYPES.index(self.residual_dtype) > DTYPES.index(self.dtype):
+            raise ConfigError(
+                f"residual_dtype={self.residual_dtype!r} with dtype={self.dtype!r}: it is float32, or bfloat16 where "
+                "dtype is that too"
+            )
         if self.attention not in ATTENTIONS:
             raise ConfigError(f"attention={self.attention!r} is unknown; choose one of {', '.join(ATTENTIONS)}")
         if self.remat not in REMAT_POLICIES:

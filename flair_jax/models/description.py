@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.errors import ConfigError
-from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_convention
+from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig, TextConfig, VisionConfig, is_convention
 
 _MOST_BYTES = 1 << 20  # of a JSON file
 
 # JSON names are the dataclasses', but for the towers'. Compute settings are not there: they belong to a run, not to a
 # checkpoint. Mean and deviation of images are in `preprocess_cfg`, where open_clip has them.
 _TOWERS: dict[str, type] = {"vision_cfg": VisionConfig, "text_cfg": TextConfig}
-_OF_A_RUN = ("vision", "text", "dtype", "remat", "unroll", "attention")
+_OF_A_RUN = ("vision", "text", *COMPUTE_SETTINGS)
 _PREPROCESSING, _OF_IMAGES = "preprocess_cfg", {"mean": "image_mean", "std": "image_std"}
 # What a checkpoint's description has besides: where its weights come from, their digests, and modules not of ours.
 _NOTES = ("source", "digests", "modules")

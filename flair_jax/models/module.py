@@ -31,6 +31,7 @@ def vision_tower(config: FlairConfig) -> VisionTower:
         remat=config.remat,
         unroll=config.unroll,
         attention=config.attention,
+        residual_dtype=config.residual_dtype,
     )
 
 
@@ -52,6 +53,7 @@ def text_tower(config: FlairConfig) -> TextTower:
         remat=config.remat,
         unroll=config.unroll,
         attention=config.attention,
+        residual_dtype=config.residual_dtype,
     )
 
 

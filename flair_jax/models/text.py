@@ -36,6 +36,7 @@ class TextTower(nn.Module):
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.
       attention: see `FlairConfig`.
+      residual_dtype: see `FlairConfig`.
     """
 
     context_length: int
@@ -53,6 +54,7 @@ class TextTower(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
+    residual_dtype: DTypeLike = "float32"
 
     def setup(self) -> None:
         normal = jax.nn.initializers.normal
@@ -76,7 +78,7 @@ class TextTower(nn.Module):
     def end_of_text(self, tokens: Int[Array, "N T"]) -> Float[Array, "N W"]:
         """The normalised feature at the end-of-text token, before projection."""
         x = gather(self.token_embedding)[tokens] + self.position_embedding[None, : tokens.shape[1]]
-        x = run_stacked(self.blocks, x, layers=self.layers, remat=self.remat, unroll=self.unroll)
+        x = self._layers(x)
         last = find_end(tokens, self.end_of_text_id)[:, None, None]
         return self.ln_final(shard_rows(jnp.take_along_axis(x, last, axis=1)[:, 0]))
 
@@ -85,7 +87,7 @@ class TextTower(nn.Module):
         groups, rows, length = texts.tokens.shape
         tokens, positions, segments = (jnp.asarray(each).reshape(groups * rows, length) for each in texts[:3])
         x = gather(self.token_embedding)[tokens] + gather(self.position_embedding)[positions]
-        x = run_stacked(self.blocks, x, segments, layers=self.layers, remat=self.remat, unroll=self.unroll)
+        x = self._layers(x, segments)
         x = shard_rows(x.reshape(groups, rows * length, -1))
         x = shard_rows(jnp.take_along_axis(x, texts.ends[:, :, None], axis=1))
         return self.projection(self.ln_final(shard_rows(x.reshape(-1, x.shape[-1]))))
@@ -93,3 +95,12 @@ class TextTower(nn.Module):
     def __call__(self, tokens: Int[Array, "N T"]) -> Float[Array, "N D"]:
         """Projected text features [N, D], not normalised, of token ids; T may be less than `context_length`."""
         return self.projection(self.end_of_text(tokens))
+
+    def _layers(self, x: Float[Array, "R T W"], segments: Int[Array, "R T"] | None = None) -> Float[Array, "R T W"]:
+        return run_stacked(
+            *(self.blocks, x, segments),
+            layers=self.layers,
+            remat=self.remat,
+            unroll=self.unroll,
+            residual_dtype=self.residual_dtype,
+        )

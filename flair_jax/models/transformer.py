@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -16,6 +17,9 @@ from flair_jax.models.layout import shard_rows, tensor_parts
 from flair_jax.models.short_attention import short_attention
 
 Initializer = jax.nn.initializers.Initializer
+
+# The name of what attention takes and gives, which a rematerialisation policy may keep.
+ATTENTION = "attention"
 
 
 # PyTorch's default for linear layers, Kaiming-uniform with a = sqrt(5), is uniform within +-1/sqrt(fan_in).
@@ -66,10 +70,10 @@ class Attention(nn.Module):
             layers = [LinearParameters(width, self.in_init, name=name)(x) for name in names]
             kernel, bias = (_side_by_side(each, self.heads) for each in zip(*layers, strict=True))
             projected = shard_rows(x.astype(self.dtype) @ kernel.astype(self.dtype), tensor=2)
-            mixed = short_attention(projected, bias, segments, self.heads, self.causal)
+            mixed = short_attention(checkpoint_name(projected, ATTENTION), bias, segments, self.heads, self.causal)
         else:
             project = partial(nn.Dense, width, dtype=self.dtype, kernel_init=self.in_init)
-            query, key, value = (project(name=name)(x) for name in names)
+            query, key, value = (checkpoint_name(project(name=name)(x), ATTENTION) for name in names)
             mixed = attend(
                 *(query, key, value),
                 heads=self.heads,
@@ -77,6 +81,7 @@ class Attention(nn.Module):
                 segments=segments,
                 implementation=chosen,
             )
+        mixed = checkpoint_name(mixed, ATTENTION)
         return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed)
 
 
@@ -167,6 +172,17 @@ class Block(nn.Module):
         return x + mlp(norm("ln_2")(x))
 
 
+# What each policy but "none" keeps for the backward pass.
+_SAVED = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    ),
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
+    "full": None,
+}
+
+
 def run_stacked(
     block: Block,
     x: Float[Array, "B L W"],
@@ -175,6 +191,7 @@ def run_stacked(
     layers: int,
     remat: str,
     unroll: int,
+    residual_dtype: DTypeLike = "float32",
 ) -> Float[Array, "B L W"]:
     """Runs one block `layers` times, each time with its own parameters, stacked along a leading axis.
 
@@ -183,16 +200,16 @@ def run_stacked(
       x: input of the first layer.
       segments: of every layer's attention; see `attend`.
       layers: how many.
-      remat: "none", "dots" or "full", and `unroll`: see `FlairConfig`.
+      remat: one of `REMAT_POLICIES`, and `unroll`: see `FlairConfig`.
+      residual_dtype: in which x goes from layer to layer; what comes out has the dtype of x.
     """
 
     def step(layer: Block, carry: Array, segments: Array | None) -> tuple[Array, None]:
         return shard_rows(layer(carry, segments)), None
 
     if remat != "none":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         # Inside a scan the compiler cannot merge the recomputation away, so its guard is only a cost.
-        step = nn.remat(step, policy=policy, prevent_cse=False)
+        step = nn.remat(step, policy=_SAVED[remat], prevent_cse=False)
     scan = nn.scan(
         step,
         variable_axes={"params": 0},
@@ -201,4 +218,4 @@ def run_stacked(
         length=layers,
         unroll=min(unroll, layers),
     )
-    return shard_rows(scan(block, shard_rows(x), segments)[0])
+    return shard_rows(scan(block, shard_rows(x.astype(residual_dtype)), segments)[0]).astype(x.dtype)

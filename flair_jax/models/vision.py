@@ -32,6 +32,7 @@ class VisionTower(nn.Module):
       remat: see `FlairConfig`.
       unroll: see `FlairConfig`.
       attention: see `FlairConfig`.
+      residual_dtype: see `FlairConfig`.
     """
 
     image_size: int
@@ -47,6 +48,7 @@ class VisionTower(nn.Module):
     remat: str = "none"
     unroll: int = 1
     attention: str = "auto"
+    residual_dtype: DTypeLike = "float32"
 
     def setup(self) -> None:
         normal = jax.nn.initializers.normal(self.width**-0.5)
@@ -80,11 +82,17 @@ class VisionTower(nn.Module):
         # A convolution whose stride is its kernel is one matrix product over flattened patches.
         patches = images.reshape(batch, grid[0], patch, grid[1], patch, 3).astype(dtype)
         x = jnp.einsum("bgphqc,pqcw->bghw", patches, self.patch_embedding.astype(dtype))
-        # From here the residual stream is float32, as under PyTorch's autocast; the blocks round what they multiply.
+        # Sums from here on are float32, as under PyTorch's autocast, but for the residual stream if that is asked for.
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
         x = jnp.concatenate([class_token, x.reshape(batch, grid[0] * grid[1], -1)], axis=1, dtype=jnp.float32)
         x = x + resize_position_embedding(self.position_embedding, grid)[None]
-        x = run_stacked(self.blocks, self.ln_pre(x), layers=self.layers, remat=self.remat, unroll=self.unroll)
+        x = run_stacked(
+            *(self.blocks, self.ln_pre(x)),
+            layers=self.layers,
+            remat=self.remat,
+            unroll=self.unroll,
+            residual_dtype=self.residual_dtype,
+        )
         return self.ln_post(x)
 
     def __call__(self, images: Float[Array, "B S1 S2 3"]) -> tuple[Float[Array, "B D"], Float[Array, "B L D"]]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flair_jax.configs.default import get_config
-from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig, is_convention
+from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig, TextConfig, VisionConfig, is_convention
 from flair_jax.models.description import config_from_json
 from flair_jax.settings import Factories, TrainSettings
 
@@ -18,7 +18,7 @@ from flair_jax.settings import Factories, TrainSettings
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
 # too, whatever the name or file that they come from.
 IDENTITY = (
-    *("dtype", "seed", "batch_size", "captions_per_image", "samples"),
+    *("dtype", "residual_dtype", "seed", "batch_size", "captions_per_image", "samples"),
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
     *("lock", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
@@ -56,7 +56,6 @@ _ONCE_UNRECORDED = {
     *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
 }
 
-_COMPUTE_SETTINGS = ("dtype", "remat", "unroll", "attention")
 _INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
 _MODEL_SIZES = {
     f"model.{prefix}{field.name}"
@@ -125,7 +124,7 @@ def describe_run(
         **_flat(dataclasses.asdict(plain)),
         **_flat(settings.extra, "extra."),
         **{f"factories.{kind.name}": objects.get(kind.name, "") for kind in dataclasses.fields(Factories)},
-        **_flat({name: value for name, value in sizes.items() if name not in _COMPUTE_SETTINGS}, "model."),
+        **_flat({name: value for name, value in sizes.items() if name not in COMPUTE_SETTINGS}, "model."),
         "samples": samples,
         "total_steps": settings.total_steps(samples),
     }
@@ -142,7 +141,7 @@ def from_earlier(identity: Mapping[str, Any]) -> dict[str, Any]:
     newer = {name: value for name, value in _defaults().items() if name not in _ONCE_UNRECORDED}
     described = {**newer, **identity}
     model = dataclasses.asdict(config_from_json(described.pop("model")))
-    described |= _flat({name: value for name, value in model.items() if name not in _COMPUTE_SETTINGS}, "model.")
+    described |= _flat({name: value for name, value in model.items() if name not in COMPUTE_SETTINGS}, "model.")
     described["data.name"], described["data.split"] = described.pop("data").rsplit(", ", 1)
     described |= {f"optimizer.{name}": _defaults()[f"optimizer.{name}"] for name in _YOUNGER}
     return dict(json.loads(json.dumps(described)))

@@ -13,6 +13,7 @@ import optax
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.sources import Source
 from flair_jax.errors import ConfigError
+from flair_jax.models.config import COMPUTE_SETTINGS
 from flair_jax.models.flair import Flair
 from flair_jax.settings import Factory, TrainSettings
 from flair_jax.train.failures import explained
@@ -199,7 +200,7 @@ def _described(found: object) -> str:
 
 def _check_compute(model: Flair, settings: TrainSettings) -> None:
     """Raises ConfigError if a given model has other compute settings than the run."""
-    for name in ("dtype", "remat", "unroll", "attention"):
+    for name in COMPUTE_SETTINGS:
         of_model, of_run = getattr(model.config, name), getattr(settings, name)
         if of_model != of_run:
             raise ConfigError(

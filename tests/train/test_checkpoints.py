@@ -188,6 +188,7 @@ def test_what_is_not_proven_to_be_damage_moves_nothing(run, monkeypatch) -> None
 
 IDENTITY_CHANGES = {
     "dtype": "bfloat16",
+    "residual_dtype": "bfloat16",
     "seed": 1,
     "batch_size": 16,
     "captions_per_image": 3,
