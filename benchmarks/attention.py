@@ -1,6 +1,7 @@
 """What the TPU compiler estimates for each tower, with its own attention and with the project's kernel.
 
     python benchmarks/attention.py --chip v5e
+    python benchmarks/attention.py --chip v5e --policies
 
 Twelve layers of ViT-B/16-FLAIR's towers, forward and backward, in bfloat16 with `remat=full`, on one chip that need not
 be attached (extra `tpu`). The compiler gives no estimate for kernels: theirs are the bundles of its final schedule, one
@@ -32,32 +33,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chip", choices=CHIPS, default="v5e", help="(default %(default)s)")
     parser.add_argument("--kernels", action="store_true", help="only the kernels, which takes a minute")
-    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--policies",
+        action="store_true",
+        help="instead: time and memory with each rematerialisation, and with a residual stream in bfloat16",
+    )
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        tower, attention = options.part
-        print(
-            kernel_alone(options.chip, tower) if attention == "kernel" else compiled_tower(options.chip, *options.part)
-        )
+        tower, attention, *others = options.part
+        if attention == "kernel":
+            print(kernel_alone(options.chip, tower))
+        else:
+            print(*compiled_tower(options.chip, tower, attention, *others))
+        return
+    if options.policies:
+        print_policies(options.chip)
         return
     print(f"{options.chip}, one chip, {LAYERS} layers, forward and backward")
     for tower in TOWERS:
         kernel = 1000 * kernel_seconds(options.chip, tower)
         print(f"{tower:<36} the kernels alone {kernel:7.1f} ms", flush=True)
         if not options.kernels:
-            base, ours = (float(run_part(options.chip, tower, attention)) for attention in ("xla", "pallas"))
+            base, ours = (
+                float(run_part(options.chip, tower, attention, "full", "float32").split()[0])
+                for attention in ("xla", "pallas")
+            )
             print(
                 f"{'':<36} xla {base:7.1f} ms, pallas {ours + kernel:7.1f} ms, {(ours + kernel) / base - 1:+.0%}",
                 flush=True,
             )
 
 
-def run_part(chip: str, tower: str, attention: str, dump: str = "") -> str:
+def print_policies(chip: str) -> None:
+    """Prints the table of `--policies`, the kernels' time left out."""
+    print(f"{chip}, one chip, {LAYERS} layers, forward and backward, attention=pallas, kernels not counted")
+    for tower in list(TOWERS)[1:]:
+        for remat, residual in (*((each, "float32") for each in ("dots", "attention", "full")), ("full", "bfloat16")):
+            seconds, memory = map(float, run_part(chip, tower, "pallas", remat, residual).split())
+            settings = f"remat={remat:<10} residual_dtype={residual:<9}"
+            print(f"{tower:<36} {settings} {seconds:6.1f} ms {memory:5.1f} GB", flush=True)
+
+
+def run_part(chip: str, tower: str, attention: str, *others: str, dump: str = "") -> str:
     """The last line of a process of its own: the compiler takes its flags only when it is loaded."""
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     flags = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true" if dump else ""
     environment = os.environ | quiet | {"JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags}
-    command = [sys.executable, __file__, "--chip", chip, "--part", tower, attention]
+    command = [sys.executable, __file__, "--chip", chip, "--part", tower, attention, *others]
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
         -1
     ]
@@ -66,7 +89,7 @@ def run_part(chip: str, tower: str, attention: str, dump: str = "") -> str:
 def kernel_seconds(chip: str, tower: str) -> float:
     """Of all runs of both kernels: the forward one runs twice in each layer, since it is recomputed."""
     with tempfile.TemporaryDirectory() as folder:
-        steps, block, clock = run_part(chip, tower, "kernel", folder).split(",")
+        steps, block, clock = run_part(chip, tower, "kernel", dump=folder).split(",")
         cycles = 0
         for name, runs in (("forward", 2), ("backward", 1)):
             (schedule,) = Path(folder).glob(f"*short_attention_{name}*[0-9]-final_bundles.txt")
@@ -103,8 +126,8 @@ def kernel_alone(chip: str, tower: str) -> str:
     return f"{forward}/{backward},{-(-rows // forward)}/{-(-rows // backward)},{clock}"
 
 
-def compiled_tower(chip: str, tower: str, attention: str) -> float:
-    """Milliseconds that the compiler estimates, kernels left out."""
+def compiled_tower(chip: str, tower: str, attention: str, remat: str, residual: str) -> tuple[float, float]:
+    """Milliseconds that the compiler estimates, kernels left out, and gigabytes of temporaries."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -120,7 +143,7 @@ def compiled_tower(chip: str, tower: str, attention: str) -> float:
             block = Block(
                 *(heads, 4 * width, causal, False, None, jnp.dtype("bfloat16")), implementation=attention, name="blocks"
             )
-            return run_stacked(block, x, segments, layers=LAYERS, remat="full", unroll=1)
+            return run_stacked(block, x, segments, layers=LAYERS, remat=remat, unroll=1, residual_dtype=residual)
 
     clock, place = chip_of(chip)
     x, segments = place((rows, length, width), jnp.float32), place((rows, length), jnp.int32) if packed else None
@@ -131,8 +154,8 @@ def compiled_tower(chip: str, tower: str, attention: str) -> float:
         value, back = jax.vjp(lambda params, x: Tower().apply(params, x, segments), params, x)
         return value, back(above)
 
-    text = jax.jit(step).lower(params, x, x, segments).compile().as_text()
-    return 1000 * read_program(text).cycles / clock
+    program = jax.jit(step).lower(params, x, x, segments).compile()
+    return 1000 * read_program(program.as_text()).cycles / clock, program.memory_analysis().temp_size_in_bytes / 1e9
 
 
 def chip_of(name: str):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from gpu_attention import Attention, Row, Turns, attention_rows, blocking, in_turns
-from sides import initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
+from sides import TOKENS_PER_CAPTION, initial_params, jax_step, random_features, resident_peak, torch_scores, torch_step
 
 from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
-from flair_jax.settings import TrainSettings
+from flair_jax.settings import PackingSettings, TrainSettings
 from flair_jax.train.flops import step_flops
 from flair_jax.train.losses import make_loss
 
@@ -83,10 +84,19 @@ def matmul(sizes: Sizes, _: str) -> list[Row]:
 
 
 def train_jax(sizes: Sizes, remat: str) -> list[Row]:
-    """Our training step."""
-    step = jax_step(sizes.model, sizes.images, sizes.captions, dtype="bfloat16", remat=remat)
-    seconds = in_turns({"": step}, sizes.turns)[""]
-    return [_train_row("flair_jax", sizes, seconds, jax_peak())]
+    """Our training step with padded captions, as PyTorch's."""
+    return [_train_jax("flair_jax, padded", sizes, remat, 0)]
+
+
+def train_jax_packed(sizes: Sizes, remat: str) -> list[Row]:
+    """Our training step with the same captions packed."""
+    return [_train_jax("flair_jax, packed", sizes, remat, _ROW_TOKENS)]
+
+
+def _train_jax(name: str, sizes: Sizes, remat: str, row_tokens: int) -> Row:
+    words: dict[str, Any] = {"dtype": "bfloat16", "remat": remat, "row_tokens": row_tokens}
+    step = jax_step(sizes.model, sizes.images, sizes.captions, **words)
+    return _train_row(name, sizes, in_turns({"": step}, sizes.turns)[""], jax_peak(), row_tokens)
 
 
 def train_torch(sizes: Sizes, _: str) -> list[Row]:
@@ -103,7 +113,8 @@ def _train_group(sizes: Sizes) -> str:
     return f"training step, {sizes.images} images x {sizes.captions} captions"
 
 
-def _train_row(name: str, sizes: Sizes, seconds: float, peak: int) -> Row:
+def _train_row(name: str, sizes: Sizes, seconds: float, peak: int, row_tokens: int = 0) -> Row:
+    packing = PackingSettings(row_tokens=row_tokens, tokens_per_caption=TOKENS_PER_CAPTION)
     loss = make_loss(TrainSettings.from_config(get_config()).loss, sizes.images)
     return {
         "group": _train_group(sizes),
@@ -111,7 +122,7 @@ def _train_row(name: str, sizes: Sizes, seconds: float, peak: int) -> Row:
         "seconds": seconds,
         "count": sizes.images,
         "unit": "images",
-        "flops": step_flops(Flair(PRESETS[sizes.model]), sizes.images, sizes.captions, loss),
+        "flops": step_flops(Flair(PRESETS[sizes.model]), sizes.images, sizes.captions, loss, packing=packing),
         "peak_bytes": peak,
     }
 
@@ -193,12 +204,14 @@ def attention(sizes: Sizes, _: str) -> list[Row]:
     return [row for case in sizes.attention for row in attention_rows(case, sizes.turns)]
 
 
+_ROW_TOKENS = 128  # as in the published recipes
 _TORCH = "PyTorch, autocast, fused attention"
 
 PARTS: dict[str, Callable[[Sizes, str], list[Row]]] = {
     "device": device,
     "matmul": matmul,
-    "training step, flair_jax": train_jax,
+    "training step, flair_jax, padded": train_jax,
+    "training step, flair_jax, packed": train_jax_packed,
     "training step, PyTorch": train_torch,
     "scores, flair_jax": score_jax,
     "scores, PyTorch": score_torch,

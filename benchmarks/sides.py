@@ -19,7 +19,7 @@ from made_captions import TRAINING, made_captions
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import PRESETS
 
-_TOKENS_PER_CAPTION = 42.0  # rows enough for the made captions, of which nothing is cut
+TOKENS_PER_CAPTION = 42.0  # rows enough for the made captions, of which nothing is cut
 
 
 def random_batch(images: int, captions: int, config: FlairConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ def jax_step(
     config = get_config()
     config.update(model=name, dtype=dtype, remat=remat, unroll=unroll, batch_size=images, captions_per_image=captions)
     config.loss.group_size = 0
-    config.packing.update(row_tokens=row_tokens, tokens_per_caption=_TOKENS_PER_CAPTION)
+    config.packing.update(row_tokens=row_tokens, tokens_per_caption=TOKENS_PER_CAPTION)
     settings = TrainSettings.from_config(config)
     model, mesh = Flair(settings.model_config()), make_mesh(settings.mesh, jax.devices()[:1])
     optimizer = make_optimizer(settings.optimizer, lambda step: 5e-4, ())

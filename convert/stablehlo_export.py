@@ -62,6 +62,8 @@ def export(
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
     source = locate(source)
     model, nested = checkpoint.load(source, model=model, dtype=dtype)
+    # By XLA on every platform: an export is for all of them, and its batch has no fixed size.
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, attention="xla"))
     tokenizer = find_tokenizer(model.config.text.tokenizer)
     params = flatten_dict(jax.device_get(nested), sep="/")
     check_finite(source, params)
