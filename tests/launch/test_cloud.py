@@ -154,6 +154,7 @@ def test_a_cloud_that_does_not_answer(programs, tmp_path) -> None:
     assert set(verbs(programs)) == {"describe"}
 
 
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_a_stop_saves_on_all_workers(programs, tmp_path) -> None:
     """The launcher asks the workers to stop, and waits until they have."""
     stopped = tmp_path / "stopped"

@@ -90,6 +90,7 @@ def test_each_process_has_its_log(programs, tmp_path) -> None:
         assert (tmp_path / "a run" / "logs" / f"process-{index}.log").read_text() == f"this is {index}\n"
 
 
+@pytest.mark.usefixtures("heeded_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_reaches_all_and_is_no_crash(programs, tmp_path, number: int) -> None:
     ready = tmp_path / "ready"
