@@ -187,7 +187,8 @@ def test_no_word_of_libtpu_where_there_is_no_tpu() -> None:
     ("variables", "message"),
     [
         ({"JAX_PLATFORMS": "cuda"}, "JAX cannot start (no such device is here); install what drives the device, or"),
-        ({"JAX_PLATFORMS": "tpu"}, "No jellyfish device found"),
+        # Whether or not another process compiles for TPUs at the moment.
+        ({"JAX_PLATFORMS": "tpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}, "No jellyfish device found"),
         ({"JAX_NUM_CPU_DEVICES": "many"}, "unset what the environment sets: JAX_NUM_CPU_DEVICES=many"),
     ],
 )
