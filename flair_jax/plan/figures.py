@@ -95,8 +95,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds of a step: the compiler's estimate, or the highest bound where that is more."""
-        return max(self.compiler_seconds, *self.bounds.values())
+        """Estimated seconds of a step: the compiler's estimate, or the highest bound if that is more; 0 for a CPU."""
+        return max((self.compiler_seconds, *self.bounds.values()))
 
     @property
     def estimates(self) -> dict[str, Estimate]:
