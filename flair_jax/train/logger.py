@@ -140,14 +140,22 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
     A last line that was cut off is left out; other damaged lines, as after a power cut, are left out with a warning.
     """
-    *lines, _ = (workdir / METRICS).read_bytes().split(b"\n")
+    values, damaged = parse_metrics((workdir / METRICS).read_bytes())
+    if damaged:
+        logging.warning("%s: %s", workdir / METRICS, damaged)
+    return values
+
+
+def parse_metrics(content: bytes) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a metrics file that are whole, oldest first, and how many are damaged, in words; "" if none is.
+
+    A last line that was cut off is left out, and no damage: it may be being written.
+    """
+    *lines, _ = content.split(b"\n")
     parsed = [_parse(line) for line in lines]
     damaged = [number for number, values in enumerate(parsed, 1) if values is None]
-    if damaged:
-        logging.warning(
-            "%s: %d line(s) are damaged and left out; the first is line %d", workdir / METRICS, len(damaged), damaged[0]
-        )
-    return [values for values in parsed if values is not None]
+    words = f"{len(damaged)} line(s) are damaged and left out; the first is line {damaged[0]}" if damaged else ""
+    return [values for values in parsed if values is not None], words
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
