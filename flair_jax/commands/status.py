@@ -48,12 +48,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _state(status: Status) -> str:
-    seen = "" if status.seen is None else f", last sign of life {_duration(status.seen)} ago"
+    if status.seen is None:
+        return "whether it is running is not known, for it keeps no record, as runs of earlier versions"
+    if status.state == "running":
+        at = f" ({status.starts[-1].at})" if status.starts[-1].at else ""
+        return f"running{at}, last sign of life {_duration(status.seen)} ago"
     if status.state == "silent":
-        return (
-            f"no end and no sign of life{seen.removeprefix(', last sign of life').replace(' ago', '')}; was it killed?"
-        )
-    return f"{status.state}{seen}"
+        return f"no sign of life for {_duration(status.seen)}, and no end: it was killed, or its machine is lost"
+    return f"{status.state} {_duration(status.seen)} ago"
 
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
@@ -129,15 +131,15 @@ def _starts(status: Status) -> Iterator[tuple[str, str]]:
     if not status.starts:
         return
     newest = status.starts[-1]
-    spent = {"steps": newest.stepping, **newest.elsewhere}
+    spent = {"start": newest.startup.get("total", newest.seconds), "steps": newest.stepping, **newest.elsewhere}
     yield (
         "time",
         f"{_duration(newest.seconds)}: "
-        + ", ".join(f"{_duration(each)} {name}" for name, each in spent.items() if each),
+        + ", ".join(f"{name} {_duration(each)}" for name, each in spent.items() if each >= 0.05),
     )
-    if newest.startup:
-        phases = (f"{name} {seconds:.1f}" for name, seconds in newest.startup.items() if name != "total")
-        yield "first step", f"after {newest.startup.get('total', 0.0):.1f} s: {', '.join(phases)}"
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in newest.startup.items() if name != "total")
+    total = f"after {newest.startup['total']:.1f} s" if "total" in newest.startup else "not yet"
+    yield "first step", f"{total}: {phases}"
 
 
 def _duration(seconds: float) -> str:

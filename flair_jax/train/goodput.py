@@ -35,7 +35,8 @@ class Start:
       seconds: from `began` on.
       stepping: of these, the seconds in steps, waiting for their data included.
       elsewhere: seconds by what else was done: "saving", "evaluating", "profiling".
-      startup: seconds until the end of the first step, by phase; {} before that.
+      startup: seconds until the end of the first step, by phase, as far as they are over.
+      at: what it is at before the first step, such as "compiling".
       on: the devices and processes, in words.
       state: "running", "finished", "stopped" by SIGTERM, "failed" with an error, or "killed" if it just ended.
     """
@@ -47,6 +48,7 @@ class Start:
     stepping: float = 0.0
     elsewhere: dict[str, float] = dataclasses.field(default_factory=dict)
     startup: dict[str, float] = dataclasses.field(default_factory=dict)
+    at: str = ""
     on: str = ""
     state: str = RUNNING
 

@@ -141,6 +141,5 @@ class Health:
 
     def _write(self) -> None:
         self._start.seconds = self._startup.seconds
-        if not self._startup.running:
-            self._start.startup = self._startup.phases
+        self._start.startup, self._start.at = dict(self._startup.phases), self._startup.at
         self._record.write(self._workdir)

@@ -46,8 +46,8 @@ class Run:
         """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
         with self.profiler:
             done, stopped = self._train(state, done, stream)
-        with self._saving(done):
-            self.checkpoints.wait()
+            with self._saving(done):
+                self.checkpoints.wait()
         if stopped:
             self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command resumes from there.")
         return done

@@ -94,14 +94,12 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
-    startup = Startup() if startup is None else startup
-    workdir = expand(workdir)
+    workdir, startup = expand(workdir), startup or Startup()
     with startup.phase("devices"):
         mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     with Preemption(stopped_status) as preemption:
-        with startup.phase("data"):
-            setup = _set_up(settings, mesh, sources, model, optimizer, loss)
+        setup = _set_up(settings, mesh, sources, model, optimizer, loss, startup)
         with (
             alone(workdir),
             compilation_cache(settings.compilation_cache),
@@ -141,11 +139,13 @@ def _set_up(
     model: Flair | None,
     optimizer: optax.GradientTransformation | None,
     loss: Loss | None,
+    startup: Startup,
 ) -> _Setup:
     """Opens the data, and makes the objects that train on it."""
     if loss is None and settings.factories.loss is None:
         make_loss(settings.loss, settings.group_size)  # which may name unknown terms: opening data can take hours
-    sources, name_of_sources = find_sources(settings, sources)
+    with startup.phase("data"):
+        sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
@@ -157,7 +157,8 @@ def _set_up(
     identity = describe_run(settings, samples, objects.model.config, names)
     evaluation = None
     if settings.evaluation.every_steps:
-        evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
+        with startup.phase("data"):
+            evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
     return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation, attention)
 
 

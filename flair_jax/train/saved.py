@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,7 +70,7 @@ def _sizes(folder: epath.Path, pool: ThreadPoolExecutor, within: str = "") -> It
 
 def _damage(folder: epath.Path, sizes: dict[str, int], *, verify: bool) -> str | None:
     if digests.FILE not in sizes:
-        return "has no digests: damaged, or of an earlier version"
+        return _without_digests(folder, verify=verify)
     lines = (folder / digests.FILE).read_bytes().decode(errors="replace").splitlines()
     missing = [name for name in (line[66:] for line in lines) if name not in sizes]
     if missing:
@@ -80,3 +81,14 @@ def _damage(folder: epath.Path, sizes: dict[str, int], *, verify: bool) -> str |
         return digests.find_damage(Path(folder), _ITEMS)
     except CheckpointError as error:
         return str(error)
+
+
+def _without_digests(folder: epath.Path, *, verify: bool) -> str | None:
+    """Whether a checkpoint should have digests; its description says so."""
+    try:
+        described = json.loads((folder / DESCRIPTION / "metadata").read_bytes())
+    except (OSError, ValueError):
+        return "its description is damaged"
+    if "digests" in described:
+        return f"{digests.FILE} is missing"
+    return "cannot be verified: it is of a version that wrote no digests" if verify else None

@@ -25,6 +25,7 @@ class Startup:
     Attributes:
       began: when the run started, in seconds since 1970.
       running: whether the first step is still to come.
+      at: what is shown of the phase that it is at, such as "compiling"; "" between phases.
       phases: seconds by phase; once all are over, with "other" they add up to "total".
       show: is called with what to show at the start of a phase, and with "" at the end of the last.
     """
@@ -37,7 +38,7 @@ class Startup:
         """
         now = time.time()
         self.began = now if began is None else began
-        self.running = True
+        self.running, self.at = True, ""
         self.show: Callable[[str], None] = lambda words: None
         self._start = time.monotonic() - (now - self.began)
         self.phases = dict.fromkeys(_WORDS, 0.0) | {"imports": now - self.began}
@@ -53,11 +54,13 @@ class Startup:
 
     @contextlib.contextmanager
     def _measured(self, name: str) -> Iterator[None]:
-        self.show(_WORDS[name])
+        self.at = _WORDS[name]
+        self.show(self.at)
         start = time.monotonic()
         try:
             yield
         finally:
+            self.at = ""
             self.phases[name] += time.monotonic() - start
 
     def finish(self) -> None:
