@@ -105,6 +105,7 @@ def _what_is_kept(c: ml_collections.ConfigDict) -> None:
 
     # Metrics, in WORKDIR/metrics.jsonl and for TensorBoard in WORKDIR
     c.log_every_steps = 50
+    c.profile_steps = ()  # such as (20, 24): traces these steps for TensorBoard's profiler (docs/health.md); (): none
     c.wandb_project = ""  # Weights & Biases too (extra `wandb`); "": no
 
     # Retrieval evaluation while training

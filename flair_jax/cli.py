@@ -54,10 +54,11 @@ def _commands() -> tuple[ModuleType, ...]:
         index,
         plan,
         search,
+        status,
         train,
     )
 
-    return convert, export, evaluate, attend, index, search, embed, train, plan, data, demo, demo_app
+    return convert, export, evaluate, attend, index, search, embed, train, status, plan, data, demo, demo_app
 
 
 def _parser() -> argparse.ArgumentParser:

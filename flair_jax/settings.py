@@ -163,6 +163,7 @@ class TrainSettings:
     factories: Factories = Factories()
     attention: str = "auto"
     residual_dtype: str = "float32"
+    profile_steps: tuple[int, ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
@@ -275,6 +276,8 @@ def _problems(settings: TrainSettings) -> Iterator[str]:
     for name, part in (("loss.group_size", settings.group_size), ("accumulation_steps", settings.accumulation_steps)):
         if settings.batch_size % part:
             yield f"batch_size={settings.batch_size} is not a multiple of config.{name}={part}"
+    if (window := settings.profile_steps) and not (len(window) == 2 and 1 <= window[0] <= window[1]):
+        yield f"profile_steps={window} must be (first, last) with 1 <= first <= last, or ()"
     if not all(weight > 0 for weight in settings.data.weights):
         yield f"data.weights={settings.data.weights} must all be greater than 0"
     low, high = settings.data.crop_scale

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flair_jax.commands.parser import Commands, add_command, positive
+from flair_jax.commands.parser import Commands, add_command, path, positive
 from flair_jax.console import environment_variables
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep compiled programs there, so that equal ones are compiled once"
     )
+    parser.add_argument(
+        "--workdir", type=path, metavar="DIR", help="keep the utilisation there: a run in it logs it beside its own"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(takes_more="")
 
@@ -75,6 +78,8 @@ def _plan(options: argparse.Namespace) -> int:
     from flair_jax.train.flags import parse_config
 
     planner = Planner(parse_config(options.words), options.topology, options.slices, options.mesh, options.cache)
+    if options.workdir is not None:
+        planner.check_keeps(options.workdir)
     if options.sweep is not None:
         swept = sweep(planner, options.sweep)
         if options.json:
@@ -88,6 +93,8 @@ def _plan(options: argparse.Namespace) -> int:
         plans += changes_that_fit(planner.training, planner.settings({}), len(planner.topology.devices))
     if options.evaluate:
         plans.append(({}, planner.scoring()))
+    if options.workdir is not None:
+        planner.keep(plans[0][1], options.workdir)
     if options.json:
         print(as_json(plans))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import time
@@ -11,12 +12,17 @@ from pathlib import Path
 import ml_collections
 
 from flair_jax.errors import ConfigError
+from flair_jax.files import writing
 from flair_jax.parallel.sharding import AXES
 from flair_jax.plan.changes import Changes, in_words
 from flair_jax.plan.figures import Plan
 from flair_jax.plan.steps import plan_scoring, plan_training
 from flair_jax.plan.topology import find_topology
 from flair_jax.settings import TrainSettings
+from flair_jax.train.flops import Chip
+from flair_jax.train.identity import describe_run
+from flair_jax.train.objects import make_objects
+from flair_jax.train.planned import write_plan
 
 
 class Planner:
@@ -69,6 +75,37 @@ class Planner:
         """Plans the evaluation's scoring step."""
         settings = self.settings({})
         return self._planned("a scoring step", lambda: plan_scoring(settings, self.topology, cache=self._cache))
+
+    def check_keeps(self, workdir: Path) -> Chip:
+        """The chip whose utilisation `keep` keeps.
+
+        Raises:
+          ConfigError: if the topology is of CPUs.
+        """
+        if self.topology.chip is None:
+            raise ConfigError(f"--workdir={workdir}: a plan for CPUs has no utilisation to keep there")
+        return self.topology.chip
+
+    def keep(self, plan: Plan, workdir: Path) -> None:
+        """Keeps the model FLOPs utilisation of a plan as configured in a run's folder, for `Meter` to log.
+
+        A plan that does not fit has none, which is said.
+
+        Raises:
+          ConfigError: if the topology is of CPUs.
+          StorageError: if it cannot be written.
+        """
+        chip = self.check_keeps(workdir)
+        if not plan.fits:
+            print(
+                f"{self._label}: nothing is kept in {workdir}, for the step does not fit", file=sys.stderr, flush=True
+            )
+            return
+        settings = self.settings({})
+        objects = make_objects(dataclasses.replace(settings, steps=max(plan.steps, 1)))
+        run = describe_run(settings, 0, objects.model.config, objects.names)
+        with writing(str(workdir)):
+            write_plan(workdir, run, chip.name, plan.mesh, plan.estimates["compiler"].mfu)
 
     def _planned(self, step: str, plan: Callable[[], Plan]) -> Plan:
         start = time.monotonic()

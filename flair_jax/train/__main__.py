@@ -10,6 +10,7 @@ with --distributed.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 from flair_jax import interrupts
@@ -31,13 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
+    began = time.time()
     interrupts.say("interrupted; the same command resumes from the last checkpoint")
     from flair_jax.train.flags import parse
 
     options = parse(arguments)
-    from flair_jax.train.run import run_from_flags  # loads JAX
+    from flair_jax.train.from_flags import run_from_flags  # loads JAX
 
-    return run_from_flags(options)
+    return run_from_flags(options, began)
 
 
 if __name__ == "__main__":

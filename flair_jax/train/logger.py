@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
-import os
 import socket
 import struct
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +20,10 @@ from tqdm import tqdm
 from flair_jax.errors import ConfigError
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.packages import how_to_install, versions
+from flair_jax.train.appended import open_appended
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
+_TRAIN = "train"
 
 
 class MetricLogger:
@@ -49,21 +51,20 @@ class MetricLogger:
         """
         self._active = active
         self._wandb = _import_wandb() if wandb_project and active else None
-        self._bar = tqdm(total=steps, initial=first_step, desc="train", unit="step", disable=not active, smoothing=0.1)
+        self._bar = tqdm(total=steps, initial=first_step, desc=_TRAIN, unit="step", disable=not active, smoothing=0.1)
         if not active:
             return
         self._path = path = workdir / METRICS
-        self._folder = workdir.stat()
         with writing(f"{path}: cannot be written"):
             if path.exists():
                 _drop_after(path, first_step)
-            with (workdir / STARTS).open("a", encoding="utf-8") as starts:
-                starts.write(json.dumps({"step": first_step, "versions": versions()}) + "\n")
-            self._lines = path.open("a", encoding="utf-8")
+            with contextlib.closing(open_appended(workdir / STARTS)) as starts:
+                starts.write(json.dumps({"step": first_step, "versions": versions()}).encode() + b"\n")
+            self._lines = open_appended(path)
             self._board = _Board(workdir, first_step)
         if self._wandb:
             identity = workdir.name
-            self._wandb.init(project=wandb_project, dir=str(workdir), id=identity, name=identity, resume="allow")
+            self._wandb.init(project=wandb_project, dir=_local(workdir), id=identity, name=identity, resume="allow")
 
     def __enter__(self) -> MetricLogger:
         return self
@@ -74,7 +75,7 @@ class MetricLogger:
         self._bar.close()
         if self._active:
             for each in (self._lines, self._board):
-                with contextlib.suppress(OSError):  # what could not be written has been reported
+                with contextlib.suppress(Exception):  # what could not be written has been reported
                     each.close()
             if self._wandb:
                 self._wandb.finish()
@@ -95,22 +96,38 @@ class MetricLogger:
         if not self._active:
             return
         with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
-            if not os.path.samestat(self._path.parent.stat(), self._folder):  # it would go into a removed file
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._begin_anew_if_removed()
-            self._lines.write(json.dumps({"step": step, **values}) + "\n")
-            self._lines.flush()
+            anew = self._lines.write(json.dumps({"step": step, **values}).encode() + b"\n")
             self._board.write(step, values)
+        if anew:
+            self.say(f"{self._path} has been removed or replaced; metrics from here on are added to what is there")
         if self._wandb:
             self._wandb.log(values, step=step)
 
-    def _begin_anew_if_removed(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(self._path.stat(), os.fstat(self._lines.fileno())):
-                return
-        self.say(f"{self._path} has been removed or replaced; metrics from here on are added to what is there")
-        self._lines.close()
-        self._lines = self._path.open("a", encoding="utf-8")
+    def upload(self) -> None:
+        """Returns once all that was written has arrived in the bucket, if the run's folder is in one.
+
+        Raises:
+          StorageError: if it cannot be written.
+        """
+        if self._active:
+            with writing(f"{self._path}: the metrics cannot be written"):
+                self._lines.upload()
+                self._board.upload()
+
+    def show(self, words: str) -> None:
+        """Shows what the run is at, other than "train", before the progress bar; "": it trains."""
+        if not words:
+            self._bar.unpause()  # the time until now is none of the steps'
+        self._bar.set_description(words or _TRAIN)
+
+    @contextlib.contextmanager
+    def doing(self, words: str) -> Iterator[None]:
+        """Shows what the run is at during the block."""
+        self._bar.set_description(words)
+        try:
+            yield
+        finally:
+            self._bar.set_description(_TRAIN, refresh=False)
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
@@ -123,14 +140,22 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
     A last line that was cut off is left out; other damaged lines, as after a power cut, are left out with a warning.
     """
-    *lines, _ = (workdir / METRICS).read_bytes().split(b"\n")
+    values, damaged = parse_metrics((workdir / METRICS).read_bytes())
+    if damaged:
+        logging.warning("%s: %s", workdir / METRICS, damaged)
+    return values
+
+
+def parse_metrics(content: bytes) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a metrics file that are whole, oldest first, and how many are damaged, in words; "" if none is.
+
+    A last line that was cut off is left out, and no damage: it may be being written.
+    """
+    *lines, _ = content.split(b"\n")
     parsed = [_parse(line) for line in lines]
     damaged = [number for number, values in enumerate(parsed, 1) if values is None]
-    if damaged:
-        logging.warning(
-            "%s: %d line(s) are damaged and left out; the first is line %d", workdir / METRICS, len(damaged), damaged[0]
-        )
-    return [values for values in parsed if values is not None]
+    words = f"{len(damaged)} line(s) are damaged and left out; the first is line {damaged[0]}" if damaged else ""
+    return [values for values in parsed if values is not None], words
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -157,7 +182,7 @@ class _Board:
     def __init__(self, folder: Path, first_step: int) -> None:
         self._event, self._summary, self._checksum = _import_tensorboard()
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        self._file = (folder / name).open("ab")
+        self._file = open_appended(folder / name)
         self._add(file_version="brain.Event:2")
         # Events of earlier files for steps from here on no longer count.
         self._add(step=first_step + 1, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
@@ -169,12 +194,19 @@ class _Board:
     def _add(self, **fields: Any) -> None:
         """Writes a record: its length and its bytes, each with a checksum."""
         data = self._event.Event(wall_time=time.time(), **fields).SerializeToString()
-        for part in (struct.pack("<Q", len(data)), data):
-            self._file.write(part + struct.pack("<I", self._checksum(part)))
-        self._file.flush()
+        parts = (struct.pack("<Q", len(data)), data)
+        self._file.write(b"".join(part + struct.pack("<I", self._checksum(part)) for part in parts))
+
+    def upload(self) -> None:
+        self._file.upload()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _local(workdir: Path) -> str:
+    """A folder on this machine for W&B's own files, which it uploads itself."""
+    return tempfile.mkdtemp(prefix="flair-jax-wandb-") if "://" in str(workdir) else str(workdir)
 
 
 def _import_tensorboard() -> Any:

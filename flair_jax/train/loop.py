@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import jax
 from jax.sharding import Mesh
 
 from flair_jax.data.pipeline import LocalBatch
@@ -13,11 +14,14 @@ from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import storage_reason
 from flair_jax.parallel.sharding import global_batch
 from flair_jax.settings import TrainSettings
+from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RetrievalEvaluation
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.meter import Meter
 from flair_jax.train.preemption import Preempted, Preemption
+from flair_jax.train.profile import Profiler
+from flair_jax.train.startup import Startup
 from flair_jax.train.step import Batch, StepMetrics, TrainState
 
 
@@ -34,16 +38,33 @@ class Run:
     evaluation: RetrievalEvaluation | None
     logger: MetricLogger
     preemption: Preemption
+    startup: Startup
+    profiler: Profiler
+    background: Background
 
     def train(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> int:
         """Trains after `done` steps, and saves; returns how many are done at the end, or at a SIGTERM."""
+        with self.profiler:
+            done, stopped = self._train(state, done, stream)
+            with self._saving(done):
+                self.checkpoints.wait()
+        if stopped:
+            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command resumes from there.")
+        return done
+
+    def _train(self, state: TrainState, done: int, stream: Iterator[LocalBatch]) -> tuple[int, bool]:
+        """The steps; returns how many are done, and whether a SIGTERM ended them."""
         stopping = False
         while done < self.steps and not stopping:
             try:
-                with self.preemption.may_break():
+                self.profiler.reached(done)
+                with self.preemption.may_break(), self.startup.phase("data"):
                     batch = self.meter.wait_for(stream)
-                state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
+                with self.startup.phase("compile"):
+                    state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
                 self.preemption.await_steps()
+                if self.startup.running:
+                    self._end_startup(metrics)
                 done += 1
                 self.meter.add(done, metrics, batch)
                 stopping = self.preemption.reached(done)
@@ -58,16 +79,20 @@ class Run:
             except Preempted:
                 stopping = True
                 self._save(state, done)
-        with self._saving(done):
-            self.checkpoints.wait()
-        if stopping:
-            self.logger.say(f"stopped by SIGTERM after step {done:,}; saved. The same command resumes from there.")
-        return done
+        return done, stopping
+
+    def _end_startup(self, metrics: StepMetrics) -> None:
+        """Waits for the first step, once it is compiled."""
+        self.meter.begin_steps()
+        with self.startup.phase("first_step"):
+            jax.block_until_ready(metrics)
+        self.startup.finish()
 
     def _save(self, state: TrainState, done: int) -> None:
-        self.meter.check_all()  # a state that is not finite is never saved
-        with self._saving(done):
+        with self.meter.outside("saving"), self._saving(done):  # a state that is not finite is never saved
+            self.logger.upload()  # resuming from there, it must have what was logged before
             self.checkpoints.save(state, done)
+        self.background.wake()
 
     @contextmanager
     def _saving(self, done: int) -> Iterator[None]:
@@ -88,11 +113,12 @@ class Run:
         last = done == self.steps
         if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
             return
-        try:
-            with self.preemption.may_break():
-                values = self.evaluation.run(state.evaluated)
-        except Exception as error:
-            reason = str(error).strip() or type(error).__name__
-            self.logger.say(f"the evaluation after step {done:,} has failed, and training continues: {reason}")
-            values = {"evaluation/failed": 1.0}
+        with self.meter.outside("evaluating"):
+            try:
+                with self.preemption.may_break():
+                    values = self.evaluation.run(state.evaluated)
+            except Exception as error:
+                reason = str(error).strip() or type(error).__name__
+                self.logger.say(f"the evaluation after step {done:,} has failed, and training continues: {reason}")
+                values = {"evaluation/failed": 1.0}
         self.logger.write(done, values)

@@ -39,8 +39,11 @@ class LossValues(NamedTuple):
 # What is logged beside the terms.
 METRICS = (
     *("step", "loss", "grad_norm", "logit_scale", "learning_rate", "images_per_second", "waiting_for_data"),
-    *("skipped_samples", "cut_captions", "model_flops_utilisation"),
+    *("skipped_samples", "cut_captions", "model_flops_utilisation", "planned_model_flops_utilisation"),
+    *("goodput", "restarts"),
 )
+
+GROUPS = ("step_seconds/", "startup/", "memory/", "evaluation/")
 
 
 def check_values(values: object) -> None:
@@ -54,7 +57,7 @@ def check_values(values: object) -> None:
     for name, term in values.terms.items():
         if not jax.tree_util.all_leaves([term]) or jnp.shape(term):
             raise ConfigError(f"the loss's term {name} must be a scalar, not {_described(term)}")
-        if name in METRICS:
+        if name in METRICS or name.startswith(GROUPS):
             raise ConfigError(f"the loss has a term named {name}, as another metric is; give it another name")
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import peak_flops, step_flops
+from flair_jax.train.health import Health
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.step import StepMetrics
@@ -38,10 +40,28 @@ class Meter:
     """Metrics on their way from the devices to the log, one step behind so that devices never wait for Python."""
 
     def __init__(
-        self, settings: TrainSettings, model: Flair, loss: Loss, schedule: optax.Schedule | None, logger: MetricLogger
+        self,
+        settings: TrainSettings,
+        model: Flair,
+        loss: Loss,
+        schedule: optax.Schedule | None,
+        logger: MetricLogger,
+        health: Health,
+        planned_utilisation: float | None = None,
     ) -> None:
-        """For a run with these settings; warns if utilisation is measured and the loss does not state its FLOPs."""
-        self._settings, self._schedule, self._logger = settings, schedule, logger
+        """For a run with these settings; warns if utilisation is measured and the loss does not state its FLOPs.
+
+        Args:
+          settings: of the run.
+          model: that is trained.
+          loss: by which.
+          schedule: of the learning rate; None if it is not known.
+          logger: for the metrics.
+          health: for the times of steps.
+          planned_utilisation: that `flair-jax plan` expects of the steps; None if they were not planned.
+        """
+        self._settings, self._schedule, self._logger, self._health = settings, schedule, logger, health
+        self._planned = planned_utilisation
         images, captions = settings.batch_size, settings.captions_per_image
         self._flops = step_flops(model, images, captions, loss, settings.lock, settings.packing)
         peak = peak_flops(jax.devices()[0])
@@ -66,6 +86,22 @@ class Meter:
             self._check(self._pending.popleft())
         self._logger.advance(self._settings.batch_size)
 
+    def begin_steps(self) -> None:
+        """The program is compiled: speed and the wait for data are measured from here on."""
+        self._health.begin_steps()
+        self._waited, self._since = 0.0, time.monotonic()
+
+    @contextmanager
+    def outside(self, what: str) -> Iterator[None]:
+        """For what is no part of a step: "saving", "evaluating" or "profiling". Waits for all steps first.
+
+        Raises:
+          TrainingError: if one of them was not finite.
+        """
+        self.check_all()
+        with self._logger.doing(what), self._health.outside(what):
+            yield
+
     def check_all(self) -> None:
         """Waits for all steps; raises TrainingError if one of them was not finite."""
         while self._pending:
@@ -73,6 +109,7 @@ class Meter:
 
     def _check(self, pending: _Pending) -> None:
         metrics = jax.tree.map(float, jax.device_get(pending.metrics))
+        self._health.step_done(pending.step)
         if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
             samples = ", ".join(map(str, pending.samples))
             raise TrainingError(
@@ -99,7 +136,9 @@ class Meter:
         }
         if self._peak:
             values["model_flops_utilisation"] = count * self._flops / seconds / self._peak
-        self._logger.write(step, self._terms() | values)
+        if self._planned:
+            values["planned_model_flops_utilisation"] = self._planned
+        self._logger.write(step, self._terms() | values | self._health.values())
         self._done.clear()
         self._waited, self._since = 0.0, time.monotonic()
 

@@ -21,12 +21,14 @@ from flair_jax.files import expand
 from flair_jax.models.attention import describe_choices
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import Processes, join_cluster
+from flair_jax.parallel.processes import Processes
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
+from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RetrievalEvaluation
-from flair_jax.train.flags import TrainOptions
+from flair_jax.train.goodput import EVERY
+from flair_jax.train.health import Health
 from flair_jax.train.identity import describe_run
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
@@ -34,9 +36,12 @@ from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.objects import Objects, find_sources, make_objects
 from flair_jax.train.packing import find_packing
+from flair_jax.train.planned import planned_utilisation
 from flair_jax.train.preemption import Preemption
+from flair_jax.train.profile import Profiler
+from flair_jax.train.startup import Startup
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
-from flair_jax.train.surroundings import alone, compilation_cache, no_tracebacks_logged
+from flair_jax.train.surroundings import alone, compilation_cache
 from flair_jax.train.trial import try_out
 from flair_jax.weights.locate import locate
 
@@ -58,6 +63,7 @@ def train(
     loss: Loss | None = None,
     accept_changes: bool = False,
     stopped_status: int = 0,
+    startup: Startup | None = None,
 ) -> Outcome:
     """Trains, or resumes training, until the last step or a SIGTERM.
 
@@ -77,6 +83,7 @@ def train(
       accept_changes: resume a run even if changed settings make it another run.
       stopped_status: exit status if SIGTERM comes before there is anything to save, and the process is under
         `interrupts.run`.
+      startup: measures the time to the first step, if it began before this call.
 
     Raises:
       ConfigError: if the settings or an object are invalid, or a factory fails.
@@ -87,20 +94,22 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
-    workdir = expand(workdir)
-    mesh = make_mesh(settings.mesh)
+    workdir, startup = expand(workdir), startup or Startup()
+    with startup.phase("devices"):
+        mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
     with Preemption(stopped_status) as preemption:
-        setup = _set_up(settings, mesh, sources, model, optimizer, loss)
+        setup = _set_up(settings, mesh, sources, model, optimizer, loss, startup)
         with (
             alone(workdir),
             compilation_cache(settings.compilation_cache),
             jax.set_mesh(mesh),
             RunCheckpoints(workdir, settings.checkpoint, setup.objects.model, setup.identity) as checkpoints,
         ):
-            state, done = _start(setup, checkpoints, accept_changes)
+            with startup.phase("restore"):
+                state, done = _start(setup, checkpoints, accept_changes)
             if done < setup.steps:
-                done = _train_from(setup, workdir, checkpoints, preemption, state, done)
+                done = _train_from(setup, workdir, checkpoints, preemption, startup, state, done)
             elif jax.process_index() == 0:
                 print(f"finished: all {done:,} steps are done", flush=True)
             return Outcome(checkpoints.path(done), finished=done == setup.steps)
@@ -130,11 +139,13 @@ def _set_up(
     model: Flair | None,
     optimizer: optax.GradientTransformation | None,
     loss: Loss | None,
+    startup: Startup,
 ) -> _Setup:
     """Opens the data, and makes the objects that train on it."""
     if loss is None and settings.factories.loss is None:
         make_loss(settings.loss, settings.group_size)  # which may name unknown terms: opening data can take hours
-    sources, name_of_sources = find_sources(settings, sources)
+    with startup.phase("data"):
+        sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
@@ -146,7 +157,8 @@ def _set_up(
     identity = describe_run(settings, samples, objects.model.config, names)
     evaluation = None
     if settings.evaluation.every_steps:
-        evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
+        with startup.phase("data"):
+            evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
     return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation, attention)
 
 
@@ -167,6 +179,7 @@ def _train_from(
     workdir: Path,
     checkpoints: RunCheckpoints,
     preemption: Preemption,
+    startup: Startup,
     state: TrainState,
     first: int,
 ) -> int:
@@ -181,8 +194,12 @@ def _train_from(
             wandb_project=settings.wandb_project,
             active=jax.process_index() == 0,
         ) as logger,
+        Background(EVERY) as background,
+        Health(workdir, setup.identity, first, startup, background) as health,
         _input(setup, first) as stream,
     ):
+        background.add("metrics cannot be written", logger.upload)
+        startup.show = logger.show
         logger.say(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
             f"{sum(map(len, setup.sources)):,} samples, {setup.steps:,} steps of {settings.batch_size} images on "
@@ -193,16 +210,21 @@ def _train_from(
         logger.say(setup.attention)
         if setup.names:
             logger.say("not our own: " + "; ".join(f"{kind} {name}" for kind, name in setup.names.items()))
+        planned = planned_utilisation(workdir, setup.identity, setup.mesh, logger)
+        meter = Meter(settings, objects.model, objects.loss, objects.schedule, logger, health, planned)
         run = Run(
             settings=settings,
             steps=setup.steps,
             mesh=setup.mesh,
             train_step=jax.jit(step, donate_argnums=0),
-            meter=Meter(settings, objects.model, objects.loss, objects.schedule, logger),
+            meter=meter,
             checkpoints=checkpoints,
             evaluation=setup.evaluation,
             logger=logger,
             preemption=preemption,
+            startup=startup,
+            profiler=Profiler(settings.profile_steps, workdir, logger, meter.outside),
+            background=background,
         )
         return run.train(state, first, stream)
 
@@ -252,23 +274,3 @@ def _input(setup: _Setup, first: int) -> Iterator[Iterator[LocalBatch]]:
         yield stream
     finally:
         stream.close()
-
-
-def run_from_flags(options: TrainOptions) -> int:
-    """Runs the training that a command line asks for, prints its newest checkpoint, and returns the exit status.
-
-    Raises:
-      FlairError: with the status to exit with: 1 for a dead data worker, else 2.
-    """
-    settings = TrainSettings.from_config(options.config)
-    if options.distributed:
-        join_cluster(options.cluster, sigterm_saves=True)
-    with no_tracebacks_logged():
-        outcome = train(
-            settings,
-            options.workdir,
-            accept_changes=options.accept_changes,
-            stopped_status=options.stopped_status,
-        )
-    print(outcome.checkpoint)
-    return 0 if outcome.finished else options.stopped_status

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: its folder on this machine, and the file in it that describes it."""
+"""Where a checkpoint is: its folder on this machine, and the file in it that describes it. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 from pathlib import Path
 
 from flair_jax.files import expand
-from flair_jax.weights.write import CONFIG
 
 # The folder of a training run's checkpoints, in its workdir.
 RUN_FOLDER = "checkpoints"
+
+# A model's description in a folder or hub repository.
+CONFIG = "config.json"
 
 # In a training run's checkpoint the description is a JSON item of Orbax's.
 DESCRIPTION = "description"

@@ -12,12 +12,13 @@ import safetensors.numpy
 
 from flair_jax.files import no_file, replace_when_complete
 from flair_jax.packages import how_to_install
+from flair_jax.weights.locate import CONFIG as CONFIG
 from flair_jax.weights.param_map import ConversionError
 
 SUFFIXES = (".pt", ".safetensors")
 
-# The names of a model's description and weights in a folder or hub repository.
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# A model's weights in a folder or hub repository, beside CONFIG.
+WEIGHTS = "model.safetensors"
 # open_clip's description, of the model and of how pictures are prepared.
 OPEN_CLIP = "open_clip_config.json"
 

@@ -63,6 +63,25 @@ def test_tars_without_a_usable_sample(tmp_path, capsys) -> None:
     assert not list((tmp_path / "tfds").rglob("*.array_record*"))
 
 
+def test_samples_that_the_runner_loses(tmp_path, capsys, monkeypatch) -> None:
+    """As it has done, of eight tars on a busy machine, in processes of its own."""
+    import apache_beam as beam
+
+    from flair_jax.data.build.recaptioned import Recaptioned
+
+    split = Recaptioned._split_generators
+
+    def lossy(self, manager, pipeline):
+        return {"train": split(self, manager, pipeline)["train"] | "lose" >> beam.Filter(lambda each: each[0] != 3)}
+
+    monkeypatch.setattr(Recaptioned, "_split_generators", lossy)
+    pattern = write_tars(tmp_path / "tars", 3, 8)
+    assert main(["data", "build", "custom", pattern, "--data-dir", str(tmp_path / "tfds"), DIRECT]) == 2
+    lost = "lost data: 3 of 3 tars were read, with 24 samples, and 23 samples were written. Nothing is kept"
+    assert lost in capsys.readouterr().err
+    assert not list((tmp_path / "tfds").rglob("*.array_record*"))
+
+
 @pytest.mark.parametrize("stray", ["1.tar", "--shorter_side=48", "--runer=DirectRunner"])
 def test_words_that_beam_would_discard(tmp_path, capsys, stray: str) -> None:
     """A second tar, as the shell makes of a pattern without quotes; wrong options."""

@@ -1,5 +1,6 @@
 """Retrieval evaluation in the middle of training."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -129,11 +130,14 @@ def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> Non
         steps=9,
         mesh=None,
         train_step=None,
-        meter=None,
+        meter=SimpleNamespace(outside=lambda what: contextlib.nullcontext()),
         checkpoints=None,
         evaluation=evaluation,
         logger=SimpleNamespace(say=said.append, write=lambda *values: logged.append(values)),
         preemption=Preemption(0),
+        startup=None,
+        profiler=None,
+        background=None,
     )
     run._evaluate(SimpleNamespace(evaluated=params), 2)
     assert not logged

@@ -43,11 +43,9 @@ def test_scalars_are_on_the_disk_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("log", ["lines", "board"])
 def test_a_full_disk_is_one_sentence(tmp_path: Path, log: str) -> None:
     with MetricLogger(tmp_path, first_step=0, steps=9) as logger:
-        if log == "lines":
-            (tmp_path / "metrics.jsonl").unlink()
-            (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-        else:
-            logger._board._file = open("/dev/full", "wb")  # noqa: SIM115
+        (path,) = tmp_path.glob("metrics.jsonl" if log == "lines" else "events.out.tfevents.*")
+        path.unlink()
+        path.symlink_to("/dev/full")
         with pytest.raises(StorageError, match=r"metrics.jsonl: the metrics of step 1 .*: the disk is full; make room"):
             logger.write(1, {"loss": 1.0})
 

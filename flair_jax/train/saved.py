@@ -1,0 +1,94 @@
+"""The checkpoints in a run's folder: how large they are, and whether they are whole. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from etils import epath
+
+from flair_jax.errors import CheckpointError
+from flair_jax.weights import digests
+from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
+
+# Requests at once: a bucket answers each after some 20 ms.
+_THREADS = 16
+_ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint.
+
+    Attributes:
+      step: after which it was saved.
+      bytes: of all its files.
+      files: how many.
+    """
+
+    step: int
+    bytes: int
+    files: int
+
+
+def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[str]]:
+    """The checkpoints of a run, oldest first, and what is damaged among them, in words.
+
+    Args:
+      workdir: the run's folder.
+      verify: whether to compare all contents with their digests.
+    """
+    folder, aside = workdir / RUN_FOLDER, workdir / "damaged"
+    names = [each.name for each in folder.iterdir()] if folder.exists() else []
+    saved, damaged = [], []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for step in sorted(int(name) for name in names if name.isdecimal()):
+            try:
+                sizes = dict(_sizes(folder / str(step), pool))
+                words = _damage(folder / str(step), sizes, verify=verify)
+            except FileNotFoundError:  # the run has removed it meanwhile
+                continue
+            saved.append(Saved(step, sum(sizes.values()), len(sizes)))
+            damaged += [f"{folder / str(step)}: {words}"] if words else []
+    damaged += [f"{each}: set aside" for each in sorted(aside.iterdir())] if aside.exists() else []
+    return saved, damaged
+
+
+def _sizes(folder: epath.Path, pool: ThreadPoolExecutor, within: str = "") -> Iterator[tuple[str, int]]:
+    """Bytes of all files by their names, relative to the checkpoint."""
+    entries = list((folder / within).iterdir())
+    for entry, stat in zip(entries, pool.map(lambda entry: entry.stat(), entries), strict=True):
+        name = f"{within}{entry.name}"
+        if stat.is_directory:
+            yield from _sizes(folder, pool, f"{name}/")
+        else:
+            yield name, stat.length
+
+
+def _damage(folder: epath.Path, sizes: dict[str, int], *, verify: bool) -> str | None:
+    if digests.FILE not in sizes:
+        return _without_digests(folder, verify=verify)
+    lines = (folder / digests.FILE).read_bytes().decode(errors="replace").splitlines()
+    missing = [name for name in (line[66:] for line in lines) if name not in sizes]
+    if missing:
+        return f"{min(missing)} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if not verify:
+        return None
+    try:
+        return digests.find_damage(Path(folder), _ITEMS)
+    except CheckpointError as error:
+        return str(error)
+
+
+def _without_digests(folder: epath.Path, *, verify: bool) -> str | None:
+    """Whether a checkpoint should have digests; its description says so."""
+    try:
+        described = json.loads((folder / DESCRIPTION / "metadata").read_bytes())
+    except (OSError, ValueError):
+        return "its description is damaged"
+    if "digests" in described:
+        return f"{digests.FILE} is missing"
+    return "cannot be verified: it is of a version that wrote no digests" if verify else None
