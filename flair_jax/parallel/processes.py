@@ -12,6 +12,7 @@ import numpy as np
 
 from flair_jax import errors
 from flair_jax.errors import ConfigError, DatasetError, FlairError
+from flair_jax.parallel import peers
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +49,8 @@ def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
 
 
 def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
-    """Connects this process with the others; call before any JAX computation.
+    """Connects this process with the others; call before any JAX computation. From then on, this process learns of the
+    others' end; put its work under `peers.ending_together`.
 
     Args:
       options: of `CLUSTER_OPTIONS`, None where not given.
@@ -71,6 +73,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
         ) from None
     finally:
         jax.config.update("jax_enable_preemption_service", before)
+    peers.watch()
 
 
 @dataclasses.dataclass(frozen=True)
