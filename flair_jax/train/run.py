@@ -21,7 +21,7 @@ from flair_jax.files import expand
 from flair_jax.models.attention import describe_choices
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import Processes
+from flair_jax.parallel.processes import Processes, connect_devices
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
@@ -106,6 +106,7 @@ def train(
             jax.set_mesh(mesh),
             RunCheckpoints(workdir, settings.checkpoint, setup.objects.model, setup.identity) as checkpoints,
         ):
+            connect_devices(mesh)
             with startup.phase("restore"):
                 state, done = _start(setup, checkpoints, accept_changes)
             if done < setup.steps:
