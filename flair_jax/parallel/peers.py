@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flair_jax import console
+from flair_jax import console, interrupts
 from flair_jax.errors import ConfigError, FlairError, PeerError
 
 # Seconds without a sign of life after which a process counts as dead: its machine or network has gone. A process that
@@ -43,13 +43,19 @@ class _Watch:
     watchman: subprocess.Popen[bytes]
     stderr: IO[str]  # the real one; what compiled code writes passes through the watchman
     dead_after: float
-    arrived = threading.Event()  # of news
-    may_go = threading.Event()
+    arrived: threading.Event = dataclasses.field(default_factory=threading.Event)  # of news
+    may_go: threading.Event = dataclasses.field(default_factory=threading.Event)
     news: dict[str, Any] | None = None
     ending = False
     failed_with: int | None = None  # exit status
 
+    def stopped(self, status: int, sentence: str) -> None:
+        """Tells the others that a signal ends this process."""
+        words = sentence.partition(";")[0]  # what follows is for whoever reads this process's words
+        self.tell(done=False, how=f"has ended with status {status} ({words})", status=status)
+
     def tell(self, **message: Any) -> None:
+        """Tells the watchman something."""
         with contextlib.suppress(OSError, ValueError):
             assert self.watchman.stdin is not None  # noqa: S101 - for mypy
             self.watchman.stdin.write(json.dumps(message).encode() + b"\n")
@@ -105,6 +111,7 @@ def watch() -> None:
     if global_state.process_id == 0:
         listener.close()
     threading.Thread(target=_listen_to_watchman, args=(_watch,), name="peers", daemon=True).start()
+    interrupts.tell_at_end(_watch.stopped)
     atexit.register(_end, _watch)  # before JAX's own end, which waits for the others
 
 
@@ -195,8 +202,14 @@ def ending_together() -> Iterator[None]:
             raise error from None
         words = console.in_one_sentence(error)
         status = error.status if isinstance(error, FlairError) else 2 if words else 1
-        _fail(watch, status, f"has failed ({' '.join((words or type(error).__name__).split())})")
+        _fail(watch, status, f"has failed ({' '.join((words or _first_line(error)).split())})")
         raise
+
+
+def _first_line(error: BaseException) -> str:
+    """Of a bug's words, of which the process itself prints the traceback."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _fail(watch: _Watch, status: int, how: str) -> None:
@@ -207,11 +220,11 @@ def _fail(watch: _Watch, status: int, how: str) -> None:
 def _end(watch: _Watch) -> None:
     """At the end of this process. Of one that has failed, it omits JAX's own end, which would wait for the others."""
     failure = getattr(sys, "last_value", None)
-    if watch.failed_with is None and failure is None:
-        watch.tell(done=True)
-        return
     if watch.failed_with is None:
-        _fail(watch, 1, f"has failed ({type(failure).__name__})")
+        if failure is None:
+            watch.tell(done=True)
+            return
+        _fail(watch, 1, f"has failed ({_first_line(failure)})")
     watch.may_go.wait(8)  # with process 0 ends JAX's coordinator, and whatever still needs it is aborted
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

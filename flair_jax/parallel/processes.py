@@ -64,6 +64,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
     """
     import jax
 
+    peers.dead_after()  # which may be invalid
     before = jax.config.values["jax_enable_preemption_service"]
     jax.config.update("jax_enable_preemption_service", sigterm_saves)
     try:
