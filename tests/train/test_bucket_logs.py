@@ -57,14 +57,22 @@ def test_a_bucket_that_refuses_is_one_sentence(bucket, monkeypatch) -> None:
 def test_the_status_of_a_run_there(bucket) -> None:
     with MetricLogger(bucket, first_step=0, steps=9) as logger:
         logger.write(4, {"loss": 1.0, "images_per_second": 2.0})
-    files = {"params/d/0": b"12345", "progress/metadata": b'{"run": {"total_steps": 9, "batch_size": 2}}'}
+    assert read_status(bucket).saved == []
+    files = {
+        "commit_success.txt": b"",
+        "params/d/0": b"12345",
+        "progress/metadata": b'{"run": {"total_steps": 9, "batch_size": 2}}',
+    }
     for name, content in files.items():
         path = bucket / "checkpoints" / "4" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     (bucket / "checkpoints" / "4" / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in (*files, "x")))
+    (bucket / "checkpoints" / "6").mkdir()
+    (bucket / "checkpoints" / "6" / "params").write_bytes(b"1")
     status = read_status(bucket)
+    assert status.unfinished == ["6"]
     assert (status.workdir, status.step, status.steps, status.eta) == ("gs://bucket/run", 4, 9, 5.0)
     (saved,) = status.saved
-    assert (saved.step, saved.files) == (4, 3)
+    assert (saved.step, saved.files) == (4, 4)
     assert status.damaged == ["gs://bucket/run/checkpoints/4: x is missing"]
