@@ -17,9 +17,10 @@ help:
 demo: $(VENV)/demo.stamp
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/flair-jax demo --output demo
 
-test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp
+test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp $(VENV)-bucket/test.stamp
 	$(BIN)/python -m pytest -n auto
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
+	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto tests/bucket
 	@$(MAKE) --no-print-directory browser
 	$(VENV)-app/bin/python -m pytest -m browser tests/show/test_app.py
 
@@ -55,6 +56,13 @@ $(VENV)-beam/test.stamp: pyproject.toml constraints-beam.txt
 	$(VENV)-beam/bin/pip install --quiet -c constraints-beam.txt -e ".[beam,test]"
 	touch $@
 
+# S3's clients want an older python-dateutil, so buckets have an environment of their own.
+$(VENV)-bucket/test.stamp: pyproject.toml constraints-bucket.txt
+	$(PYTHON) -m venv $(VENV)-bucket
+	$(VENV)-bucket/bin/pip install --quiet --upgrade pip
+	$(VENV)-bucket/bin/pip install --quiet -c constraints-bucket.txt -e ".[bucket,export,gcs,s3,test]"
+	touch $@
+
 # Gradio wants an older Pillow, so the web page has an environment of its own.
 $(VENV)-app/test.stamp: pyproject.toml constraints-app.txt
 	$(PYTHON) -m venv $(VENV)-app
@@ -80,7 +88,10 @@ constraints:
 	$(PYTHON) -m venv --clear $(VENV)-pin
 	$(VENV)-pin/bin/pip install --quiet -e ".[app,browser,test]"
 	$(VENV)-pin/bin/pip freeze --exclude-editable > constraints-app.txt
+	$(PYTHON) -m venv --clear $(VENV)-pin
+	$(VENV)-pin/bin/pip install --quiet -e ".[bucket,export,gcs,s3,test]"
+	$(VENV)-pin/bin/pip freeze --exclude-editable > constraints-bucket.txt
 	rm -rf $(VENV)-pin
 
 clean:
-	rm -rf $(VENV) $(VENV)-app $(VENV)-beam demo site
+	rm -rf $(VENV) $(VENV)-app $(VENV)-beam $(VENV)-bucket demo site
