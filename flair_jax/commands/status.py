@@ -130,8 +130,8 @@ def _starts(status: Status) -> Iterator[tuple[str, str]]:
         return
     newest = status.starts[-1]
     # The first step is one of the steps.
-    start = newest.startup.get("total", newest.seconds) - newest.startup.get("first_step", 0.0)
-    spent = {"start": start, "steps": newest.stepping, **newest.elsewhere}
+    before = newest.startup.get("total", newest.seconds) - newest.startup.get("first_step", 0.0)
+    spent = {"start": before, "steps": newest.stepping, **newest.elsewhere}
     yield (
         "time",
         f"{_duration(newest.seconds)}: "
