@@ -15,7 +15,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,12 +78,11 @@ class Watchman:
         self.pid, self.host = int(options["pid"]), socket.gethostname()
         self.links: list[Link] = []
         self.news: Report | None = None  # the first of the others that has ended without being done
-        self.kill_at: float | None = None
+        self.kill_at = float("inf")
         self.farewell: dict[str, Any] | None = None
         self.held: list[tuple[float, bytes]] = []  # what came on stderr, and when
         self.alive, self._partial = True, b""
         self._out_of_memory = _out_of_memory()
-        os.set_blocking(0, False)
         os.set_blocking(options["stderr"], False)
         self.selector.register(0, selectors.EVENT_READ, self._hear_process)
         self.selector.register(options["stderr"], selectors.EVENT_READ, self._hold)
@@ -99,16 +97,13 @@ class Watchman:
         else:
             self._connect()
 
-    # -- The others
-
     def _connect(self) -> None:
         host, port = self.options["hub"]
         try:
             link = self._add(socket.create_connection((host, port), timeout=self.options["dead_after"]))
         except OSError as error:
             self._write(
-                f"process {self.options['process']} cannot reach process 0 at {host}:{port} ({error}); if a process "
-                "dies, this one notices when JAX does, after 100 seconds\n"
+                f"process 0 cannot be reached at {host}:{port} ({error}); that it dies is noticed after 100 seconds\n"
             )
             return
         link.report = {"process": 0, "host": self.options["hub_host"], "status": None, "told": False}
@@ -156,7 +151,7 @@ class Watchman:
                     link.report["done"] = True  # its end is known
                 else:
                     link.send({"dead": report})
-        if self.news or report["process"] == self.options["process"]:
+        if self.news or self._failed() or report["process"] == self.options["process"]:
             return
         self.news = report
         self.kill_at = time.monotonic() + TO_END
@@ -170,17 +165,12 @@ class Watchman:
             if silent > self.options["dead_after"]:
                 self._lose(link, f"has given no sign of life for {silent:.0f} seconds: its machine or network is gone")
 
-    # -- The process
-
     def _tell_process(self, value: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.write(1, json.dumps(value).encode() + b"\n")
 
     def _hear_process(self) -> None:
-        try:
-            data = os.read(0, 1 << 16)
-        except BlockingIOError:
-            return
+        data = os.read(0, 1 << 16)
         if not data:
             self.selector.unregister(0)
             self._process_ended()
@@ -192,6 +182,10 @@ class Watchman:
                 self._announce({"how": self.farewell["how"], "status": self.farewell["status"], "told": True})
                 if self.options["process"] != 0:
                     self._tell_process({"go": True})
+
+    def _failed(self) -> bool:
+        """Whether the process has said that it fails."""
+        return self.farewell is not None and not self.farewell["done"]
 
     def _announce(self, report: Report) -> None:
         """Tells the others that this process has ended without being done."""
@@ -209,16 +203,13 @@ class Watchman:
 
     def _hold(self) -> bool:
         """Keeps back what has come on stderr; whether there was anything."""
-        try:
-            data = os.read(self.options["stderr"], 1 << 16)
-        except BlockingIOError:
-            return False
-        if data:
-            self.held.append((time.monotonic(), data))
-        else:
+        with contextlib.suppress(BlockingIOError):
+            if data := os.read(self.options["stderr"], 1 << 16):
+                self.held.append((time.monotonic(), data))
+                return True
             with contextlib.suppress(KeyError):
                 self.selector.unregister(self.options["stderr"])
-        return bool(data)
+        return False
 
     def _pass_on(self, until: float) -> None:
         while self.held and self.held[0][0] <= until:
@@ -229,24 +220,20 @@ class Watchman:
         with contextlib.suppress(OSError):
             os.write(2, f"\nflair-jax: {text}".encode())
 
-    # -- The whole
-
     def run(self) -> None:
         """Watches until the process has ended, and says what has to be said."""
         next_beat = 0.0
         while self.alive:
             self._step(0.25)
             now = time.monotonic()
-            if self.options["all_of_stderr"] or not self.news:
-                self._pass_on(now - (0 if self.options["all_of_stderr"] else HOLD))
+            if not self.news:
+                self._pass_on(now - HOLD)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + self.options["dead_after"] / 5
-            failed = self.farewell is not None and not self.farewell["done"]
-            if failed and self.options["process"] == 0 and not any(link.report for link in self.links):
+            if self._failed() and self.options["process"] == 0 and not any(link.report for link in self.links):
                 self._tell_process({"go": True})
-            if self.kill_at is not None and now >= self.kill_at:
-                self.kill_at = None
+            if now >= self.kill_at:
                 with contextlib.suppress(OSError):
                     os.kill(self.pid, signal.SIGKILL)
         self._end()
@@ -284,10 +271,8 @@ class Watchman:
 
 def _out_of_memory() -> int:
     """How many processes of this control group the kernel has killed for want of memory."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/sys/fs/cgroup/memory.events").read_text().split("oom_kill ")[1].split()[0])
     return 0
 
 
@@ -309,10 +294,7 @@ def _how_ended(pid: int, out_of_memory_before: int) -> str:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # schedulers send them to all processes
         signal.signal(number, signal.SIG_IGN)
-    first_line = b""
-    while not first_line.endswith(b"\n"):  # not through a buffer, which would keep what follows
-        byte = os.read(0, 1)
-        if not byte:
-            sys.exit()
-        first_line += byte
-    Watchman(json.loads(first_line)).run()
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as file:  # a buffer would keep what follows
+        first_line = file.readline()
+    if first_line:
+        Watchman(json.loads(first_line)).run()

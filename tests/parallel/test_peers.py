@@ -39,11 +39,14 @@ def outcomes(how: str, victim: int) -> tuple[list[tuple[int, str, str]], float]:
 @pytest.mark.parametrize(
     ("how", "victim", "said", "status"),
     [
-        ("killed", 1, r"process 1 on \S+ (was ended by SIGKILL|was killed, or crashed)", {1}),
         # JAX aborts the other at once, too; whichever is first, one sentence is all there is.
-        ("killed", 0, r"process 0 on \S+, which coordinates the others, was (ended by|killed, or)", {1, -signal.SIGABRT}),
+        (
+            "killed",
+            0,
+            r"process 0 on \S+, which coordinates the others, was (ended by|killed, or)",
+            {1, -signal.SIGABRT},
+        ),
         ("bad input", 1, r"process 1 on \S+ has failed \(the disk is full; make room\)", {2}),
-        ("crash", 0, r"process 0 on \S+, which coordinates the others, has failed \(RuntimeError: a bug\)", {1}),
         ("frozen", 1, r"process 1 on \S+ has given no sign of life for \d seconds", {1}),
     ],
 )
@@ -60,16 +63,6 @@ def test_the_other_says_who_has_ended(how: str, victim: int, said: str, status: 
     if how == "bad input":
         assert found[victim][0] == 2
         assert found[victim][2] == "flair-jax: error: the disk is full; make room\n"
-    if how == "crash":
-        assert found[victim][0] == 1
-        assert found[victim][2].endswith("RuntimeError: a bug\n")
-
-
-def test_all_is_well(monkeypatch) -> None:
-    for process in spawn_all(SCRIPT, "well", 0, processes=2, devices=1):
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, "")
-        assert out.endswith("finished\n")
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "91", "nan"])
