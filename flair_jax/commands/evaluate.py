@@ -84,7 +84,7 @@ def _details() -> str:
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
         "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
-        "On several processes, start the same command for retrieval on each with --distributed; see docs/pods.md."
+        "On several processes, start the same command for retrieval on each with --distributed; see docs/processes.md."
     )
 
 

@@ -106,7 +106,6 @@ def train(
             jax.set_mesh(mesh),
             RunCheckpoints(workdir, settings.checkpoint, setup.objects.model, setup.identity) as checkpoints,
         ):
-            connect_devices(mesh)
             with startup.phase("restore"):
                 state, done = _start(setup, checkpoints, accept_changes)
             if done < setup.steps:
@@ -167,6 +166,7 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
     """The state to start or resume from, and the number of steps that are done."""
     model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
     ema = settings.optimizer.ema_decay > 0
+    connect_devices(setup.mesh)
     target = abstract_state(model, optimizer, setup.mesh, ema=ema)
     resumed = checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:

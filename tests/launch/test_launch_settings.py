@@ -11,7 +11,7 @@ CLOUD = {**TRAIN, "ZONE": "z", "ACCELERATOR_TYPE": "v6e-16", "CLUSTER": "c", "IM
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("local.sh", {"CONFIG": "configs/demo.py", "VENV": "-"}, "WORKDIR is not set; set it to the run's folder, in a"),
+        ("local.sh", {"CONFIG": "configs/demo.py", "VENV": "-"}, "WORKDIR is not set; set it to the run's folder"),
         ("local.sh", {"WORKDIR": "/w", "VENV": "-"}, "CONFIG is not set; set it to a configuration file, such as"),
         ("local.sh", {**TRAIN, "CONFIG": "configs/none.py"}, "CONFIG=configs/none.py: there is no such file in /"),
         ("local.sh", {**TRAIN, "WORKDRI": "/w"}, "WORKDRI is not a setting; launch/settings.env.example explains"),
@@ -31,7 +31,11 @@ CLOUD = {**TRAIN, "ZONE": "z", "ACCELERATOR_TYPE": "v6e-16", "CLUSTER": "c", "IM
         ("tpu_pod.sh", {**CLOUD, "ZONE": ""}, "ZONE is not set; set it to the zone of the TPU, such as us-east5-b"),
         ("tpu_pod.sh", {**CLOUD, "ACCELERATOR_TYPE": "v9-8"}, "ACCELERATOR_TYPE=v9-8 is none of v4-N, v5litepod-N"),
         ("tpu_pod.sh", {**CLOUD, "WORKDIR": "runs/x"}, "WORKDIR=runs/x must be in a bucket, such as gs://"),
-        ("xpk.sh", {**CLOUD, "WORKDIR": "gcs://b/x"}, "WORKDIR=gcs://b/x must be in a bucket, such as gs://bucket/runs"),
+        (
+            "xpk.sh",
+            {**CLOUD, "WORKDIR": "gcs://b/x"},
+            "WORKDIR=gcs://b/x must be in a bucket, such as gs://bucket/runs",
+        ),
         ("tpu_pod.sh", {**CLOUD, "CONFIG": "/c.py"}, "CONFIG=/c.py must be a path in the repository, whose files are"),
         ("xpk.sh", {**CLOUD, "CLUSTER": ""}, "CLUSTER is not set; set it to the GKE cluster, made by xpk cluster"),
         ("xpk.sh", {**CLOUD, "IMAGE": ""}, "IMAGE is not set; set it to the image's name in a registry"),
