@@ -138,12 +138,19 @@ class TfdsSource:
 
 
 class Concatenated:
-    """Several sources, one after the other."""
+    """Several sources, one after the other.
+
+    Attributes:
+      sources: at least one.
+      concurrent_reads: how many samples may be asked for at once, by threads; 0: one after the other. A source has that
+        attribute if its samples come over a network.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         """Takes at least one source."""
         self.sources = tuple(sources)
         self._ends = list(itertools.accumulate(map(len, sources)))
+        self.concurrent_reads = min(getattr(source, "concurrent_reads", 0) for source in sources)
 
     def __len__(self) -> int:
         return self._ends[-1]
