@@ -13,7 +13,7 @@ import pytest
 from made_tars import picture, sample, write_tar, write_tars
 from own_bucket import Bucket, connected
 
-from flair_jax import buckets
+from flair_jax.data import bucket_reads
 from flair_jax.data.pipeline import SampleSettings, batches
 from flair_jax.data.tars import TarSource
 from flair_jax.errors import DatasetError, OutageError, StorageError
@@ -151,8 +151,8 @@ def test_what_does_not_answer_is_asked_again(bucket: Bucket, tars: str, monkeypa
     """And ends training with a status after which launchers start again; no sample is skipped for it."""
     source = source_of(f"{tars}/*.tar")
     waited: list[float] = []
-    monkeypatch.setattr(buckets.time, "sleep", waited.append)
-    files, _ = buckets.filesystem(f"{tars}/00000.tar")
+    monkeypatch.setattr(bucket_reads.time, "sleep", waited.append)
+    files, _ = bucket_reads.filesystem(f"{tars}/00000.tar")
     monkeypatch.setattr(files, "cat_file", lambda *_, **__: (_ for _ in ()).throw(ConnectionResetError("reset")))
     with pytest.raises(OutageError, match=r"does not answer \(ConnectionResetError: reset\)") as raised:
         next(batches([source], SETTINGS, 4))

@@ -1,7 +1,4 @@
-"""Buckets, `gs://` and `s3://`, through fsspec: patience with them, and in a sentence what they refuse.
-
-Imports no JAX.
-"""
+"""Reads from buckets through fsspec: with patience, and with what they refuse in a sentence. Imports no JAX."""
 
 from __future__ import annotations
 
