@@ -67,6 +67,8 @@ def open_tfds(name: str, data_dir: str | Path, split: str, *, hint: str) -> tupl
         raise DatasetError(
             f"{name}: tars are read by number, so they must not be compressed; unpack them to .tar files"
         )
+    if "://" in str(data_dir) and not str(data_dir).startswith("gs://"):
+        raise DatasetError(f"{data_dir}: data sets of TFDS are read from disks and from gs:// only; use tars there")
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:

@@ -15,6 +15,7 @@ from own_bucket import Bucket, connected
 
 from flair_jax.data import bucket_reads
 from flair_jax.data.pipeline import SampleSettings, batches
+from flair_jax.data.sources import TfdsSource
 from flair_jax.data.tars import TarSource
 from flair_jax.errors import DatasetError, OutageError, StorageError
 
@@ -177,6 +178,11 @@ def test_missing_credentials_are_named(s3: Bucket) -> None:
     assert "s3://somebody/a.tar: there are no credentials for it; run `aws configure`" in done.stdout
 
 
+def test_no_reader_of_tfds_folders_knows_s3(s3: Bucket) -> None:
+    with pytest.raises(DatasetError, match=f"{s3.url}/tfds: data sets of TFDS are read from disks and from gs:// only"):
+        TfdsSource("scenes/small", f"{s3.url}/tfds", "train")
+
+
 TFDS = """
 import sys
 from flair_jax.data.sources import TfdsSource
@@ -188,7 +194,6 @@ print(len(source), *(len(source[number].image) for number in (2, 0)))
 def test_a_tfds_folder(gcs: Bucket, tmp_path: Path) -> None:
     """Its reader is array_record's own, which knows gs:// and reads ranges."""
     from flair_jax.data.sets.scenes_builder import prepare
-    from flair_jax.data.sources import TfdsSource
 
     prepare(tmp_path / "data", "small")
     local = TfdsSource("scenes/small", tmp_path / "data", "train")
