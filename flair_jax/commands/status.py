@@ -61,13 +61,9 @@ def _state(status: Status) -> str:
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
     run, metrics = status.run, status.metrics
     if run:
-        yield (
-            "run",
-            (
-                f"{run['model']} on {run['data.name']}, {run['batch_size']:,} images a step, "
-                f"{run['optimizer.name']} at {run['optimizer.learning_rate']:g}, seed {run['seed']}"
-            ),
-        )
+        rate = f"{run.get('optimizer.name', 'adamw')} at {run.get('optimizer.learning_rate')}"
+        images = f"{run.get('batch_size')} images a step"
+        yield "run", f"{run.get('model')} on {run.get('data.name')}, {images}, {rate}, seed {run.get('seed')}"
     if status.starts and status.starts[-1].on:
         yield "on", status.starts[-1].on
     yield "step", _step(status)
@@ -117,6 +113,8 @@ def _checkpoints(status: Status) -> Iterator[tuple[str, str]]:
         yield "checkpoints", "none yet"
     for number, each in enumerate(status.saved):
         yield "" if number else "checkpoints", f"step {each.step:,}: {each.bytes / 1e6:,.1f} MB in {each.files} files"
+    if status.unfinished:
+        yield "", f"being saved, or cut off: {', '.join(status.unfinished)}"
 
 
 def _starts(status: Status) -> Iterator[tuple[str, str]]:
@@ -131,7 +129,9 @@ def _starts(status: Status) -> Iterator[tuple[str, str]]:
     if not status.starts:
         return
     newest = status.starts[-1]
-    spent = {"start": newest.startup.get("total", newest.seconds), "steps": newest.stepping, **newest.elsewhere}
+    # The first step is one of the steps.
+    before = newest.startup.get("total", newest.seconds) - newest.startup.get("first_step", 0.0)
+    spent = {"start": before, "steps": newest.stepping, **newest.elsewhere}
     yield (
         "time",
         f"{_duration(newest.seconds)}: "

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from flair_jax.train.preemption import Preemption as Preemption
     from flair_jax.train.run import Outcome as Outcome
     from flair_jax.train.run import train as train
+    from flair_jax.train.startup import Startup as Startup
+    from flair_jax.train.status import Status as Status
+    from flair_jax.train.status import read_status as read_status
     from flair_jax.train.step import Batch as Batch
     from flair_jax.train.step import StepMetrics as StepMetrics
     from flair_jax.train.step import TrainState as TrainState
@@ -71,6 +74,8 @@ else:
             "optim": ["clamp_logit_scale", "decay_mask", "keep_locked", "lock_mask", "make_optimizer", "make_schedule"],
             "preemption": ["Preemption"],
             "run": ["Outcome", "train"],
+            "startup": ["Startup"],
+            "status": ["Status", "read_status"],
             "step": ["Batch", "StepMetrics", "TrainState", "abstract_state", "init_state", "make_train_step"],
             "terms": ["TERMS", "LossSizes", "Term", "sample_captions"],
         },

@@ -22,14 +22,9 @@ class Appended(Protocol):
         """Uploads the rest, and ends."""
 
 
-def open_appended(path: Path, content: bytes | None = None) -> Appended:
-    """A file to add to.
-
-    Args:
-      path: its name. In a bucket nothing can be added to an object, so it is kept in memory and written whole.
-      content: what it holds so far, if that is known.
-    """
-    return _InBucket(path, content) if "://" in str(path) else _OnDisk(path)
+def open_appended(path: Path) -> Appended:
+    """A file to add to. In a bucket nothing can be added to an object, so it is kept in memory and written whole."""
+    return _InBucket(path) if "://" in str(path) else _OnDisk(path)
 
 
 class _OnDisk:
@@ -67,10 +62,10 @@ class _OnDisk:
 class _InBucket:
     """Written whole by `upload`, whichever thread calls it."""
 
-    def __init__(self, path: Path, content: bytes | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._content = bytearray(path.read_bytes() if content is None and path.exists() else content or b"")
-        self._uploaded = -1 if content is not None else len(self._content)
+        self._content = bytearray(path.read_bytes() if path.exists() else b"")
+        self._uploaded = len(self._content)
 
     def write(self, data: bytes) -> bool:
         self._content += data

@@ -21,7 +21,8 @@ FILE = "health.json"
 # Seconds between entries.
 EVERY = 30.0
 
-RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+INTERRUPTED, KILLED = "interrupted", "killed"
 
 
 @dataclasses.dataclass
@@ -38,7 +39,8 @@ class Start:
       startup: seconds until the end of the first step, by phase, as far as they are over.
       at: what it is at before the first step, such as "compiling".
       on: the devices and processes, in words.
-      state: "running", "finished", "stopped" by SIGTERM, "failed" with an error, or "killed" if it just ended.
+      state: "running", "finished", "stopped" by SIGTERM, "interrupted" by Ctrl-C, "failed" with an error, or "killed"
+        if it just ended.
     """
 
     began: float
@@ -90,7 +92,8 @@ def read_record(workdir: Path) -> Record | None:
 
 
 def _start(values: dict[str, Any]) -> Start:
-    start = Start(**values)
+    known = {field.name for field in dataclasses.fields(Start)}  # a later version may write more
+    start = Start(**{name: value for name, value in values.items() if name in known})
     numbers = (start.began, start.first, start.last, start.seconds, start.stepping, *start.elsewhere.values())
     if not all(math.isfinite(each) for each in (*numbers, *start.startup.values())):
         raise ValueError(values)

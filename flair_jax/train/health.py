@@ -22,6 +22,7 @@ from flair_jax.train.goodput import (
     FAILED,
     FILE,
     FINISHED,
+    INTERRUPTED,
     KILLED,
     RUNNING,
     STOPPED,
@@ -87,7 +88,10 @@ class Health:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._start.state = FAILED if error else FINISHED if self._start.last >= self._steps else STOPPED
+        if error is not None:
+            self._start.state = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+        else:
+            self._start.state = FINISHED if self._start.last >= self._steps else STOPPED
 
     def begin_steps(self) -> None:
         """The program is compiled, and the first step begins."""

@@ -168,9 +168,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-    with replace_when_complete(path) as partial:
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path.parent) if line["step"] <= step).encode()
+    if kept != path.read_bytes():
+        with replace_when_complete(path) as partial:
+            partial.write_bytes(kept)
 
 
 class _Board:

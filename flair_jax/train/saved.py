@@ -16,6 +16,7 @@ from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
 # Requests at once: a bucket answers each after some 20 ms.
 _THREADS = 16
+_UNFINISHED, _COMPLETE = ".orbax-checkpoint-tmp", "commit_success.txt"
 _ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
 
 
@@ -34,8 +35,8 @@ class Saved:
     files: int
 
 
-def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[str]]:
-    """The checkpoints of a run, oldest first, and what is damaged among them, in words.
+def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[str], list[str]]:
+    """The checkpoints of a run, oldest first; the names of unfinished ones; and what is damaged, in words.
 
     Args:
       workdir: the run's folder.
@@ -44,17 +45,26 @@ def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[
     folder, aside = workdir / RUN_FOLDER, workdir / "damaged"
     names = [each.name for each in folder.iterdir()] if folder.exists() else []
     saved, damaged = [], []
+    unfinished = sorted(name for name in names if _UNFINISHED in name)
     with ThreadPoolExecutor(_THREADS) as pool:
         for step in sorted(int(name) for name in names if name.isdecimal()):
             try:
                 sizes = dict(_sizes(folder / str(step), pool))
+                if _is_unfinished(folder, sizes):
+                    unfinished.append(str(step))
+                    continue
                 words = _damage(folder / str(step), sizes, verify=verify)
             except FileNotFoundError:  # the run has removed it meanwhile
                 continue
             saved.append(Saved(step, sum(sizes.values()), len(sizes)))
             damaged += [f"{folder / str(step)}: {words}"] if words else []
     damaged += [f"{each}: set aside" for each in sorted(aside.iterdir())] if aside.exists() else []
-    return saved, damaged
+    return saved, unfinished, damaged
+
+
+def _is_unfinished(folder: epath.Path, sizes: dict[str, int]) -> bool:
+    """Buckets cannot rename: there a checkpoint has its name from the start, and Orbax marks it once it is complete."""
+    return "://" in str(folder) and _COMPLETE not in sizes
 
 
 def _sizes(folder: epath.Path, pool: ThreadPoolExecutor, within: str = "") -> Iterator[tuple[str, int]]:

@@ -29,8 +29,8 @@ class Status:
 
     Attributes:
       workdir: its folder.
-      state: "running"; "finished", "stopped", "failed" as it ended; "silent" if it did not say that it ended and shows
-        no more signs of life; "unknown" if it has no record, as those of earlier versions.
+      state: "running"; "finished", "stopped", "interrupted", "failed" as it ended; "silent" if it did not say that it
+        ended and shows no more signs of life; "unknown" if it has no record, as those of earlier versions.
       seen: seconds since its last sign of life; None if there was none.
       step: that is done.
       steps: of the whole run; None if that is not known.
@@ -43,6 +43,7 @@ class Status:
       metrics: the newest value of each metric.
       losses: of the newest lines, by step.
       saved: checkpoints.
+      unfinished: names of those that are being saved, or whose saving was cut off; the next start removes them.
       damaged: what is, in words.
     """
 
@@ -60,6 +61,7 @@ class Status:
     metrics: Mapping[str, float]
     losses: Mapping[int, float]
     saved: list[Saved]
+    unfinished: list[str]
     damaged: list[str]
 
 
@@ -80,7 +82,7 @@ def read_status(workdir: Path, *, verify: bool = False) -> Status:
     damaged: list[str] = []
     record = _record(workdir, damaged)
     lines = _lines(folder, damaged)
-    saved, of_saved = find_saved(folder, verify=verify)
+    saved, unfinished, of_saved = find_saved(folder, verify=verify)
     damaged += of_saved
     starts = record.starts if record else []
     run = record.run if record else _run_of(folder, saved)
@@ -89,7 +91,7 @@ def read_status(workdir: Path, *, verify: bool = False) -> Status:
     first = starts[-1].first if starts else 0
     done = [starts[-1].last] if starts else [each.step for each in saved]
     step = max([first, *done, *(line["step"] for line in lines[-1:])])
-    steps = run.get("total_steps")
+    steps = run["total_steps"] if isinstance(run.get("total_steps"), int) else None
     return Status(
         workdir=str(workdir),
         state=state,
@@ -105,6 +107,7 @@ def read_status(workdir: Path, *, verify: bool = False) -> Status:
         metrics={name: value for line in lines for name, value in line.items() if name != "step"},
         losses={line["step"]: line["loss"] for line in lines[-_LATELY:] if "loss" in line},
         saved=saved,
+        unfinished=unfinished,
         damaged=damaged,
     )
 
@@ -123,7 +126,8 @@ def _lines(folder: epath.Path, damaged: list[str]) -> list[dict[str, Any]]:
         return []
     lines, words = parse_metrics(path.read_bytes())
     damaged += [f"{path}: {words}"] if words else []
-    return lines
+    numbers = (int, float)
+    return [{name: value for name, value in line.items() if isinstance(value, numbers)} for line in lines]
 
 
 def _count_starts(folder: epath.Path) -> int:
@@ -153,6 +157,7 @@ def _state(starts: list[Start]) -> tuple[str, float | None]:
 
 def _eta(lines: list[dict[str, Any]], run: Mapping[str, Any], step: int, steps: int | None) -> float | None:
     speeds = [line["images_per_second"] for line in lines if "images_per_second" in line][-_LATELY:]
-    if not speeds or not steps or step >= steps or not all(speed > 0 for speed in speeds):
+    images = run.get("batch_size")
+    if not speeds or not steps or step >= steps or not isinstance(images, int) or not all(x > 0 for x in speeds):
         return None
-    return float((steps - step) * run["batch_size"] * sum(1 / speed for speed in speeds) / len(speeds))
+    return float((steps - step) * images * sum(1 / speed for speed in speeds) / len(speeds))

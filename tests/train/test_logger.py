@@ -10,16 +10,19 @@ from flair_jax.errors import StorageError
 from flair_jax.train.logger import MetricLogger, read_metrics
 
 
-def tensorboard(folder: Path) -> list[Event]:
-    """All events of a folder; each stands between its length and check sums."""
+def events_in(data: bytes) -> list[Event]:
+    """Those of a file; each stands between its length and check sums."""
     events = []
-    for path in folder.glob("events.out.tfevents.*"):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            events.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
     return events
+
+
+def tensorboard(folder: Path) -> list[Event]:
+    """All events of a folder."""
+    return [event for path in folder.glob("events.out.tfevents.*") for event in events_in(path.read_bytes())]
 
 
 def test_scalars_are_on_the_disk_at_once(tmp_path: Path) -> None:

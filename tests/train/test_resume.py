@@ -20,6 +20,7 @@ from flair_jax.errors import CheckpointError
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flags import parse_config
 from flair_jax.train.run import train
+from flair_jax.train.status import read_status
 
 
 def wait_until(condition, process) -> None:
@@ -45,6 +46,29 @@ def test_sigkill_and_again_gives_the_same_losses(config, undisturbed, tmp_path, 
     status, _, err = run(config, tmp_path / "run")
     assert status == 0, err
     assert losses(tmp_path / "run") == undisturbed[1]
+    told = read_status(tmp_path / "run")
+    assert (told.state, told.restarts, told.damaged) == ("finished", 1, [])
+    assert [each.state for each in told.starts] == ["killed", "finished"]
+
+
+def test_a_run_tells_how_it_is_doing(undisturbed) -> None:
+    told = read_status(undisturbed[0], verify=True)
+    assert (told.state, told.step, told.steps, told.eta, told.restarts) == ("finished", 12, 12, None, 0)
+    assert [each.step for each in told.saved] == [9, 12]
+    assert told.damaged == told.unfinished == []
+    (start,) = told.starts
+    assert (start.first, start.last) == (0, 12)
+    before = start.startup["total"] - start.startup["first_step"]
+    assert before + start.stepping + sum(start.elsewhere.values()) <= start.seconds
+    assert told.goodput == pytest.approx(start.stepping / start.seconds)
+    phases = {name: value for name, value in told.metrics.items() if name.startswith("startup/")}
+    assert min(phases[f"startup/{name}"] for name in ("imports", "data", "restore", "compile", "first_step")) > 0
+    total = phases.pop("startup/total")
+    assert sum(phases.values()) == pytest.approx(total)
+    lines = [json.loads(line) for line in (undisturbed[0] / "metrics.jsonl").read_text().splitlines()]
+    assert ["startup/total" in line for line in lines] == [True] + [False] * 11
+    assert all(line["step_seconds/p50"] == line["step_seconds/max"] for line in lines)  # one step a line
+    assert sum(line["step_seconds/max"] for line in lines) == pytest.approx(start.stepping)
 
 
 def workers_of(pid: int) -> list[int]:
