@@ -45,11 +45,11 @@ def main() -> None:
 def _steps(health: Health, startup: Startup, profiler: Profiler) -> None:
     """What the loop does for each step, and forgets at each log."""
     for step in range(STEPS):
-        profiler.reached(step)
-        with startup.phase("data"):
-            pass
-        with startup.phase("compile"):
-            pass
+        with profiler.step(step):
+            with startup.phase("data"):
+                pass
+            with startup.phase("compile"):
+                pass
         health.step_done(step)
         if step % BETWEEN_LOGS == 0:
             health._intervals.clear()

@@ -57,11 +57,11 @@ class Run:
         stopping = False
         while done < self.steps and not stopping:
             try:
-                self.profiler.reached(done)
-                with self.preemption.may_break(), self.startup.phase("data"):
-                    batch = self.meter.wait_for(stream)
-                with self.startup.phase("compile"):
-                    state, metrics = self.train_step(state, global_batch(Batch(batch.pixels, batch.tokens), self.mesh))
+                with self.profiler.step(done):
+                    with self.preemption.may_break(), self.startup.phase("data"):
+                        batch = self.meter.wait_for(stream)
+                    with self.startup.phase("compile"):
+                        state, metrics = self.train_step(state, self._on_devices(batch))
                 self.preemption.await_steps()
                 if self.startup.running:
                     self._end_startup(metrics)
@@ -80,6 +80,9 @@ class Run:
                 stopping = True
                 self._save(state, done)
         return done, stopping
+
+    def _on_devices(self, batch: LocalBatch) -> Batch:
+        return global_batch(Batch(batch.pixels, batch.tokens), self.mesh)
 
     def _end_startup(self, metrics: StepMetrics) -> None:
         """Waits for the first step, once it is compiled."""

@@ -16,6 +16,8 @@ from flair_jax.files import replace_when_complete
 from flair_jax.parallel.processes import Processes
 from flair_jax.train.logger import MetricLogger
 
+_UNMARKED = contextlib.nullcontext()
+
 
 class Profiler:
     """Traces the steps of a window on the first process; a context manager, which ends a trace that is under way.
@@ -54,9 +56,10 @@ class Profiler:
         if self._folder is not None:
             self._stop(self._folder)
 
-    def reached(self, done: int) -> None:
-        """Starts or ends the trace if it is time, after so many steps. A run that resumes within the window traces the
-        rest of it.
+    def step(self, done: int) -> AbstractContextManager[object]:
+        """Marks the block as the next step after so many that are done; starts or ends the trace first if it is time.
+
+        A run that resumes within the window traces the rest of it.
         """
         if self._folder is not None and done >= self._last:
             with self._outside("profiling"):
@@ -64,6 +67,9 @@ class Profiler:
         elif self._folder is None and self._first - 1 <= done < self._last:
             with self._outside("profiling"):
                 self._start()
+        if self._folder is None:
+            return _UNMARKED
+        return jax.profiler.StepTraceAnnotation("train", step_num=done + 1)
 
     def _start(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="flair-jax-profile-"))

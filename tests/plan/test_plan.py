@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,17 @@ from runs import write_config
 from flair_jax.cli import main
 from flair_jax.errors import ConfigError
 from flair_jax.models.config import REMAT_POLICIES
+from flair_jax.parallel.sharding import make_mesh
 from flair_jax.plan.changes import changes_that_fit
 from flair_jax.plan.planner import Planner
 from flair_jax.plan.steps import plan_training
 from flair_jax.plan.topology import find_topology
+from flair_jax.settings import MeshSettings, TrainSettings
 from flair_jax.train.flags import parse_config
 from flair_jax.train.flops import CHIPS
+from flair_jax.train.identity import describe_run
 from flair_jax.train.losses import LossValues
+from flair_jax.train.planned import planned_utilisation
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +273,23 @@ def test_weak_scaling(planner) -> None:
     captions = [plan.units for plan in plans]
     assert sent[1] / sent[0] < captions[1] / captions[0]
     assert sent[2] / sent[1] < captions[2] / captions[1]
+
+
+def test_a_plan_is_kept_for_the_run_that_it_is_of(tpu, planner, config_file, tmp_path, monkeypatch) -> None:
+    planner("v5e:2x4").keep(tpu, tmp_path / "run")
+    monkeypatch.setattr("flair_jax.train.planned.find_chip", lambda kind: next(c for c in CHIPS if c.name == "v5e"))
+    said: list[str] = []
+    mesh = make_mesh(MeshSettings(-1, 1, 1))
+
+    def of(*words: str) -> float | None:
+        settings = TrainSettings.from_config(parse_config([f"--config={config_file}", *words]))
+        run = describe_run(settings, 40, settings.model_config())
+        return planned_utilisation(tmp_path / "run", run, mesh, SimpleNamespace(say=said.append))
+
+    assert of() == tpu.estimates["compiler"].mfu
+    assert of("--config.seed=3", "--config.steps=99", "--config.data.workers=1") == of()
+    assert not said
+    assert of("--config.remat=full") is None
+    assert said[0].endswith("they differ in remat")
+    with pytest.raises(ConfigError, match="a plan for CPUs has no utilisation to keep there"):
+        planner("cpu:1").check_keeps(tmp_path)

@@ -228,6 +228,7 @@ def test_what_is_kept(config, tmp_path) -> None:
         config, tmp_path / "run", "--config.checkpoint.keep=1", "--config.checkpoint.keep_every_steps=6"
     )
     assert status == 0, err
+    assert err.index("compiling:") < err.index("first step:") < err.index("saving:")  # before the progress bar
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
     assert kept == {"6", "12"}
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"] > 0
