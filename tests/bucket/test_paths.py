@@ -34,9 +34,14 @@ def params(model: Flair):
 
 def test_files_appear_whole_or_not_at_all(bucket: Bucket) -> None:
     path = expand(f"{bucket.url}/files/a.json")
-    with pytest.raises(KeyError), replace_when_complete(path) as partial:
-        partial.write_text("half")
-        raise KeyError
+
+    def fail() -> None:
+        with replace_when_complete(path) as partial:
+            partial.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert not path.exists()
     with replace_when_complete(path) as partial:
         partial.write_text("whole")
@@ -73,7 +78,7 @@ def test_checkpoints(bucket: Bucket, model: Flair, params, ending: str, tmp_path
     saved, exported = f"{bucket.url}/saved{ending}", f"{bucket.url}/exported{ending}"
     checkpoint.save(saved, model, params, {"file": "made.pt"})
     assert main(["export", saved, exported]) == 0
-    assert main(["convert", exported, f"{bucket.url}/again{ending}", "--model", _description(tmp_path, model)]) == 0
+    assert main(["convert", exported, f"{bucket.url}/again{ending}", "--config", _description(tmp_path, model)]) == 0
     for each in (saved, f"{bucket.url}/again{ending}"):
         _, found = flair_jax.load(each)
         jax.tree.map(np.testing.assert_array_equal, found, params)
