@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from flair_jax import buckets
 from flair_jax.errors import ConfigError, FlairError, StorageError
 
 _LOCK = ".lock"
@@ -35,15 +36,78 @@ _STORAGE = {
 
 
 def expand(path: str | Path) -> Path:
-    """A path with `~` as the home folder.
+    """A user's path: in a bucket if it begins with `gs://` or `s3://`, or else with `~` as the home folder.
 
     Raises:
-      ConfigError: if it starts with `~` and that folder is not known, as for users that only have a number.
+      ConfigError: if it starts with `~` and that folder is not known, as for users that only have a number; or if it is
+        in a bucket, and the package for such buckets is not installed.
     """
+    if buckets.is_remote(path):
+        return buckets.remote_path(str(path))
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: it is not known which folder ~ is; set HOME, or write it out") from None
+
+
+def absolute(path: Path) -> Path:
+    """A path that does not depend on the working folder."""
+    return path if buckets.is_remote(path) else path.absolute()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; in a bucket there are none to make."""
+    if not buckets.is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def move(folder: Path, target: Path) -> None:
+    """Renames a folder; in a bucket it is copied before it is removed."""
+    if buckets.is_remote(folder):
+        buckets.move(folder, target)
+    else:
+        folder.rename(target)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names of all files below a folder, relative to it; none if it is missing.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+
+    def unless_missing(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    if buckets.is_remote(folder):
+        return list(buckets.list_files(folder))
+    found = os.walk(folder, onerror=unless_missing)
+    return [(Path(parent) / file).relative_to(folder).as_posix() for parent, _, files in found for file in files]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    status: Any = path.stat()
+    return int(status.length if buckets.is_remote(path) else status.st_size)
+
+
+def version_of(path: Path) -> int | str:
+    """A value that changes when a file is written: nanoseconds on a disk, a text in a bucket."""
+    return buckets.version_of(path) if buckets.is_remote(path) else path.stat().st_mtime_ns
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder and all in it, as far as that can be done."""
+    if buckets.is_remote(folder):
+        buckets.remove_folder(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_copy(path: Path) -> Path:
+    """A file or folder on this machine: one in a bucket is fetched, and removed when the process ends."""
+    return buckets.fetch(path) if buckets.is_remote(path) else path
 
 
 def no_file(path: Path) -> str:
@@ -53,6 +117,8 @@ def no_file(path: Path) -> str:
     """
     if path.is_dir():
         return "is a folder"
+    if buckets.is_remote(path):
+        return ""
     if path.is_symlink() and str(path.readlink()).startswith("/proc/"):
         return "is what a program prints to or reads"
     return "is a device, a pipe or a socket" if path.exists() and not path.is_file() else ""
@@ -75,11 +141,17 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     """Gives a name beside `path` to write a file or folder to, and renames it to `path` if the block succeeds.
 
     A killed program leaves `path` as it was; the next call clears its leftovers beside it, but nothing that another
-    process is writing. Of several processes, the last one's file stays.
+    process is writing. Of several processes, the last one's file stays. For a bucket the name is one of this machine,
+    and what was written is uploaded: a file whole or not at all, a folder as `buckets.upload` says.
 
     Raises:
       ConfigError: if `path` is a device or the like, which a file would replace for everyone who uses it.
     """
+    if buckets.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="flair-jax-") as name:
+            yield (local := Path(name) / os.path.basename(str(path)))
+            buckets.upload(local, expand(path))
+        return
     path = Path(path).absolute()
     if not path.is_dir() and (reason := no_file(path)):
         raise ConfigError(f"{path}: {reason}; name a file")
@@ -130,6 +202,8 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
     over NFS, where the server frees what a lost machine held after its lease (a minute and a half, as a rule), and over
     Lustre mounted with `flock`. Where the disk does not support locks, a warning says so.
 
+    In a bucket it is an object; see `buckets.locked`.
+
     Args:
       folder: to lock.
       busy: the error to raise if another process holds it; the name of that process is added.
@@ -138,6 +212,12 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
       FlairError: `busy`.
       StorageError: if the folder cannot be written to.
     """
+    if buckets.is_remote(folder):
+        with contextlib.ExitStack() as stack:
+            with writing(str(folder)):
+                stack.enter_context(buckets.locked(folder / _LOCK, busy))
+            yield
+        return
     with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a+b", buffering=0)
@@ -178,9 +258,11 @@ def writing(what: str) -> Iterator[None]:
 
 
 def storage_reason(error: BaseException) -> str | None:
-    """What is wrong with the disk, and what to do, if an error or one of its causes is the disk's; None otherwise."""
+    """What is wrong with the disk or bucket, and what to do, if an error or one of its causes is of it; else None."""
     seen: BaseException | None = error
     while seen is not None:
+        if reason := buckets.reason_of(seen):
+            return reason
         for number, reason in _STORAGE.items():
             if (isinstance(seen, OSError) and seen.errno == number) or os.strerror(number) in str(seen):
                 return reason

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
+from flair_jax import buckets
 from flair_jax.checkpoint import AVERAGE, PARAMS, describe, find_damage, has_digests
 from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
-from flair_jax.files import writing
+from flair_jax.files import absolute, make_folder, move, writing
 from flair_jax.models.description import read_json_object
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
@@ -51,11 +52,11 @@ class RunCheckpoints:
         self._description = describe(model, {"run": workdir.name})
         self._run = run
         self._hosts = Processes.all()
-        self._folder = workdir.absolute() / RUN_FOLDER
-        self._aside = workdir.absolute() / "damaged"
+        self._folder = absolute(workdir) / RUN_FOLDER
+        self._aside = absolute(workdir) / "damaged"
         self._saving = 0
         with writing(str(self._folder)):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -110,7 +111,10 @@ class RunCheckpoints:
 
     def _write_digests(self) -> None:
         """Called in the background, on one process, when all files are complete and not yet under the step's name."""
-        (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        if buckets.is_remote(self._folder):  # where it is not complete before Orbax has written its last file
+            unfinished = self.path(self._saving)
+        else:
+            (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         digests.write(unfinished, _ITEMS)
 
     def restore(
@@ -243,9 +247,9 @@ class RunCheckpoints:
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
         for step in damaged:
-            self._aside.mkdir(exist_ok=True)
+            make_folder(self._aside)
             names = (self._aside / f"{step}-{number}" for number in itertools.count())
-            self.path(step).rename(next(name for name in names if not name.exists()))
+            move(self.path(step), next(name for name in names if not name.exists()))
 
     def _warn(self, text: str, *values: Any) -> None:
         if self._hosts.index == 0:

@@ -7,13 +7,13 @@ Names are relative to the folder, which can be copied and renamed.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flair_jax.errors import CheckpointError
+from flair_jax.files import list_files, size_of
 from flair_jax.parallel.processes import ALONE, Processes
 
 FILE = "SHA256SUMS"
@@ -86,19 +86,13 @@ def _files(folder: Path, entries: Collection[str]) -> set[str]:
     """
     names = {entry for entry in entries if (folder / entry).is_file()}
     for entry in set(entries) - names:
-        for parent, _, files in os.walk(folder / entry, onerror=_raise_unless_missing):
-            names |= {(Path(parent) / file).relative_to(folder).as_posix() for file in files}
+        names |= {f"{entry}/{name}" for name in list_files(folder / entry)}
     return {name for name in names if not any(part.startswith(".") for part in name.split("/"))}
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error
 
 
 def _share(folder: Path, names: Iterable[str], processes: Processes) -> list[str]:
     """This process's share of the files; all shares have about as many bytes."""
-    sizes = {name: (folder / name).stat().st_size for name in names}
+    sizes = {name: size_of(folder / name) for name in names}
     loads = [0] * processes.count
     mine = []
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):

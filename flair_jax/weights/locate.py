@@ -6,10 +6,14 @@ import functools
 import logging
 from pathlib import Path
 
+from flair_jax.buckets import is_remote
 from flair_jax.files import expand
 
 # The folder of a training run's checkpoints, in its workdir.
 RUN_FOLDER = "checkpoints"
+
+# What Orbax writes into a checkpoint in a bucket when all else is there.
+COMPLETE = "commit_success.txt"
 
 # A model's description in a folder or hub repository.
 CONFIG = "config.json"
@@ -42,12 +46,17 @@ def _newest_of_run(path: Path) -> Path:
     if not path.is_dir() or description_file(path).is_file():
         return path
     for folder in (path / RUN_FOLDER, path):
-        steps = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
+        steps = [each for each in folder.iterdir() if _is_complete(each)] if folder.is_dir() else []
         if any(description_file(each).is_file() for each in steps):
             newest = max(steps, key=lambda each: int(each.name))
             logging.warning("%s: taking the newest checkpoint, %s", path, newest)
             return newest
     return path
+
+
+def _is_complete(step: Path) -> bool:
+    """Whether it is a run's checkpoint; in a bucket, unfinished ones have their names already, and lack a last file."""
+    return step.name.isdecimal() and (not is_remote(step) or (step / COMPLETE).exists())
 
 
 def reported_name(name: str | Path, located: Path) -> str:
