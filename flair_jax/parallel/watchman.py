@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HOLD = 1.0  # seconds for which lines on stderr are kept back
-TO_HEAR = 2.0  # seconds in which the cause becomes known, if another process's death was the cause of a crash
+TO_HEAR = 1.5  # seconds in which the cause becomes known, if another process's death was the cause of a crash
 TO_END = 10.0  # seconds for a process to end after another has, before it is killed
 TO_FOLLOW = 8.0  # seconds for which process 0, with JAX's coordinator in it, waits for the others to end
 
@@ -242,10 +242,9 @@ class Watchman:
         """The process has ended: says so to the others, and why on stderr if it could not."""
         farewell, first = self.farewell, self.options["process"] == 0
         if farewell is None and not self.news:  # killed; or crashed, since another was
-            self._wait_for_news(0 if first else TO_HEAR / 2)
+            self._wait_for_news(0 if first else TO_HEAR)
             how = _how_ended(self.pid, self._out_of_memory)
             self._announce({"how": how, "status": None, "told": False})
-            self._wait_for_news(0 if first else TO_HEAR / 2)
         elif farewell and farewell["done"]:
             for link in self.links:
                 link.send({"done": True})
