@@ -65,7 +65,7 @@ class Health:
         self._intervals: list[float] = []
         self._last = time.monotonic()
         self._told = False
-        self._devices = [device for device in jax.local_devices() if device.memory_stats()]
+        self._devices = [device for device in jax.local_devices() if _memory(device)]
 
     def _read(self) -> list[Start]:
         try:
@@ -135,7 +135,7 @@ class Health:
 
     def _memory_values(self) -> dict[str, float]:
         """Of the device of this process that holds most; {} where devices do not tell, as CPUs."""
-        stats = [device.memory_stats() for device in self._devices]
+        stats = [_memory(device) for device in self._devices]
         names = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
         return {
             f"memory/{name}": float(max(each[name] for each in stats)) for name in names if stats and name in stats[0]
@@ -148,3 +148,11 @@ class Health:
         self._start.seconds = self._startup.seconds
         self._start.startup, self._start.at = dict(self._startup.phases), self._startup.at
         self._record.write(self._workdir)
+
+
+def _memory(device: jax.Device) -> dict[str, int]:
+    """What a device tells of its memory; {} if it tells nothing."""
+    try:
+        return device.memory_stats() or {}
+    except jax.errors.JaxRuntimeError:  # a plugin's device that does not implement it
+        return {}
