@@ -92,7 +92,13 @@ class DatasetError(FlairError):
 
 
 class StorageError(FlairError):
-    """A disk that cannot be written to: full, read-only, gone."""
+    """A disk or bucket that cannot be used: full, read-only, gone, forbidden."""
+
+
+class OutageError(StorageError):
+    """A bucket that does not answer, which may pass."""
+
+    status = 1
 
 
 class WorkerError(FlairError):

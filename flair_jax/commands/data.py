@@ -118,8 +118,9 @@ def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
 
+    from flair_jax.data.bucket_reads import filesystem, is_url
     from flair_jax.data.build import survey
-    from flair_jax.data.shards import filesystem, is_local, is_tars
+    from flair_jax.data.shards import is_tars
     from flair_jax.data.sources import Source, TfdsSource
     from flair_jax.data.tars import TarSource
     from flair_jax.files import keep_inputs, replace_when_complete
@@ -130,7 +131,7 @@ def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.
         else TfdsSource(options.data, options.data_dir, options.split)
     )
     if options.json and isinstance(source, TarSource):
-        keep_inputs(options.json, [filesystem(shard)[1] for shard in source.shards if is_local(shard)])
+        keep_inputs(options.json, [filesystem(shard)[1] for shard in source.shards if not is_url(shard)])
     found = survey.survey(source, decode=decode, processes=options.processes)
     captions = data_lengths.measure(source, drawing, options.processes) if drawing else None
     _print_names(found.damage, len(found.damage), "--json FILE names all")

@@ -22,10 +22,11 @@ from absl import flags
 from flair_jax.data.captions import sample_caption
 from flair_jax.data.image import open_training_picture, random_crop_box, resized_crop
 from flair_jax.data.packing import Packing
+from flair_jax.data.read_ahead import read_ahead
 from flair_jax.data.sources import Concatenated, Record, Source
 from flair_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from flair_jax.data.workers import Worker, send_result
-from flair_jax.errors import DatasetError, FlairError
+from flair_jax.errors import DatasetError, FlairError, StorageError
 from flair_jax.models.tokens import PackedTexts
 
 # Neighbours tried for a picture that does not decode.
@@ -104,7 +105,7 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
             if not record.sentences:
                 raise DatasetError("there is no caption")
             picture = open_training_picture(record.image)
-        except SourceError:
+        except (SourceError, StorageError):  # it is not the sample's fault
             raise
         except FlairError as error:
             logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
@@ -247,11 +248,12 @@ class _WithEpoch:
 
 @dataclasses.dataclass(frozen=True)
 class _LoadRows:
-    source: Source
+    source: Concatenated
     settings: SampleSettings
 
     def __call__(self, rows: list[tuple[int, int]]) -> _Rows:
-        loaded = [load_sample(self.source, self.settings, epoch, int(number)) for epoch, number in rows]
+        with read_ahead(self.source, [int(number) for _, number in rows]) as source:
+            loaded = [load_sample(source, self.settings, epoch, int(number)) for epoch, number in rows]
         skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
         pixels, tokens, numbers = zip(*loaded, strict=True)
         padded, packing = np.concatenate(tokens), self.settings.packing

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import glob
+import io
 import math
 import os
 import re
@@ -16,10 +16,14 @@ from typing import BinaryIO
 import fsspec
 from braceexpand import braceexpand
 
+from flair_jax.data.bucket_reads import BucketFile, ask, filesystem, is_url
 from flair_jax.errors import DatasetError
 from flair_jax.files import expand
 
 _MOST_SHARDS = 10**6
+# Of one request, where a tar is read from end to end.
+_BUFFER = 2**23
+_NAME_TARS = "name its tars, as in FOLDER/*.tar"
 
 
 def is_tars(name: str) -> bool:
@@ -52,16 +56,32 @@ def expand_shards(pattern: str, base: str | Path = "") -> list[str]:
         for path in paths:
             if "://" not in path:
                 local = expand(path)
-                path = str(local if local.is_absolute() else expand(base) / local)
+                if is_url(base) and not local.is_absolute():
+                    path = f"{str(base).rstrip('/')}/{path}"
+                else:
+                    path = str(local if local.is_absolute() else expand(base) / local)
             if any(letter in path for letter in "*?["):
-                files, root = filesystem(path)
-                found = sorted(each for each in files.glob(_literal(files, root)) if not _is_hidden(each, root))
-                if not found:
-                    raise DatasetError(f"{path}: no such tars")
-                shards.extend(files.unstrip_protocol(each) if "://" in path else each for each in found)
+                shards.extend(_matches(path))
             else:
                 shards.append(path)
     return shards
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern with wildcards matches in its file system, in order."""
+    files, root = filesystem(pattern)
+
+    def search() -> list[str]:
+        found = sorted(each for each in files.glob(_literal(files, root)) if not _is_hidden(each, root))
+        if not found:
+            raise FileNotFoundError
+        return found
+
+    try:
+        found = ask(pattern, search) if is_url(pattern) else search()
+    except FileNotFoundError:
+        raise DatasetError(f"{pattern}: no such tars") from None
+    return [files.unstrip_protocol(each) if "://" in pattern else each for each in found]
 
 
 def _literal(files: fsspec.AbstractFileSystem, path: str) -> str:
@@ -99,37 +119,34 @@ def fingerprint_of(shard: str) -> str:
     Raises:
       DatasetError: if there is no such file, or it cannot be opened.
     """
-    files, path = filesystem(shard)
     try:
-        if is_local(shard):
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                what = "is a folder; name its tars, as in FOLDER/*.tar" if os.path.isdir(path) else "is not a file"
-                raise DatasetError(f"{shard}: {what}")
-            return f"{status.st_size} {status.st_mtime_ns}"
-        return str(files.ukey(path))
+        if is_url(shard):
+            return _fingerprint_in_bucket(shard)
+        path = filesystem(shard)[1]
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            what = f"is a folder; {_NAME_TARS}" if os.path.isdir(path) else "is not a file"
+            raise DatasetError(f"{shard}: {what}")
+        return f"{status.st_size} {status.st_mtime_ns}"
     except OSError as error:
         raise DatasetError(f"{shard}: cannot be opened ({error.strerror or error})") from None
 
 
-@functools.lru_cache(maxsize=4096)
-def filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of a tar, and its path there; raises DatasetError if there is none for the URL."""
-    try:
-        return fsspec.core.url_to_fs(shard)
-    except (ValueError, ImportError) as error:
-        raise DatasetError(f"{shard}: {error}") from None
-
-
-def is_local(shard: str) -> bool:
-    """Whether a tar lies in a folder of this machine."""
-    return "://" not in shard or shard.startswith("file://")
+def _fingerprint_in_bucket(shard: str) -> str:
+    """The same whether it comes from a listing or from the tar itself, which tell different things besides."""
+    files, path = filesystem(shard)
+    info = ask(shard, lambda: files.info(path))
+    if info["type"] == "directory":
+        raise DatasetError(f"{shard}: is a folder; {_NAME_TARS}")
+    mark = info.get("generation") or info.get("ETag")
+    return f"{info['size']} {mark}" if mark else str(files.ukey(path))
 
 
 def open_shard(shard: str) -> BinaryIO:
     """A tar, open for reading; raises DatasetError if it cannot be."""
-    files, path = filesystem(shard)
     try:
-        return files.open(path, "rb")
+        if is_url(shard):
+            return io.BufferedReader(BucketFile(shard), _BUFFER)
+        return open(filesystem(shard)[1], "rb")
     except OSError as error:
         raise DatasetError(f"{shard}: cannot be opened ({error.strerror or error})") from None

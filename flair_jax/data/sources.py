@@ -67,6 +67,8 @@ def open_tfds(name: str, data_dir: str | Path, split: str, *, hint: str) -> tupl
         raise DatasetError(
             f"{name}: tars are read by number, so they must not be compressed; unpack them to .tar files"
         )
+    if "://" in str(data_dir) and not str(data_dir).startswith("gs://"):
+        raise DatasetError(f"{data_dir}: data sets of TFDS are read from disks and from gs:// only; use tars there")
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -138,12 +140,19 @@ class TfdsSource:
 
 
 class Concatenated:
-    """Several sources, one after the other."""
+    """Several sources, one after the other.
+
+    Attributes:
+      sources: at least one.
+      concurrent_reads: how many samples may be asked for at once, by threads; 0: one after the other. A source has that
+        attribute if its samples come over a network.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         """Takes at least one source."""
         self.sources = tuple(sources)
         self._ends = list(itertools.accumulate(map(len, sources)))
+        self.concurrent_reads = min(getattr(source, "concurrent_reads", 0) for source in sources)
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -6,33 +6,28 @@ A sample is a JSON member and a picture of the same name up to the first dot. Im
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.damage import Damage
 from flair_jax.data.names import is_picture
-from flair_jax.data.shards import filesystem, fingerprint_of, is_local, open_shard
+from flair_jax.data.shards import fingerprint_of, open_shard
+from flair_jax.data.tar_index_files import SPANS, IndexedShard, load_spans, read_index, write_index
 from flair_jax.data.tar_members import read_members
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
-from flair_jax.files import expand, replace_when_complete
 
 # Limits of a sample's JSON and picture; nothing larger is a caption or a photograph.
 MOST_JSON, _MOST_PICTURE = 2**24, 2**28
-_VERSION = 2
-_SPANS = np.dtype(
-    [(name, "<i8") for name in ("json_offset", "json_size", "picture_offset", "picture_size", "picture_header")]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +72,7 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
     """
     damage: list[Damage] = []
     samples: dict[str, dict[str, tarfile.TarInfo]] = collections.defaultdict(dict)
+    bad_texts: dict[str, str] = {}
     others: dict[str, list[str]] = collections.defaultdict(list)
     usable: dict[str, tarfile.TarInfo] = {}
     spans: list[tuple[int, ...]] = []
@@ -92,15 +88,17 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
                 damage.append(Damage(shard, member.name, f"a second {kind} of that name"))
             else:
                 samples[key][kind] = member
-        is_tar = bool(samples or others or any(harm.place for harm in damage))
-        for key, parts in samples.items():
-            harm = _unusable(shard, stream, parts, need_captions)
-            if harm:
-                damage.append(harm)
-                continue
-            text, picture = parts["json"], parts["picture"]
-            usable[key] = picture
-            spans.append((text.offset_data, text.size, picture.offset_data, picture.size, picture.offset))
+                if kind == "json" and 0 < member.size <= MOST_JSON:  # now, while the stream is there
+                    bad_texts[key] = _bad_text(stream, member, need_captions)
+    is_tar = bool(samples or others or any(harm.place for harm in damage))
+    for key, parts in samples.items():
+        harm = _unusable(shard, parts, bad_texts.get(key, ""))
+        if harm:
+            damage.append(harm)
+            continue
+        text, picture = parts["json"], parts["picture"]
+        usable[key] = picture
+        spans.append((text.offset_data, text.size, picture.offset_data, picture.size, picture.offset))
     lost = [
         Damage(shard, *harm)
         for key, names in others.items()
@@ -108,7 +106,7 @@ def index_shard(shard: str, *, need_captions: bool = True) -> ShardIndex:
     ]
     beside = sum(map(len, others.values())) - len(lost)
     return ShardIndex(
-        np.array(spans, _SPANS), [member.name for member in usable.values()], damage + lost, beside, is_tar
+        np.array(spans, SPANS), [member.name for member in usable.values()], damage + lost, beside, is_tar
     )
 
 
@@ -132,22 +130,26 @@ def _lost(names: Sequence[str], *, usable: bool, alone: bool) -> Iterator[tuple[
             yield name, "neither a picture nor JSON by its ending"
 
 
-def _unusable(shard: str, stream: BinaryIO, parts: dict[str, tarfile.TarInfo], need_captions: bool) -> Damage | None:
+def _unusable(shard: str, parts: dict[str, tarfile.TarInfo], bad_text: str) -> Damage | None:
     for kind, most in (("json", MOST_JSON), ("picture", _MOST_PICTURE)):
         if kind not in parts:
             return Damage(shard, next(iter(parts.values())).name, f"no {kind}")
         member = parts[kind]
         if not 0 < member.size <= most:
             return Damage(shard, member.name, f"{kind} is empty" if not member.size else f"{kind} is too large")
-    member = parts["json"]
+    return Damage(shard, parts["json"].name, bad_text) if bad_text else None
+
+
+def _bad_text(stream: BinaryIO, member: tarfile.TarInfo, need_captions: bool) -> str:
+    """Why a JSON member is of no use; "" if it is."""
     stream.seek(member.offset_data)
     try:
         document = parse_json(stream.read(member.size))
         if need_captions:
             sentences_of(document)
     except DatasetError as error:
-        return Damage(shard, member.name, str(error))
-    return None
+        return str(error)
+    return ""
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -165,15 +167,6 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return document
 
 
-class IndexedShard(NamedTuple):
-    """A tar's index on disk: the file of its spans, their number, and the rest of its `ShardIndex`."""
-
-    spans: Path
-    samples: int
-    damage: list[Damage]
-    beside: int
-
-
 def build_index(
     shards: Sequence[str], index_dir: str | Path = "", *, processes: int = 0, progress: bool = True
 ) -> list[IndexedShard]:
@@ -189,9 +182,10 @@ def build_index(
 
     Raises:
       DatasetError: if a tar cannot be read.
+      StorageError: if a bucket cannot.
     """
     load_spans.cache_clear()  # the files may have changed
-    found = {shard: _read_index(shard, index_dir) for shard in shards}
+    found = _read_all(shards, index_dir)
     missing = [shard for shard, index in found.items() if index is None]
     if missing:
         made = parallel(
@@ -202,17 +196,24 @@ def build_index(
             unit="tar",
             progress=progress,
         )
-        for shard, damage in zip(missing, made, strict=True):
-            if damage:
-                found[shard] = IndexedShard(Path(), 0, damage, 0)
+        no_tars = {
+            shard: IndexedShard(Path(), 0, damage, 0) for shard, damage in zip(missing, made, strict=True) if damage
+        }
         load_spans.cache_clear()
+        found |= _read_all([shard for shard in missing if shard not in no_tars], index_dir) | no_tars
     complete = []
     for shard in shards:
-        index = found[shard] or _read_index(shard, index_dir)
+        index = found[shard]
         if index is None:
             raise DatasetError(f"{shard}: changes while it is indexed; wait until it is complete")
         complete.append(index)
     return complete
+
+
+def _read_all(shards: Sequence[str], index_dir: str | Path) -> dict[str, IndexedShard | None]:
+    """The indexes that there are; those in buckets arrive together."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return dict(zip(shards, pool.map(lambda shard: read_index(shard, index_dir), shards), strict=True))
 
 
 def _write_index(shard: str, index_dir: str) -> list[Damage]:
@@ -221,49 +222,5 @@ def _write_index(shard: str, index_dir: str) -> list[Damage]:
     index = index_shard(shard)
     if not index.is_tar:
         return index.damage
-    document = {
-        "version": _VERSION,
-        "shard": shard,
-        "fingerprint": fingerprint,
-        "samples": len(index.spans),
-        "damage": [[harm.place, harm.reason] for harm in index.damage],
-        "beside": index.beside,
-    }
-    spans, description = _index_files(shard, index_dir)
-    with replace_when_complete(spans) as partial, partial.open("wb") as stream:
-        np.save(stream, index.spans)
-    with replace_when_complete(description) as partial:
-        partial.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    write_index(shard, index_dir, index.spans, fingerprint=fingerprint, damage=index.damage, beside=index.beside)
     return []
-
-
-def _read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
-    spans, description = _index_files(shard, index_dir)
-    try:
-        document = json.loads(description.read_text(encoding="utf-8"))
-        if document["version"] != _VERSION or document["fingerprint"] != fingerprint_of(shard):
-            return None
-        if load_spans(spans).dtype != _SPANS or len(load_spans(spans)) != document["samples"]:
-            return None
-        damage = [Damage(shard, *harm) for harm in document["damage"]]
-        return IndexedShard(spans, document["samples"], damage, document["beside"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError):
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def load_spans(path: Path) -> np.ndarray:
-    """The spans of an index, structured [n], mapped; see `ShardIndex`."""
-    return np.load(path, mmap_mode="r")
-
-
-def _index_files(shard: str, index_dir: str | Path) -> tuple[Path, Path]:
-    """Spans and description; tars of the same name in different folders have different ones."""
-    local = Path(filesystem(shard)[1]) if is_local(shard) else None
-    if not index_dir and local and os.access(local.parent, os.W_OK):
-        stem = local.parent / f"{local.name}.index"
-    else:
-        folder = expand(index_dir or "~/.cache/flair_jax/tars")
-        name = shard if local is None else str(local.absolute())
-        stem = folder / f"{PurePosixPath(name).name}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.index"
-    return stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")

@@ -10,16 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flair_jax.data.bucket_reads import ask, filesystem, is_url
 from flair_jax.data.captions import sentences_of
-from flair_jax.data.shards import expand_shards, filesystem, is_local, open_shard
+from flair_jax.data.shards import expand_shards, open_shard
 from flair_jax.data.sources import Record
-from flair_jax.data.tar_index import ShardIndex, build_index, load_spans, parse_json
+from flair_jax.data.tar_index import ShardIndex, build_index, parse_json
+from flair_jax.data.tar_index_files import load_spans
 from flair_jax.data.tar_members import name_in
 from flair_jax.errors import DatasetError
 
 # Both members of a sample are read at once, with the bytes between them, if those are no more than this.
 _GAP = 2**16
 _OPEN_FILES = 64
+# At once, of a process, to a bucket.
+_REQUESTS = 32
 
 
 class TarSource:
@@ -41,8 +45,8 @@ class TarSource:
         Args:
           pattern: see `expand_shards`.
           base: folder of relative paths.
-          index_dir: where the indexes are; "": beside each tar, or in ~/.cache/flair_jax/tars if nothing can be written
-            there.
+          index_dir: where the indexes are, a folder or URL; "": beside each tar, or in ~/.cache/flair_jax/tars if
+            nothing can be written there.
           processes: how many make them; 0: one for each core.
           progress: show a progress bar.
 
@@ -57,6 +61,7 @@ class TarSource:
         self._starts = list(itertools.accumulate((index.samples for index in made), initial=0))
         self._pattern = pattern
         self._opened: dict[str, int] = {}
+        self.concurrent_reads = _REQUESTS if all(map(is_url, self.shards)) else 0
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -110,8 +115,8 @@ class TarSource:
     def _read_one(self, shard: str, start: int, size: int) -> bytes:
         files, path = filesystem(shard)
         try:
-            if not is_local(shard):
-                return files.cat_file(path, start=start, end=start + size)
+            if is_url(shard):
+                return ask(shard, lambda: files.cat_file(path, start=start, end=start + size))
             if shard not in self._opened:
                 while len(self._opened) >= _OPEN_FILES:
                     os.close(self._opened.pop(next(iter(self._opened))))
@@ -130,7 +135,8 @@ def read_shard(shard: str, index: ShardIndex) -> Iterator[tuple[int, str, bytes,
     """
     with open_shard(shard) as stream:
         for number, (span, name) in enumerate(zip(index.spans, index.names, strict=True)):
-            stream.seek(int(span["picture_offset"]))
-            picture = stream.read(int(span["picture_size"]))
-            stream.seek(int(span["json_offset"]))
-            yield number, name, picture, parse_json(stream.read(int(span["json_size"])))
+            parts = {}
+            for part in sorted(("json", "picture"), key=lambda part: int(span[f"{part}_offset"])):
+                stream.seek(int(span[f"{part}_offset"]))
+                parts[part] = stream.read(int(span[f"{part}_size"]))
+            yield number, name, parts["picture"], parse_json(parts["json"])

@@ -25,11 +25,13 @@ class Behaviour:
       fail: the share of requests that fail: answered 503 ("busy"), hung up on before ("refuse") or after the store has
         done them ("lose"), answered by half ("cut"), or late ("delay").
       latency: seconds before each request is passed on.
+      answer: an HTTP status that answers everything, without asking the store; 0: none.
       seed: of which request fails, and how: by what it asks for and how often that was asked for before.
     """
 
     fail: float = 0.0
     latency: float = 0.0
+    answer: int = 0
     seed: int = 0
 
     def fault(self, what: str, times: int) -> str:
@@ -100,6 +102,8 @@ class Proxy(Server):
         if fault:
             self.faults[fault] += 1
         await asyncio.sleep(self.behaviour.latency + (0.3 if fault == "delay" else 0))
+        if self.behaviour.answer:
+            return aiohttp.web.Response(status=self.behaviour.answer)
         if fault == "busy":
             return aiohttp.web.Response(status=503, text="Slow Down")
         if fault == "refuse":

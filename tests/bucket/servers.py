@@ -49,6 +49,7 @@ class Server:
             return GCS_ENVIRONMENT | {
                 "STORAGE_EMULATOR_HOST": self.address,
                 "TENSORSTORE_GCS_HTTP_URL": self.address,
+                "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.address,  # array_record's reader
             }
         return S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": self.address}
 

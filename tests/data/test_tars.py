@@ -25,7 +25,7 @@ from flair_jax.data.sets.training import open_set
 from flair_jax.data.shards import expand_shards
 from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import TarSource
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, StorageError
 from flair_jax.settings import DataSettings
 
 SETS = DataSettings("", "", "train", "", (), 0, 0, 3, (0.9, 1.0))
@@ -48,7 +48,7 @@ def test_patterns(tmp_path) -> None:
         expand_shards("{0..2.tar")
     with pytest.raises(DatasetError, match="no such tars"):
         expand_shards("nothing-*.tar", tmp_path)
-    with pytest.raises(DatasetError, match="Protocol not known: nowhere"):
+    with pytest.raises(StorageError, match="Protocol not known: nowhere"):
         expand_shards("nowhere://*.tar")
 
 
@@ -153,7 +153,7 @@ def test_a_source_can_be_sent_to_a_worker(tmp_path) -> None:
 def test_missing_tar(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"nothing\.tar: cannot be opened \(No such file"):
         source_of(tmp_path / "nothing.tar")
-    with pytest.raises(DatasetError, match="Protocol not known: nowhere"):
+    with pytest.raises(StorageError, match="Protocol not known: nowhere"):
         source_of("nowhere://a.tar")
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "folder.tar").mkdir()
