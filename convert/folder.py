@@ -17,7 +17,7 @@ import numpy as np
 from flair_jax import checkpoint
 from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import absolute, expand, replace_when_complete
 from flair_jax.models.config import FlairConfig, VisionConfig
 from flair_jax.models.description import config_to_release_json, images_to_json, refused_by_release
 from flair_jax.models.flair import Flair
@@ -79,7 +79,7 @@ def export_folder(source: str | Path, target: str | Path) -> int:
     Raises:
       CheckpointError: if `source` is no checkpoint, or `target` exists and is something else.
     """
-    target = Path(target).absolute()
+    target = absolute(expand(target))
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another folder or remove it")
     source = locate(source)

@@ -19,7 +19,7 @@ from flair_jax.convert.folder import preprocessing
 from flair_jax.convert.stablehlo import DESCRIPTION, FILES, FORMAT, PARAMS, digest, digest_of_file, require_flatbuffers
 from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import CheckpointError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import absolute, expand, replace_when_complete
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.locate import locate
@@ -57,7 +57,7 @@ def export(
       FlairError: if flatbuffers is not installed.
     """
     require_flatbuffers(f"writing {target}")
-    target = Path(target).absolute()
+    target = absolute(expand(target))
     if target.exists() and not (target.is_dir() and {entry.name for entry in target.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{target}: exists and is not an exported model; choose another name or remove it")
     source = locate(source)

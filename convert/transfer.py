@@ -12,6 +12,7 @@ import numpy as np
 from flair_jax import checkpoint
 from flair_jax.convert.folder import load_tensors, preprocessing
 from flair_jax.errors import ConfigError
+from flair_jax.files import absolute, expand
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
@@ -68,7 +69,7 @@ def convert(
       ConfigError: if the numbers of heads are not known.
       CheckpointError: if `target` exists and is something else.
     """
-    target = Path(target).absolute()
+    target = absolute(expand(target))
     checkpoint.check_target(target)
     found = find_weights(source)
     weights = read_weights(found.file, state_dict)

@@ -6,6 +6,8 @@ counts as complete once the object that is written last is there.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import json
 import logging
@@ -13,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from tqdm import tqdm
+
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.packages import how_to_install
 
@@ -28,6 +33,7 @@ from flair_jax.packages import how_to_install
 _PACKAGES = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 _URL = re.compile(r"([a-z][a-z0-9+.-]*):/+(.*)", re.DOTALL)
 
+_NO_BUCKET = "there is no such bucket; make it, or correct its name"
 _THREADS = 16  # requests at once: each takes some 20 ms
 
 # A lock is refreshed so often, and taken to be that of a killed process when it is so old; in seconds.
@@ -38,6 +44,11 @@ def is_remote(path: object) -> bool:
     """Whether a path, or its text, is in a bucket."""
     found = _URL.match(str(path))
     return found is not None and found[1] in _PACKAGES
+
+
+def is_for_orbax(path: Path) -> bool:
+    """Whether Orbax reads and writes checkpoints there: on disks, and of the buckets in those of Google."""
+    return not is_remote(path) or str(path).startswith("gs:")
 
 
 def remote_path(text: str) -> Path:
@@ -94,6 +105,34 @@ def upload(source: Path, target: Path) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: store.put_file(f"{source}/{name}", f"{target}/{name}"), names[:-1]))
     store.put_file(f"{source}/{names[-1]}", f"{target}/{names[-1]}")
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes all objects below a folder, if there are any."""
+    with suppress(FileNotFoundError):
+        filesystem(folder).rm(str(folder), recursive=True)
+
+
+def version_of(path: Path) -> str:
+    """A text that changes when an object is written."""
+    store = filesystem(path)
+    store.invalidate_cache()
+    return str(store.ukey(str(path)))
+
+
+@functools.cache
+def fetch(path: Path) -> Path:
+    """A copy of an object or folder on this machine, until the process ends; a bar shows how far it is."""
+    folder = tempfile.TemporaryDirectory(prefix="flair-jax-")
+    atexit.register(folder.cleanup)
+    local, store = Path(folder.name) / path.name, filesystem(path)
+    files = list_files(path) if path.is_dir() else {"": int(store.size(str(path)))}
+    with tqdm(total=sum(files.values()), desc=f"fetch {path.name}", unit="B", unit_scale=True) as bar:
+        for name, size in files.items():
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            store.get_file(f"{path}/{name}".rstrip("/"), str(local / name))
+            bar.update(size)
+    return local
 
 
 def move(source: Path, target: Path) -> None:
@@ -228,10 +267,12 @@ def reason_of(error: BaseException) -> str | None:
     if re.search(r"DefaultCredentialsError|NoCredentialsError|RefreshError|Anonymous caller|\b401\b", words):
         how = "`gcloud auth application-default login` or `aws configure`"
         return f"there are no valid credentials; sign in, as with {how}"
+    if isinstance(error, FileNotFoundError) and re.fullmatch(r"(FileNotFoundError )?b/[^/]+(/o)?", words):
+        return _NO_BUCKET  # gcsfs names what it asked for
     if not re.match(r"gcsfs|google|botocore|aiobotocore|s3fs|aiohttp", kind.__module__) and "://" not in words:
         return None
     if re.search(r"bucket does not exist|NoSuchBucket|specified bucket", words, re.IGNORECASE):
-        return "there is no such bucket; make it, or correct its name"
+        return _NO_BUCKET
     if code == 403 or isinstance(error, PermissionError) or re.search(r"\b403\b|Forbidden|AccessDenied", words):
         return "you may not read or write there; ask for the permission, or choose another bucket"
     if kind.__module__.startswith("aiohttp") or re.search(r"EndpointConnectionError|ConnectionError", words):

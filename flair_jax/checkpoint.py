@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flair_jax.buckets import is_for_orbax
 from flair_jax.errors import CheckpointError, FlairError
-from flair_jax.files import absolute, expand, replace_when_complete
+from flair_jax.files import absolute, expand, local_copy, replace_when_complete
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
@@ -168,6 +169,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
       CheckpointError: if they are damaged, or of other shapes.
     """
     path = absolute(locate(path))
+    path = path if is_for_orbax(path) else local_copy(path)
     item = AVERAGE if (path / AVERAGE).is_dir() else PARAMS
     if not path.is_file():  # an average that is missing is damage as well
         _check(path, [WEIGHTS] if (path / WEIGHTS).is_file() else {item, AVERAGE}, processes)

@@ -92,6 +92,24 @@ def size_of(path: Path) -> int:
     return int(status.length if buckets.is_remote(path) else status.st_size)
 
 
+def version_of(path: Path) -> int | str:
+    """A value that changes when a file is written: nanoseconds on a disk, a text in a bucket."""
+    return buckets.version_of(path) if buckets.is_remote(path) else path.stat().st_mtime_ns
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder and all in it, as far as that can be done."""
+    if buckets.is_remote(folder):
+        buckets.remove_folder(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_copy(path: Path) -> Path:
+    """A file or folder on this machine: one in a bucket is fetched, and removed when the process ends."""
+    return buckets.fetch(path) if buckets.is_remote(path) else path
+
+
 def no_file(path: Path) -> str:
     """Why no file can be written under that name, or "": it would replace a folder or a device.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flair_jax.checkpoint import read_description
-from flair_jax.files import replace_when_complete
+from flair_jax.files import replace_when_complete, version_of
 from flair_jax.packages import versions
 from flair_jax.weights.locate import description_file
 
@@ -63,7 +63,7 @@ def identity(checkpoint: Path, environment: dict[str, Any], *others: Any) -> str
       *others: all else that it depends on, as plain JSON values.
     """
     how = {**environment, "settings": {**environment["settings"], "skip_broken": None}}
-    written = description_file(checkpoint).stat().st_mtime_ns
+    written = version_of(description_file(checkpoint))
     values = [_FORM, read_description(checkpoint), written, how, *others]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

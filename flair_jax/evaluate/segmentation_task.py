@@ -16,6 +16,7 @@ from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
+from flair_jax.files import absolute, expand
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
@@ -72,8 +73,8 @@ def segment_checkpoint(
     source = read_description(files).get("source", {})
     environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     environment["settings"]["templates"] = list(data.templates)
-    work = report.identity(files, environment, str(data_dir), data.digest(), save and str(save.absolute()))
-    unfinished = output and Path(f"{output}.partial") / f"{dataset}-{work}"
+    work = report.identity(files, environment, str(data_dir), data.digest(), save and str(absolute(save)))
+    unfinished = output and expand(f"{output}.partial") / f"{dataset}-{work}"
     print(f"{dataset}: {data_dir}, {len(data.names):,} pictures, {len(data.classes)} classes", flush=True)
     outcome = segment(model, Retriever(model, params), data, settings, BlockStore(unfinished), save)
     result = _result(entry, data_dir, outcome, settings, source)

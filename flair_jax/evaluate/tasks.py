@@ -16,6 +16,7 @@ from flair_jax.data.sets.retrieval import find_row
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report, retrieval_task
 from flair_jax.evaluate.task import Set, Task
+from flair_jax.files import expand
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
@@ -63,7 +64,7 @@ def evaluate_checkpoint(
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
-    unfinished = output and Path(f"{output}.partial")
+    unfinished = output and expand(f"{output}.partial")
     results, failures = list[dict[str, Any]](), list[str]()
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.errors import ConfigError
+from flair_jax.files import size_of
 from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig, TextConfig, VisionConfig, is_convention
 
 _MOST_BYTES = 1 << 20  # of a JSON file
@@ -174,7 +175,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
       OSError: if it cannot be read.
       ValueError: if it is something else; the message says what.
     """
-    if path.stat().st_size > _MOST_BYTES:
+    if size_of(path) > _MOST_BYTES:
         raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
     try:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)

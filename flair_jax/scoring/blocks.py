@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from flair_jax.files import replace_when_complete
+from flair_jax.buckets import is_remote
+from flair_jax.files import remove_folder, replace_when_complete
 
 
 class BlockStore:
@@ -30,8 +31,11 @@ class BlockStore:
         return name in self._memory if self._folder is None else (self._folder / f"{name}.npy").is_file()
 
     def get(self, name: str) -> np.ndarray:
-        """A stored array, of any shape; from disk, mapped rather than read."""
-        return self._memory[name] if self._folder is None else np.load(self._folder / f"{name}.npy", mmap_mode="r")
+        """A stored array, of any shape; from a disk, mapped rather than read."""
+        if self._folder is None:
+            return self._memory[name]
+        path = self._folder / f"{name}.npy"
+        return np.load(io.BytesIO(path.read_bytes())) if is_remote(path) else np.load(path, mmap_mode="r")
 
     def put(self, name: str, array: np.ndarray) -> np.ndarray:
         """Stores an array, of any shape, and returns it as `get` does."""
@@ -50,4 +54,4 @@ class BlockStore:
         """Removes everything, once the result is safe elsewhere."""
         self._memory.clear()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_folder(self._folder)

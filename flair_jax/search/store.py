@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flair_jax.errors import SearchIndexError
-from flair_jax.files import replace_when_complete
+from flair_jax.files import absolute, expand, local_copy, replace_when_complete
 from flair_jax.search.manifest import Manifest
 
 _GLOBAL, _LOCAL, _TABLE = "global.npy", "local.npy", "pictures.parquet"
@@ -145,7 +145,7 @@ class SearchIndex:
         Raises:
           SearchIndexError: if there is none, or it is damaged.
         """
-        path = Path(path).absolute()
+        path = absolute(local_copy(expand(path)))
         return cls(path, Manifest.read(path))
 
     def __len__(self) -> int:

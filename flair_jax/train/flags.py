@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from flair_jax import configs
 from flair_jax.errors import ConfigError
 from flair_jax.fields import did_you_mean
-from flair_jax.files import expand
+from flair_jax.files import expand, local_copy
 from flair_jax.parallel.processes import CLUSTER_OPTIONS, check_cluster
 
 # What a configuration file is as a module: not a name such as `config`, which it may want to import itself.
@@ -144,7 +144,7 @@ def _find(name: str) -> Path:
     """The file of a configuration; a path that exists goes before a shipped configuration of that name."""
     path = expand(name)
     if name and path.is_file():
-        return path
+        return local_copy(path)
     shipped = {file.stem: file for file in Path(configs.__path__[0]).glob("[!_]*.py")}
     stem = name.removeprefix("configs/").removesuffix(".py")
     if stem in shipped:

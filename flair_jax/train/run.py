@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from flair_jax import checkpoint
+from flair_jax.buckets import is_for_orbax
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.tokenizer import find_tokenizer
@@ -95,6 +96,10 @@ def train(
       WorkerError: if a process that loads data has died.
     """
     workdir, startup = expand(workdir), startup or Startup()
+    if not is_for_orbax(workdir):
+        raise ConfigError(
+            f"{workdir}: checkpoints of a run are written to gs:// and to disks; mount the bucket instead"
+        )
     with startup.phase("devices"):
         mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)

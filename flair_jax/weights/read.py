@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from flair_jax.files import expand, local_copy
 from flair_jax.weights.formats import INDEX, SAFETENSORS, TORCHSCRIPT, kind_of, safetensors_header
 from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.state_dicts import choose_model
@@ -61,7 +62,7 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
       ConversionError: if the file is missing, damaged or of another kind, would run code, holds several state dicts of
         which none is chosen, or holds values that are not usable as weights.
     """
-    path = Path(path)
+    path = local_copy(expand(path))
     loaded, facts, files = _read_shards(path) if kind_of(path) == INDEX else (*_read_file(path), (path,))
     try:
         entries = choose_model(loaded, _is_tensor, state_dict)

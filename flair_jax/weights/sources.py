@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from flair_jax.files import expand
+from flair_jax.buckets import is_remote
+from flair_jax.files import expand, local_copy
 from flair_jax.weights import hub
 from flair_jax.weights.formats import INDEX_SUFFIX
 from flair_jax.weights.param_map import ConversionError
@@ -48,19 +49,25 @@ def find_weights(source: str) -> FoundWeights:
     """The weights that `flair-jax convert` is given; files on the hub are fetched into its cache.
 
     Args:
-      source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub.
+      source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub or in a
+        bucket.
 
     Raises:
       ConversionError: if they are not there, or a folder does not say which file is meant.
     """
     if source.startswith(hub.PREFIX):
         return _find_on_hub(source)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", source):
+    if is_remote(source):
+        remote = expand(source)
+        inside = source.endswith(INDEX_SUFFIX)  # the shards are beside it
+        path = local_copy(remote.parent) / remote.name if inside else local_copy(remote)
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", source):
         raise ConversionError(
             f"{source}: addresses are not fetched; a file on the hub is named {hub.PREFIX}OWNER/REPOSITORY/FILE, and "
             "any other is downloaded first"
         )
-    path = expand(source)
+    else:
+        path = expand(source)
     if not path.is_dir():
         return _described(path, path.name, path.parent, _descriptions(path.name, alone=False))
     if (path / "params").is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from flair_jax.files import no_file, replace_when_complete
+from flair_jax.files import absolute, expand, no_file, replace_when_complete
 from flair_jax.packages import how_to_install
 from flair_jax.weights.locate import CONFIG as CONFIG
 from flair_jax.weights.param_map import ConversionError
@@ -54,7 +54,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], *, quick_
     Raises:
       ConversionError: for another ending, or without torch for `.pt`.
     """
-    path = Path(path).absolute()
+    path = absolute(expand(path))
     if path.suffix not in SUFFIXES:
         raise ConversionError(f"{path}: the file's ending must be one of {', '.join(SUFFIXES)}")
     if reason := no_file(path):
