@@ -95,11 +95,7 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
-    workdir, startup = expand(workdir), startup or Startup()
-    if not is_for_orbax(workdir):
-        raise ConfigError(
-            f"{workdir}: checkpoints of a run are written to gs:// and to disks; mount the bucket instead"
-        )
+    workdir, startup = _find_workdir(workdir), startup or Startup()
     with startup.phase("devices"):
         mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
@@ -118,6 +114,16 @@ def train(
             elif jax.process_index() == 0:
                 print(f"finished: all {done:,} steps are done", flush=True)
             return Outcome(checkpoints.path(done), finished=done == setup.steps)
+
+
+def _find_workdir(name: str | Path) -> Path:
+    """A run's folder; raises ConfigError if Orbax cannot write checkpoints there."""
+    workdir = expand(name)
+    if not is_for_orbax(workdir):
+        raise ConfigError(
+            f"{workdir}: checkpoints of a run are written to gs:// and to disks; mount the bucket instead"
+        )
+    return workdir
 
 
 class _Setup(NamedTuple):

@@ -161,3 +161,12 @@ def test_names_that_cannot_be_used(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"gs://b/x: pip install .*\[gcs\]|gcsfs"):
         expand("gs://b/x")
+
+
+def test_a_run_in_a_bucket_for_which_orbax_has_no_driver() -> None:
+    from flair_jax.configs.default import get_config
+    from flair_jax.settings import TrainSettings
+    from flair_jax.train.run import train
+
+    with pytest.raises(ConfigError, match="s3://b/run: checkpoints of a run are written to gs:// and to disks"):
+        train(TrainSettings.from_config(get_config()), "s3://b/run")

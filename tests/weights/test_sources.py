@@ -77,7 +77,7 @@ def test_what_needs_no_conversion_says_so(tmp_path) -> None:
         find_weights(str(tmp_path))
 
 
-@pytest.mark.parametrize("address", ["https://huggingface.co/a/b/resolve/main/c.pt", "s3://a/b.pt", "file:///a/b.pt"])
+@pytest.mark.parametrize("address", ["https://huggingface.co/a/b/resolve/main/c.pt", "ftp://a/b.pt", "file:///a/b.pt"])
 def test_addresses_are_no_names(address: str) -> None:
     with pytest.raises(ConversionError, match="addresses are not fetched; a file on the hub is named hf://"):
         find_weights(address)
