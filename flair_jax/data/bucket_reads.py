@@ -49,7 +49,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
       StorageError: if there is none, or its package is not installed.
     """
     try:
-        return fsspec.core.url_to_fs(url)
+        files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         extra = _EXTRAS.get(url.partition("://")[0])
         raise StorageError(f"{url}: {how_to_install(extra) if extra else error}") from None
@@ -57,6 +57,10 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise StorageError(f"{url}: {error}") from None
     except Exception as error:  # clients look for credentials when they are made
         raise StorageError(f"{url}: {_refusal(url, error) or _in_a_line(error)}") from error
+    # Others write there, too; and s3fs denies files that have come since it listed their folder.
+    files.dircache.use_listings_cache = False
+    files.invalidate_cache()
+    return files, path
 
 
 def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
