@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from flair_jax.buckets import is_remote
 from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
 from flair_jax.files import locked
@@ -213,6 +214,8 @@ def _manifest(
 def _locked(index: Path) -> Iterator[None]:
     """Makes the folder if need be, and keeps other runs out of it; the lock of a killed run is freed by the system."""
     require_name(index)
+    if is_remote(index):
+        raise SearchIndexError(f"{index}: an index is made on a disk; copy it to the bucket when it is complete")
     if index.exists() and not index.is_dir():
         raise SearchIndexError(f"{index}: is a file; name a folder for the index")
     made = (index / MANIFEST).exists()

@@ -8,6 +8,9 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from flair_jax.buckets import is_remote
+from flair_jax.files import replace_when_complete
+
 
 class Appended(Protocol):
     """A file that grows."""
@@ -24,7 +27,7 @@ class Appended(Protocol):
 
 def open_appended(path: Path) -> Appended:
     """A file to add to. In a bucket nothing can be added to an object, so it is kept in memory and written whole."""
-    return _InBucket(path) if "://" in str(path) else _OnDisk(path)
+    return _InBucket(path) if is_remote(path) else _OnDisk(path)
 
 
 class _OnDisk:
@@ -75,7 +78,8 @@ class _InBucket:
         with self._lock:
             content = bytes(self._content)
             if len(content) != self._uploaded:
-                self._path.write_bytes(content)
+                with replace_when_complete(self._path) as partial:
+                    partial.write_bytes(content)
                 self._uploaded = len(content)
 
     def close(self) -> None:

@@ -114,8 +114,9 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         Raises:
           ConfigError: if there is none, it cannot be run, or it lacks a field of the command line.
         """
-        name, colon, parameter = argument.partition(":")
-        path = _find(name)
+        scheme, separator, rest = argument.partition("://")
+        name, colon, parameter = (rest if separator else argument).partition(":")
+        path = _find(f"{scheme}://{name}" if separator else name)
         try:
             loader = importlib.machinery.SourceFileLoader(_MODULE, str(path))
             spec = importlib.util.spec_from_loader(_MODULE, loader)

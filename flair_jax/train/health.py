@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from flair_jax.errors import CheckpointError
-from flair_jax.files import writing
+from flair_jax.files import replace_when_complete, writing
 from flair_jax.parallel.processes import Processes
 from flair_jax.train.background import Background
 from flair_jax.train.goodput import (
@@ -72,7 +72,8 @@ class Health:
             record = read_record(self._workdir)
         except CheckpointError as error:
             aside = self._workdir / f"damaged-{FILE}"
-            aside.write_bytes((self._workdir / FILE).read_bytes())
+            with replace_when_complete(aside) as partial:
+                partial.write_bytes((self._workdir / FILE).read_bytes())
             logging.warning("%s; it is now %s, and goodput counts from this start on", error, aside)
             return []
         starts = record.starts if record else []

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flair_jax.buckets import is_remote
 from flair_jax.errors import ConfigError
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.packages import how_to_install, versions
@@ -207,7 +208,7 @@ class _Board:
 
 def _local(workdir: Path) -> str:
     """A folder on this machine for W&B's own files, which it uploads itself."""
-    return tempfile.mkdtemp(prefix="flair-jax-wandb-") if "://" in str(workdir) else str(workdir)
+    return tempfile.mkdtemp(prefix="flair-jax-wandb-") if is_remote(workdir) else str(workdir)
 
 
 def _import_tensorboard() -> Any:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from etils import epath
-
+from flair_jax import buckets
+from flair_jax.buckets import is_remote
 from flair_jax.errors import CheckpointError
+from flair_jax.files import list_files
 from flair_jax.weights import digests
 from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
-# Requests at once: a bucket answers each after some 20 ms.
-_THREADS = 16
 _UNFINISHED, _COMPLETE = ".orbax-checkpoint-tmp", "commit_success.txt"
 _ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
 
@@ -35,7 +32,7 @@ class Saved:
     files: int
 
 
-def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[str], list[str]]:
+def find_saved(workdir: Path, *, verify: bool) -> tuple[list[Saved], list[str], list[str]]:
     """The checkpoints of a run, oldest first; the names of unfinished ones; and what is damaged, in words.
 
     Args:
@@ -44,41 +41,39 @@ def find_saved(workdir: epath.Path, *, verify: bool) -> tuple[list[Saved], list[
     """
     folder, aside = workdir / RUN_FOLDER, workdir / "damaged"
     names = [each.name for each in folder.iterdir()] if folder.exists() else []
-    saved, damaged = [], []
+    saved: list[Saved] = []
+    damaged: list[str] = []
     unfinished = sorted(name for name in names if _UNFINISHED in name)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for step in sorted(int(name) for name in names if name.isdecimal()):
-            try:
-                sizes = dict(_sizes(folder / str(step), pool))
-                if _is_unfinished(folder, sizes):
-                    unfinished.append(str(step))
-                    continue
-                words = _damage(folder / str(step), sizes, verify=verify)
-            except FileNotFoundError:  # the run has removed it meanwhile
+    for step in sorted(int(name) for name in names if name.isdecimal()):
+        try:
+            sizes = _sizes(folder / str(step))
+            if _is_unfinished(folder, sizes):
+                unfinished.append(str(step))
                 continue
-            saved.append(Saved(step, sum(sizes.values()), len(sizes)))
-            damaged += [f"{folder / str(step)}: {words}"] if words else []
+            words = _damage(folder / str(step), sizes, verify=verify)
+        except FileNotFoundError:
+            words = "is not complete"
+        if words and not (folder / str(step)).exists():  # the run has removed it meanwhile
+            continue
+        saved.append(Saved(step, sum(sizes.values()), len(sizes)))
+        damaged += [f"{folder / str(step)}: {words}"] if words else []
     damaged += [f"{each}: set aside" for each in sorted(aside.iterdir())] if aside.exists() else []
     return saved, unfinished, damaged
 
 
-def _is_unfinished(folder: epath.Path, sizes: dict[str, int]) -> bool:
+def _is_unfinished(folder: Path, sizes: dict[str, int]) -> bool:
     """Buckets cannot rename: there a checkpoint has its name from the start, and Orbax marks it once it is complete."""
-    return "://" in str(folder) and _COMPLETE not in sizes
+    return is_remote(folder) and _COMPLETE not in sizes
 
 
-def _sizes(folder: epath.Path, pool: ThreadPoolExecutor, within: str = "") -> Iterator[tuple[str, int]]:
+def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of all files by their names, relative to the checkpoint."""
-    entries = list((folder / within).iterdir())
-    for entry, stat in zip(entries, pool.map(lambda entry: entry.stat(), entries), strict=True):
-        name = f"{within}{entry.name}"
-        if stat.is_directory:
-            yield from _sizes(folder, pool, f"{name}/")
-        else:
-            yield name, stat.length
+    if is_remote(folder):
+        return buckets.list_files(folder)
+    return {name: (folder / name).stat().st_size for name in list_files(folder)}
 
 
-def _damage(folder: epath.Path, sizes: dict[str, int], *, verify: bool) -> str | None:
+def _damage(folder: Path, sizes: dict[str, int], *, verify: bool) -> str | None:
     if digests.FILE not in sizes:
         return _without_digests(folder, verify=verify)
     lines = (folder / digests.FILE).read_bytes().decode(errors="replace").splitlines()
@@ -88,12 +83,12 @@ def _damage(folder: epath.Path, sizes: dict[str, int], *, verify: bool) -> str |
     if not verify:
         return None
     try:
-        return digests.find_damage(Path(folder), _ITEMS)
+        return digests.find_damage(folder, _ITEMS)
     except CheckpointError as error:
         return str(error)
 
 
-def _without_digests(folder: epath.Path, *, verify: bool) -> str | None:
+def _without_digests(folder: Path, *, verify: bool) -> str | None:
     """Whether a checkpoint should have digests; its description says so."""
     try:
         described = json.loads((folder / DESCRIPTION / "metadata").read_bytes())

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from flair_jax.errors import CheckpointError
+from flair_jax.files import expand
 from flair_jax.train.goodput import EVERY, RUNNING, Record, Start, goodput, read_record, repeated_steps
 from flair_jax.train.logger import METRICS, STARTS, parse_metrics
 from flair_jax.train.saved import Saved, find_saved
@@ -65,7 +64,7 @@ class Status:
     damaged: list[str]
 
 
-def read_status(workdir: Path, *, verify: bool = False) -> Status:
+def read_status(workdir: str | Path, *, verify: bool = False) -> Status:
     """The status of a run.
 
     Args:
@@ -76,11 +75,11 @@ def read_status(workdir: Path, *, verify: bool = False) -> Status:
     Raises:
       CheckpointError: if there is no run in the folder.
     """
-    folder = epath.Path(workdir)
+    folder = expand(workdir)
     if not any((folder / name).exists() for name in (METRICS, STARTS, RUN_FOLDER)):
         raise CheckpointError(f"{workdir}: there is no run; name the --workdir of one")
     damaged: list[str] = []
-    record = _record(workdir, damaged)
+    record = _record(folder, damaged)
     lines = _lines(folder, damaged)
     saved, unfinished, of_saved = find_saved(folder, verify=verify)
     damaged += of_saved
@@ -120,7 +119,7 @@ def _record(workdir: Path, damaged: list[str]) -> Record | None:
         return None
 
 
-def _lines(folder: epath.Path, damaged: list[str]) -> list[dict[str, Any]]:
+def _lines(folder: Path, damaged: list[str]) -> list[dict[str, Any]]:
     path = folder / METRICS
     if not path.exists():
         return []
@@ -130,12 +129,12 @@ def _lines(folder: epath.Path, damaged: list[str]) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if isinstance(value, numbers)} for line in lines]
 
 
-def _count_starts(folder: epath.Path) -> int:
+def _count_starts(folder: Path) -> int:
     path = folder / STARTS
     return max(path.read_bytes().count(b"\n") if path.exists() else 0, 1)
 
 
-def _run_of(folder: epath.Path, saved: list[Saved]) -> dict[str, Any]:
+def _run_of(folder: Path, saved: list[Saved]) -> dict[str, Any]:
     """The settings in the newest checkpoint that tells them."""
     for each in reversed(saved):
         try:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from own_bucket import Bucket
+from PIL import Image
 
 import flair_jax
 from flair_jax import buckets, checkpoint
@@ -17,6 +18,7 @@ from flair_jax.files import expand, list_files, locked, replace_when_complete, w
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
+from flair_jax.train.flags import parse_config
 
 pytestmark = pytest.mark.bucket
 
@@ -153,6 +155,26 @@ def test_a_bucket_that_is_not_there(bucket: Bucket, model: Flair, params, capsys
         checkpoint.save(f"{missing}/saved", model, params, {})
     assert main(["export", f"{missing}/saved", f"{bucket.url}/out"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_configurations(bucket: Bucket) -> None:
+    text = "from flair_jax.configs.default import get_config as get\n\ndef get_config(seed='0'):\n    c = get()\n"
+    expand(f"{bucket.url}/c.py").write_text(f"{text}    c.seed = int(seed)\n    return c\n")
+    assert parse_config([f"--config={bucket.url}/c.py"]).seed == 0
+    assert parse_config([f"--config={bucket.url}/c.py:3", "--config.steps=2"]).seed == 3
+
+
+def test_an_index_is_searched_there_and_not_made_there(bucket: Bucket, model: Flair, params, tmp_path, capsys) -> None:
+    checkpoint.save(tmp_path / "c", model, params, {})
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "pictures" / "red.png")
+    made = ["index", str(tmp_path / "pictures"), "--checkpoint", str(tmp_path / "c"), "--output"]
+    assert main([*made, f"{bucket.url}/index"]) == 2
+    assert "an index is made on a disk" in capsys.readouterr().err
+    assert main([*made, str(tmp_path / "index")]) == 0
+    buckets.upload(tmp_path / "index", expand(f"{bucket.url}/index"))
+    assert main(["search", f"{bucket.url}/index", "something red", "--checkpoint", str(tmp_path / "c")]) == 0
+    assert "red.png" in capsys.readouterr().out
 
 
 def test_names_that_cannot_be_used(monkeypatch) -> None:
