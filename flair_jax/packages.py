@@ -19,9 +19,11 @@ def how_to_install(extra: str) -> str:
     try:
         requirements = importlib.metadata.requires("flair-jax") or []
     except importlib.metadata.PackageNotFoundError:
-        return f'pip install -e ".[{extra}]" in the checkout of flair_jax (the extra `{extra}`)'
+        requirements = []
     marker = f'extra == "{extra}"'
     needed = " ".join(f'"{each.partition(";")[0].strip()}"' for each in requirements if marker in each)
+    if not needed:  # or what is installed is from before the extra was there
+        return f'pip install -e ".[{extra}]" in the checkout of flair_jax (the extra `{extra}`)'
     return f"pip install {needed} (the extra `{extra}`)"
 
 

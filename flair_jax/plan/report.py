@@ -78,10 +78,10 @@ def _show_times(plan: Plan) -> None:
     for kernel in plan.kernels:
         counted = f"by its {kernel.counted_by}" if kernel.counted_by else "not counted"
         print(f"  kernel {kernel.name} x {kernel.times}: {1000 * kernel.seconds:.2f} ms, {counted}")
-    print(f"  {'a step':<28}{'ms':>10}{'MFU':>8}{'HFU':>8}{plan.unit + 's/s':>12}{'hours':>8}")
+    print(f"  {'a step':<28}{'ms':>10}{'MFU':>8}{'HFU':>8}{plan.unit + 's/s':>16}" + ("   hours" if plan.steps else ""))
     for name, estimate in plan.estimates.items():
         row = f"  {_ESTIMATES[name]:<28}{1000 * estimate.seconds:>10.2f}{estimate.mfu:>8.1%}{estimate.hfu:>8.1%}"
-        print(f"{row}{estimate.units_per_second:>12,.0f}" + (f"{estimate.hours:>8,.1f}" if estimate.hours else ""))
+        print(f"{row}{estimate.units_per_second:>16,.0f}" + (f"{estimate.hours:>8,.1f}" if estimate.hours else ""))
     print(f"fits; {plan.binds} binds; estimated: {plan.units / plan.seconds:,.0f} {plan.unit}s/s", end="")
     print(f", {plan.steps * plan.seconds / 3600:,.1f} hours for {plan.steps:,} steps" if plan.steps else "")
 
