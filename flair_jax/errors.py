@@ -107,5 +107,15 @@ class WorkerError(FlairError):
     status = 1
 
 
+class PeerError(FlairError):
+    """Another process of the run has ended, without which this one cannot go on.
+
+    Attributes:
+      status: that of the other process if it has given one, such as 2 for bad input; else 1, so that launchers restart.
+    """
+
+    status = 1
+
+
 class SearchIndexError(FlairError):
     """A search index that is missing, damaged, in use, or of another checkpoint than the one at hand."""

@@ -35,6 +35,7 @@ class _State:
     at_sigterm: tuple[int, str] | None = None
     sigterm = False  # it came, and was not passed on yet
     handlers: tuple[Any, int | None] = None, None  # of SIGTERM before: in Python, and its address in C
+    farewell: Callable[[int, str], None] | None = None
 
 
 def run(program: Callable[[], int]) -> int:
@@ -91,6 +92,11 @@ def end_at_sigterm(status: int, sentence: str) -> None:
     in_c = _c_signal(signal.SIGTERM, None)
     _State.handlers = signal.signal(signal.SIGTERM, _note_sigterm), in_c
     _State.at_sigterm = status, sentence
+
+
+def tell_at_end(farewell: Callable[[int, str], None]) -> None:
+    """Sets what is called with the status and the sentence if a signal ends the process; it must be quick."""
+    _State.farewell = farewell
 
 
 def pass_sigterm_on() -> None:
@@ -183,6 +189,9 @@ def _end(status: int, sentence: str) -> NoReturn:
     flushing = threading.Thread(target=_flush, daemon=True)  # the main thread may be in the middle of printing
     flushing.start()
     flushing.join(1)
+    if _State.farewell is not None:
+        with contextlib.suppress(Exception):
+            _State.farewell(status, sentence)
     if sentence:
         with contextlib.suppress(OSError):
             os.write(2, f"\nflair-jax: {sentence}\n".encode())

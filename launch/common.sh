@@ -115,16 +115,34 @@ make_command() {
       "${EVALUATE_OPTIONS[@]}")
   else
     need CONFIG "a configuration file, such as configs/cc3m_recap.py"
-    need WORKDIR "the run's folder, which all machines must share"
+    need WORKDIR "the run's folder, in a bucket or where all machines share it"
     [[ -f ${CONFIG%%:*} ]] || die "$settings: CONFIG=$CONFIG: there is no such file in $repository"
     command+=(train "--config=$CONFIG" "--workdir=$WORKDIR" "${OVERRIDES[@]}" "--stopped-status=$stopped_status" "$@")
   fi
 }
 
+# Whether a path is in a bucket, such as gs://bucket/runs/cc3m.
+in_bucket() { [[ $1 =~ ^(gs|s3):// ]]; }
+
 # Machines elsewhere get this checkout alone, and a folder of their own would be lost with them.
 need_shared_paths() {
   [[ $CONFIG != /* ]] || die "$settings: CONFIG=$CONFIG must be a path in the repository, whose files are copied"
-  [[ -z $WORKDIR || $WORKDIR == /* ]] || die "$settings: WORKDIR=$WORKDIR must be a path that starts with / and is on a disk that all machines mount"
+  [[ -z $WORKDIR || $WORKDIR == /* ]] || in_bucket "$WORKDIR" ||
+    die "$settings: WORKDIR=$WORKDIR must be in a bucket, such as gs://bucket/runs/cc3m, or a path that starts with / and is on a disk that all machines mount"
+}
+
+# The extras of the package that the settings' paths need, such as [gcs], or nothing.
+extras() {
+  local found=() text="$WORKDIR ${OVERRIDES[*]} ${EVALUATE_OPTIONS[*]} $CHECKPOINT $DATA_DIR $OUTPUT"
+  if [[ $text == *gs://* ]]; then found+=(gcs); fi
+  if [[ $text == *s3://* ]]; then found+=(s3); fi
+  local IFS=,
+  if ((${#found[@]})); then printf '[%s]' "${found[*]}"; fi
+}
+
+# Where each process's output is kept. A bucket takes no lines, so that of a run in one is kept here.
+logs_of() {
+  if in_bucket "$1"; then printf '%s/logs/%s' "$repository" "${1#*://}"; else printf '%s' "$1$2"; fi
 }
 
 accelerator() { if ((GPUS_PER_NODE)); then echo gpu; else echo cpu; fi; }

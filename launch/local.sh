@@ -59,6 +59,6 @@ if [[ $dry_run ]]; then
   done
   exit
 fi
-logs=$WORKDIR/logs
+logs=$(logs_of "$WORKDIR" /logs)
 mkdir -p "$logs"
 until_done

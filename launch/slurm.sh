@@ -59,7 +59,7 @@ if [[ $task == train ]] && ((PROCESSES_PER_NODE == 1 && GPUS_PER_NODE > 1)); the
 fi
 flair_jax=$(installed)
 make_command "$(accelerator)" "$flair_jax" --distributed
-if [[ $task == evaluate ]]; then logs=$OUTPUT.logs; else logs=$WORKDIR/logs; fi
+if [[ $task == evaluate ]]; then logs=$(logs_of "$OUTPUT" .logs); else logs=$(logs_of "$WORKDIR" /logs); fi
 make_step
 if [[ ${SLURM_JOB_ID:-} && ! $dry_run ]]; then
   work

@@ -24,7 +24,7 @@ supervise() {
       if ((code == 0)); then continue; fi
       if ((code == 2 || status == 0)); then status=$code; fi
       # Those that are left wait for it in vain, but for a stop that all save before.
-      [[ $deadline ]] || deadline=$((SECONDS + (code == stopped_status ? 60 : 10)))
+      [[ $deadline ]] || deadline=$((SECONDS + (code == stopped_status ? 60 : 15)))
     done
     if [[ $deadline ]] && ((SECONDS >= deadline)); then
       for index in "${!pids[@]}"; do

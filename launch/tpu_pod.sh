@@ -51,7 +51,7 @@ acquire() {
 install_code() {
   local archive=CODE.tar.gz setup="mkdir -p $NAME && tar -xzf $NAME.tar.gz -C $NAME && cd $NAME"
   setup+=" && python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python=3.12 .venv"
-  setup+=" && python3 -m uv pip install --quiet --python=.venv -c constraints.txt -e . 'jax[tpu]'"
+  setup+=" && python3 -m uv pip install --quiet --python=.venv -c constraints.txt -e $(quote ".$(extras)") 'jax[tpu]'"
   if [[ $WORKER_SETUP ]]; then setup="{ $WORKER_SETUP; } && $setup"; fi
   if [[ ! $dry_run ]]; then
     archive=$scratch/code.tar.gz

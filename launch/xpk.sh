@@ -8,11 +8,15 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 build() {
+  local parts=(docker build --build-arg=ACCELERATOR=tpu) ours
+  ours=$(extras)
+  if [[ $ours ]]; then parts+=("--build-arg=EXTRAS=$ours"); fi
+  parts+=(--file=launch/Dockerfile "--tag=$IMAGE" -)
   if [[ $dry_run ]]; then
     printf 'CODE.tar.gz | '
-    run docker build --build-arg=ACCELERATOR=tpu --file=launch/Dockerfile "--tag=$IMAGE" -
+    run "${parts[@]}"
   else
-    pack | docker build --build-arg=ACCELERATOR=tpu --file=launch/Dockerfile "--tag=$IMAGE" -
+    pack | "${parts[@]}"
   fi
 }
 

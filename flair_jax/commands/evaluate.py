@@ -8,6 +8,7 @@ import math
 from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path, positive
 from flair_jax.errors import FlairError
+from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
 
@@ -83,7 +84,7 @@ def _details() -> str:
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
         "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
-        "On several processes, start the same command for retrieval on each with --distributed; see docs/pods.md."
+        "On several processes, start the same command for retrieval on each with --distributed; see docs/processes.md."
     )
 
 
@@ -159,13 +160,14 @@ def _retrieval(options: argparse.Namespace) -> None:
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
     settings = RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken)
     processes = Processes.all() if options.distributed else ALONE
-    evaluate_checkpoint(
-        *(options.checkpoint, options.dataset, options.data_dir, settings),
-        dtype=options.dtype,
-        output=options.output,
-        model=processes.together(lambda: own_model(options, options.dtype)),
-        processes=processes,
-    )
+    with ending_together():
+        evaluate_checkpoint(
+            *(options.checkpoint, options.dataset, options.data_dir, settings),
+            dtype=options.dtype,
+            output=options.output,
+            model=processes.together(lambda: own_model(options, options.dtype)),
+            processes=processes,
+        )
 
 
 def _classify(options: argparse.Namespace) -> None:

@@ -6,12 +6,16 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from flair_jax import errors
 from flair_jax.errors import ConfigError, DatasetError, FlairError
+from flair_jax.parallel import peers
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +52,8 @@ def check_cluster(distributed: bool, options: dict[str, Any]) -> None:
 
 
 def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
-    """Connects this process with the others; call before any JAX computation.
+    """Connects this process with the others; call before any JAX computation. From then on, this process learns of the
+    others' end; put its work under `peers.ending_together`.
 
     Args:
       options: of `CLUSTER_OPTIONS`, None where not given.
@@ -59,6 +64,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
     """
     import jax
 
+    peers.dead_after()  # which may be invalid
     before = jax.config.values["jax_enable_preemption_service"]
     jax.config.update("jax_enable_preemption_service", sigterm_saves)
     try:
@@ -71,6 +77,7 @@ def join_cluster(options: dict[str, Any], *, sigterm_saves: bool) -> None:
         ) from None
     finally:
         jax.config.update("jax_enable_preemption_service", before)
+    peers.watch()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,20 +151,55 @@ class Processes:
         self.together(work if self.index == 0 else lambda: None)
 
 
-_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a dead process is noticed much earlier, by its missing heartbeat
+_PATIENCE_MS = 7 * 24 * 3600 * 1000  # a dead process is noticed much earlier, by `peers`
 _meetings = itertools.count()
 
 # A single process that does everything, the default everywhere.
 ALONE = Processes()
 
 
+def connect_devices(mesh: Mesh) -> None:
+    """Lets the CPU devices of several processes connect before a run's first program; elsewhere it does nothing.
+
+    Gloo connects a group of devices at its first collective, which fails on all of them unless all join within 30
+    seconds. On busy machines processes are that far apart once each has compiled a large program. Connected groups wait
+    for as long as it takes.
+
+    Args:
+      mesh: over the devices of all processes, every one of which must call this.
+    """
+    import jax
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    if jax.process_count() == 1 or mesh.devices.flat[0].platform != "cpu":
+        return
+    axes = [axis for axis, size in mesh.shape.items() if size > 1]
+    groups = [group for size in range(1, len(axes) + 1) for group in itertools.combinations(axes, size)]
+    meet = jax.shard_map(
+        lambda one: [jax.lax.psum(one, group) for group in groups],
+        mesh=mesh,
+        in_specs=P(),
+        out_specs=[P()] * len(groups),
+        check_vma=False,
+    )
+    one = jax.ShapeDtypeStruct((), np.float32, sharding=NamedSharding(mesh, P()))
+    program = jax.jit(meet).lower(one).compile()
+    _wait_for_all()
+    jax.block_until_ready(program(jax.make_array_from_callback((), one.sharding, lambda _: np.float32(1))))
+
+
+def _wait_for_all() -> None:
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=f"flair_jax.parallel.processes.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
+
+
 def _gather_bytes(data: bytes) -> list[bytes]:
     """Every process's bytes, over the network of the devices; JAX gathers arrays of one shape only."""
     from jax.experimental import multihost_utils
-    from orbax.checkpoint import multihost
 
-    # One process may work hours longer than another, and on CPUs a collective fails if not all join within 30 s.
-    multihost.get_barrier_sync_fn()(key=f"flair_jax.parallel.processes.{next(_meetings)}", timeout_ms=_PATIENCE_MS)
+    _wait_for_all()  # one process may work hours longer than another, and Gloo connects within 30 s or not at all
     sizes = multihost_utils.process_allgather(np.uint32(len(data))).tolist()
     padded = np.zeros(max(*sizes, 1), np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import join_cluster
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flags import TrainOptions
@@ -25,7 +26,7 @@ def run_from_flags(options: TrainOptions, began: float) -> int:
     if options.distributed:
         with startup.phase("devices"):
             join_cluster(options.cluster, sigterm_saves=True)
-    with no_tracebacks_logged():
+    with ending_together(), no_tracebacks_logged():
         outcome = train(
             settings,
             options.workdir,

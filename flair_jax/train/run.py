@@ -22,7 +22,7 @@ from flair_jax.files import expand
 from flair_jax.models.attention import describe_choices
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import Processes
+from flair_jax.parallel.processes import Processes, connect_devices
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
@@ -177,6 +177,7 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
     """The state to start or resume from, and the number of steps that are done."""
     model, optimizer, settings = setup.objects.model, setup.objects.optimizer, setup.settings
     ema = settings.optimizer.ema_decay > 0
+    connect_devices(setup.mesh)
     target = abstract_state(model, optimizer, setup.mesh, ema=ema)
     resumed = checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:

@@ -177,6 +177,26 @@ def test_xpk(programs, tmp_path) -> None:
     )
 
 
+def test_a_run_in_a_bucket_needs_no_disk(programs, tmp_path) -> None:
+    """But what reads it, and a place of its own for what is printed."""
+    cloud = {**CLOUD, "WORKDIR": "gs://b/runs/x", "CLUSTER": "c", "IMAGE": "i"}
+    lines = dry_run("tpu_pod.sh", programs, tmp_path, cloud)
+    [setup] = [word for word in words_of(lines[3]) if word.startswith("--command=")]
+    assert setup.endswith("-c constraints.txt -e '.[gcs]' 'jax[tpu]'")
+    assert "--workdir=gs://b/runs/x" in lines[4]
+    overrides = ["--config.data.dir=s3://c/data"]
+    build, _, workload = dry_run("xpk.sh", programs, tmp_path, {**cloud, "OVERRIDES": overrides})
+    assert build == (
+        "CODE.tar.gz | docker build --build-arg=ACCELERATOR=tpu '--build-arg=EXTRAS=[gcs,s3]' "
+        "--file=launch/Dockerfile --tag=i -"
+    )
+    assert "--workdir=gs://b/runs/x --config.data.dir=s3://c/data" in workload
+    settings = {**SETTINGS, "WORKDIR": "s3://b/runs/x", "GPUS_PER_NODE": 1, "CPUS_PER_PROCESS": 8}
+    folder, _, _, step = dry_run("slurm.sh", programs, tmp_path, settings)
+    assert folder == f"mkdir -p {REPOSITORY}/logs/b/runs/x"
+    assert f"--output={REPOSITORY}/logs/b/runs/x/process-%t.log" in step
+
+
 def words_of(line: str) -> list[str]:
     """A line's words, as bash splits it; it has no redirections, and expansions are in quotes."""
     out = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
