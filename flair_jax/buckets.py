@@ -24,8 +24,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.packages import how_to_install
 
@@ -123,6 +121,8 @@ def version_of(path: Path) -> str:
 @functools.cache
 def fetch(path: Path) -> Path:
     """A copy of an object or folder on this machine, until the process ends; a bar shows how far it is."""
+    from tqdm import tqdm  # the console starts without it
+
     folder = tempfile.TemporaryDirectory(prefix="flair-jax-")
     atexit.register(folder.cleanup)
     local, store = Path(folder.name) / path.name, filesystem(path)
