@@ -57,6 +57,7 @@ class Guard:
         if refusal and scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008, "reason": refusal[1]})
         if refusal:
+            await _read_rest(receive, {"more_body": True}, self._most_bytes)
             return await _answer(with_headers, *refusal)
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             return await self._with_body(scope, receive, with_headers)
@@ -74,10 +75,7 @@ class Guard:
             size = len(message.get("body", b""))
             count, self._under_way = count + size, self._under_way + size
             if count > self._most_request or self._under_way > self._most_bytes:
-                left = self._most_bytes  # or the sender would not listen to the answer
-                while message.get("more_body") and left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
+                await _read_rest(receive, message, self._most_bytes)
                 raise MultiPartException(f"A request has a maximum allowed size of {self._most_request:,} bytes.")
             return message
 
@@ -138,6 +136,13 @@ def refused(scope: Message) -> tuple[int, str] | None:
     if given.get("sec-fetch-site") in ("cross-site", "same-site") and not follows:
         return 403, "Requests from pages of other sites are refused."
     return None
+
+
+async def _read_rest(receive: Receive, message: Message, most_bytes: int) -> None:
+    """Reads what follows a part of a request, or the sender would not listen to the answer; at most so much."""
+    while message.get("more_body") and most_bytes > 0:
+        message = await receive()
+        most_bytes -= len(message.get("body", b""))
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
