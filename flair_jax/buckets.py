@@ -199,7 +199,9 @@ class _Lease:
         try:
             self._store.pipe_file(self._name, self._bytes(), mode="create")
         except FileExistsError:
-            raise type(busy)(f"{busy} ({(self._read() or {}).get('owner')})") from None
+            made = self._read() or {}
+            if made.get("token") != self._content["token"]:  # or the answer was lost, and the client asked again
+                raise type(busy)(f"{busy} ({made.get('owner')})") from None
 
     def _has_ended(self, seen: dict[str, Any]) -> bool:
         """Whether a lock is known to be that of a process of this machine that is no more."""

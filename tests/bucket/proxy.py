@@ -91,7 +91,7 @@ class Proxy(Server):
         if request.headers.get("Expect", "").lower() == "100-continue":
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            body = await request.read()
+            body = await request.content.read()
         except ConnectionResetError:  # the client is gone
             return aiohttp.web.Response()
         self.requests[request.method] += 1

@@ -113,6 +113,22 @@ def test_a_lock_is_held_by_one_process(bucket: Bucket, monkeypatch) -> None:
     assert list_files(folder) == []
 
 
+def test_a_lock_whose_answer_is_lost_is_held(bucket: Bucket, monkeypatch) -> None:
+    """The client asks again, and is told that the object is there already."""
+    folder = expand(f"{bucket.url}/lost")
+    store = buckets.filesystem(folder)
+    write = store.pipe_file
+
+    def lose(name: str, content: bytes, **options) -> None:
+        write(name, content, **options)
+        if options:
+            raise FileExistsError(name)
+
+    monkeypatch.setattr(store, "pipe_file", lose)
+    with locked(folder, CheckpointError("busy")):
+        assert list_files(folder) == [".lock"]
+
+
 def _hold(url: str, ready) -> None:
     with locked(expand(url), CheckpointError("busy")):
         ready.set()
