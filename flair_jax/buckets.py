@@ -31,7 +31,6 @@ from flair_jax.packages import how_to_install
 _PACKAGES = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 _URL = re.compile(r"([a-z][a-z0-9+.-]*):/+(.*)", re.DOTALL)
 
-_NO_BUCKET = "there is no such bucket; make it, or correct its name"
 _THREADS = 16  # requests at once: each takes some 20 ms
 
 # A lock is refreshed so often, and taken to be that of a killed process when it is so old; in seconds.
@@ -260,23 +259,3 @@ class _Lease:
     def _remove(self) -> None:
         with suppress(FileNotFoundError):
             self._store.rm_file(self._name)
-
-
-def reason_of(error: BaseException) -> str | None:
-    """What is wrong with a bucket or the way to it, and what to do; None if the error is not of that kind."""
-    kind, code = type(error), getattr(error, "code", None)
-    words = f"{kind.__name__} {error}"
-    if re.search(r"DefaultCredentialsError|NoCredentialsError|RefreshError|Anonymous caller|\b401\b", words):
-        how = "`gcloud auth application-default login` or `aws configure`"
-        return f"there are no valid credentials; sign in, as with {how}"
-    if isinstance(error, FileNotFoundError) and re.fullmatch(r"(FileNotFoundError )?b/[^/]+(/o)?", words):
-        return _NO_BUCKET  # gcsfs names what it asked for
-    if not re.match(r"gcsfs|google|botocore|aiobotocore|s3fs|aiohttp", kind.__module__) and "://" not in words:
-        return None
-    if re.search(r"bucket does not exist|NoSuchBucket|specified bucket", words, re.IGNORECASE):
-        return _NO_BUCKET
-    if code == 403 or isinstance(error, PermissionError) or re.search(r"\b403\b|Forbidden|AccessDenied", words):
-        return "you may not read or write there; ask for the permission, or choose another bucket"
-    if kind.__module__.startswith("aiohttp") or re.search(r"EndpointConnectionError|ConnectionError", words):
-        return "the bucket cannot be reached; check the network, and try again"
-    return None

@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
-from flair_jax import buckets, interrupts
+from flair_jax import interrupts
 from flair_jax.errors import FlairError
+from flair_jax.refusals import reason_of
 
 
 def run_command(run: Callable[[], int | None]) -> int:
@@ -60,7 +61,7 @@ def in_one_sentence(error: BaseException) -> str | None:
     """One sentence for an error that a user can fix; None for a bug of the program."""
     if isinstance(error, FlairError):
         return str(error)
-    if reason := buckets.reason_of(error):
+    if reason := reason_of(error):
         return f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}: {reason}"
     if isinstance(error, OSError):  # full disk, no permission: the system's own words say what and where
         return _in_the_systems_words(error)

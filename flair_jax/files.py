@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from flair_jax import buckets
 from flair_jax.errors import ConfigError, FlairError, StorageError
+from flair_jax.refusals import reason_of
 
 _LOCK = ".lock"
 
@@ -261,7 +262,7 @@ def storage_reason(error: BaseException) -> str | None:
     """What is wrong with the disk or bucket, and what to do, if an error or one of its causes is of it; else None."""
     seen: BaseException | None = error
     while seen is not None:
-        if reason := buckets.reason_of(seen):
+        if reason := reason_of(seen):
             return reason
         for number, reason in _STORAGE.items():
             if (isinstance(seen, OSError) and seen.errno == number) or os.strerror(number) in str(seen):

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import fsspec
 
 from flair_jax.errors import FlairError, OutageError, StorageError
 from flair_jax.packages import how_to_install
+from flair_jax.refusals import EXTRAS, in_a_line, is_of_client, refusal
 
 _Answer = TypeVar("_Answer")
 
 # Seconds between tries of what may pass, besides the clients' own: half a minute (gcsfs) or a few seconds (s3fs) each.
 _DELAYS = (1, 2, 4, 8, 16, 32)
-_MAY_PASS = {408, 429, *range(500, 600)}  # HTTP's statuses: too slow, too often, and the server's own errors
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
-_CLIENTS = {"aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
-_NO_CREDENTIALS = {
-    "CredentialRetrievalError",
-    "DefaultCredentialsError",
-    "NoCredentialsError",
-    "PartialCredentialsError",
-}
-_REFUSED_CREDENTIALS = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
-_HOW_TO_LOG_IN = {
-    "gcs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
-    "s3": "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-}
 
 
 def is_url(path: object) -> bool:
@@ -51,12 +37,12 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = _EXTRAS.get(url.partition("://")[0])
+        extra = EXTRAS.get(url.partition("://")[0])
         raise StorageError(f"{url}: {how_to_install(extra) if extra else error}") from None
     except ValueError as error:
         raise StorageError(f"{url}: {error}") from None
     except Exception as error:  # clients look for credentials when they are made
-        raise StorageError(f"{url}: {_refusal(url, error) or _in_a_line(error)}") from error
+        raise StorageError(f"{url}: {refusal(url, error) or in_a_line(error)}") from error
     # Others write there, too; and s3fs denies files that have come since it listed their folder.
     files.dircache.use_listings_cache = False
     files.invalidate_cache()
@@ -87,20 +73,20 @@ def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
         except (FileExistsError, FlairError):
             raise
         except Exception as error:  # each client has its own, and not all are OSErrors
-            if type(error).__module__.split(".")[0] not in _CLIENTS and not isinstance(error, OSError):
+            if not is_of_client(error) and not isinstance(error, OSError):
                 raise
-            if reason := _refusal(url, error):
+            if reason := refusal(url, error):
                 raise StorageError(f"{url}: {reason}") from error
             if delay is None:
-                raise OutageError(f"{url}: does not answer ({_in_a_line(error)}); start again once it does") from error
-            logging.warning("%s: does not answer (%s); asked again in %d s", url, _in_a_line(error), delay)
+                raise OutageError(f"{url}: does not answer ({in_a_line(error)}); start again once it does") from error
+            logging.warning("%s: does not answer (%s); asked again in %d s", url, in_a_line(error), delay)
             time.sleep(delay)
     raise AssertionError("unreachable")
 
 
 def _require_bucket(url: str) -> None:
     """Raises StorageError if the bucket itself is missing; says nothing where that may not be asked."""
-    if url.partition("://")[0] not in _EXTRAS:
+    if url.partition("://")[0] not in EXTRAS:
         return
     files, path = filesystem(url)
     bucket = path.lstrip("/").partition("/")[0]
@@ -110,48 +96,6 @@ def _require_bucket(url: str) -> None:
         raise StorageError(f"{url}: there is no bucket {bucket}; correct the name") from None
     except Exception:  # whatever it is, the file is missing
         return
-
-
-def _refusal(url: str, error: BaseException) -> str | None:
-    """Why a bucket will not answer, however often it is asked, and what to do; None if it may."""
-    log_in = _HOW_TO_LOG_IN.get(_EXTRAS.get(url.partition("://")[0], ""), "log in")
-    for cause in _causes(error):
-        status, text = _status(cause), str(cause)
-        if type(cause).__name__ in _NO_CREDENTIALS or "Anonymous caller" in text:
-            return f"there are no credentials for it; {log_in}"
-        if status == 401 or any(each in text for each in _REFUSED_CREDENTIALS) or _is_refresh(cause):
-            return f"the credentials are refused; {log_in}"
-        if status == 403 or isinstance(cause, PermissionError) or text.startswith("Forbidden: "):
-            return "is forbidden to you; ask the owner of the bucket for the permission, or use another account"
-        if (400 <= status < 500 and status not in _MAY_PASS) or text.startswith("Bad Request: "):
-            return f"the request is refused ({_in_a_line(cause)})"
-    return None
-
-
-def _is_refresh(error: BaseException) -> bool:
-    """Whether Google refuses to renew an account's token; that its server does not answer may pass."""
-    return type(error).__name__ == "RefreshError" and not getattr(error, "retryable", False)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _status(error: BaseException) -> int:
-    """HTTP's status in an error of gcsfs, aiohttp or botocore; 0 if there is none."""
-    response = getattr(error, "response", None)
-    found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    for value in (found, getattr(error, "status", None), getattr(error, "code", None)):
-        with contextlib.suppress(TypeError, ValueError):
-            return int(value)  # type: ignore[arg-type]
-    return 0
-
-
-def _in_a_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:200]
 
 
 class BucketFile(io.RawIOBase):

@@ -11,9 +11,9 @@ from flair_jax.buckets import is_remote
 from flair_jax.errors import CheckpointError
 from flair_jax.files import list_files
 from flair_jax.weights import digests
-from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
+from flair_jax.weights.locate import COMPLETE, DESCRIPTION, RUN_FOLDER
 
-_UNFINISHED, _COMPLETE = ".orbax-checkpoint-tmp", "commit_success.txt"
+_UNFINISHED = ".orbax-checkpoint-tmp"
 _ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
 
 
@@ -63,7 +63,7 @@ def find_saved(workdir: Path, *, verify: bool) -> tuple[list[Saved], list[str], 
 
 def _is_unfinished(folder: Path, sizes: dict[str, int]) -> bool:
     """Buckets cannot rename: there a checkpoint has its name from the start, and Orbax marks it once it is complete."""
-    return is_remote(folder) and _COMPLETE not in sizes
+    return is_remote(folder) and COMPLETE not in sizes
 
 
 def _sizes(folder: Path) -> dict[str, int]:
