@@ -234,8 +234,11 @@ class _Lease:
             logging.warning("%s: the lock could not be refreshed (%s)", self._name, error)
 
     def release(self) -> None:
-        if self._is_mine():
-            self._remove()
+        try:
+            if self._is_mine():
+                self._remove()
+        except Exception as error:  # what was done under the lock is done all the same
+            logging.warning("%s: the lock could not be removed (%s); it ends in %.0f s", self._name, error, STALE)
 
     def _is_mine(self) -> bool:
         seen = self._read()
