@@ -58,6 +58,14 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnlockedGroups:
+    """How many groups of parameters of each tower in `lock`, from the end, are trained all the same."""
+
+    image: int = 0
+    text: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshSettings:
     """Sizes of the mesh's axes; one may be -1."""
 
@@ -156,6 +164,7 @@ class TrainSettings:
     attention: str = "auto"
     residual_dtype: str = "float32"
     profile_steps: tuple[int, ...] = ()
+    unlocked_groups: UnlockedGroups = UnlockedGroups()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:

@@ -76,6 +76,7 @@ def plan_training(
             useful_flops=step_flops(
                 *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock),
                 settings.packing,
+                settings.unlocked_groups,
             ),
             steps=steps,
             settings=_deciding(settings, objects.model),

@@ -63,7 +63,8 @@ class Meter:
         self._settings, self._schedule, self._logger, self._health = settings, schedule, logger, health
         self._planned = planned_utilisation
         images, captions = settings.batch_size, settings.captions_per_image
-        self._flops = step_flops(model, images, captions, loss, settings.lock, settings.packing)
+        locks = settings.lock, settings.packing, settings.unlocked_groups
+        self._flops = step_flops(model, images, captions, loss, *locks)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         if peak and not isinstance(loss, CountedLoss):

@@ -24,9 +24,10 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.models.tokens import PackedTexts
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
+from flair_jax.train.locked import stop_locked
 from flair_jax.train.loss_context import CaptionSampler, Features
 from flair_jax.train.losses import Loss, LossValues, check_values, make_loss
-from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
+from flair_jax.train.optim import clamp_logit_scale, update_ema
 
 # Constants folded into the run's seed, one for each use of randomness.
 _INIT, _CAPTIONS = 0, 1
@@ -187,7 +188,7 @@ class TrainStep:
 
     def encode(self, params: Params, batch: Batch) -> Features:
         """Features of a batch, or of a part of one."""
-        params = _stop_locked(params, self.settings.lock)
+        params = stop_locked(params, self.settings.lock, self.settings.unlocked_groups)
         image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
         if isinstance(batch.tokens, PackedTexts):
             return Features(image, local, self.model.encode_packed(params, batch.tokens))
@@ -246,12 +247,3 @@ def _whole(parts: Any) -> Any:
         return jax.lax.with_sharding_constraint(rows.reshape(-1, *rows.shape[2:]), BATCH)
 
     return jax.tree.map(whole, parts)
-
-
-def _stop_locked(params: Params, lock: tuple[str, ...]) -> Params:
-    """Stops gradients to locked towers, so that nothing is differentiated for them."""
-    if not lock:
-        return params
-    return jax.tree.map(
-        lambda leaf, locked: jax.lax.stop_gradient(leaf) if locked else leaf, params, lock_mask(params, lock)
-    )
