@@ -44,7 +44,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
     (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
     (("packing.tokens_per_caption",), lambda value: bool(value >= FEWEST_TOKENS), f"be at least {FEWEST_TOKENS}"),
     (
-        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
+        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay", "patch_dropout"),
         lambda value: bool(0 <= value < 1),
         "be from 0 to below 1",
     ),

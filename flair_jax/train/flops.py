@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from flair_jax.models.flair import Flair
-from flair_jax.settings import PackingSettings, UnlockedGroups
+from flair_jax.settings import PackingSettings, TrainSettings, UnlockedGroups
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.terms import LossSizes
 
@@ -73,6 +73,15 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
+def useful_flops(settings: TrainSettings, model: Flair, loss: Loss) -> float:
+    """`step_flops` of a run's step."""
+    return step_flops(
+        *(model, settings.batch_size, settings.captions_per_image, loss, settings.lock, settings.packing),
+        unlocked=settings.unlocked_groups,
+        patches=settings.patches(model.config) if settings.patch_dropout else None,
+    )
+
+
 def step_flops(
     model: Flair,
     images: int,
@@ -81,6 +90,7 @@ def step_flops(
     lock: Sequence[str] = (),
     packing: PackingSettings = _PADDED,
     unlocked: UnlockedGroups = _LOCKED,
+    patches: int | None = None,
 ) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
@@ -100,14 +110,16 @@ def step_flops(
       lock: towers that keep their weights: "image", "text".
       packing: of the captions; by default they are padded.
       unlocked: groups of these towers that are trained all the same.
+      patches: that the image tower sees of each image; by default all.
     """
     image_learns = "image" not in lock or unlocked.image > 0
     text_learns = "text" not in lock or unlocked.text > 0
-    image, text = _tower_flops(model, packing)
+    image, text = _tower_flops(model, packing, patches)
     total = images * _trained(image, "image" in lock, unlocked.image)
     total += images * captions * _trained(text, "text" in lock, unlocked.text)
     if isinstance(loss, CountedLoss):
         _, local, width = jax.eval_shape(model.encode_image, model.abstract_params(), _image(model))[1].shape
+        local = local if patches is None else patches
         total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
 
@@ -121,13 +133,13 @@ class _TowerFlops(NamedTuple):
     projection: float
 
 
-def _tower_flops(model: Flair, packing: PackingSettings) -> tuple[_TowerFlops, _TowerFlops]:
+def _tower_flops(model: Flair, packing: PackingSettings, patches: int | None) -> tuple[_TowerFlops, _TowerFlops]:
     """Of the image tower and the text tower; one that is not our own is counted as a single layer."""
     vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
-    local = vision.grid**2
-    patches = 2.0 * local * 3 * vision.patch_size**2 * vision.width
+    embedding = 2.0 * vision.grid**2 * 3 * vision.patch_size**2 * vision.width  # of all; some are dropped after it
+    local = patches or vision.grid**2
     layer = _layer(local + 1, vision.width, vision.mlp_ratio)
-    image = _TowerFlops(patches, layer, vision.layers, 2.0 * (local + 1) * vision.width * width)
+    image = _TowerFlops(embedding, layer, vision.layers, 2.0 * (local + 1) * vision.width * width)
     length = packing.tokens_per_caption if packing.row_tokens else text.context_length
     layer = _layer(length, text.width, text.mlp_ratio)
     caption = _TowerFlops(0.0, layer, text.layers, 2.0 * text.width * width)

@@ -69,6 +69,8 @@ def make_objects(
         optimizer = make_optimizer(settings.optimizer, schedule, settings.lock, settings.unlocked_groups)
     else:
         optimizer = keep_locked(optimizer, settings.lock, settings.unlocked_groups)
+    if settings.patch_dropout:
+        model.check_patches()
     return Objects(model, optimizer, schedule, loss or make_loss(settings.loss, settings.group_size), names)
 
 
