@@ -41,8 +41,8 @@ def test_entities_are_phrases_with_the_boxes_of_their_chain(tmp_path) -> None:
     assert data.kinds[:3] == [("people", "clothing"), ("other",), ("people",)]
     assert data.phrases == [[0, 1, 2], [3, 4, 5]]
     assert data.left_out == {"nothing that is seen": 2, "no box: the whole scene, or not in the picture": 4}
-    pixels, masks = data.read(0)
-    assert pixels.shape == (4, 8, 3)
+    picture, masks = data.read(0)
+    assert (picture.size, picture.mode) == (SIZE, "RGB")
     corner = np.zeros((4, 8), bool)
     corner[3, 6:8] = True  # pixels 7 and 8 of row 4, from 1
     assert [mask.tolist() for mask in masks] == [(HAT | corner).tolist(), corner.tolist(), (HAT | corner).tolist()]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from flair_jax.data.captions import fault_of
 from flair_jax.data.image import open_rgb
@@ -70,11 +71,11 @@ class GroundingData:
             hashed.update(json.dumps([text, region.boxes, region.outlines]).encode())
         return hashed.hexdigest()
 
-    def read(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def read(self, number: int) -> tuple[Image.Image, list[np.ndarray]]:
         """A picture and the masks of its phrases.
 
         Returns:
-          uint8 [height, width, 3], and for each of its `phrases` bool [height, width].
+          The picture in RGB, and for each of its `phrases` bool [height, width].
 
         Raises:
           ImageError: if the picture cannot be read, is not of the size that was annotated, or an outline is damaged.
@@ -94,7 +95,7 @@ class GroundingData:
                     masks[id(region)] = region.mask(size)
         except ImageError as error:
             raise ImageError(f"{path}: {error}", error.kind) from None
-        return np.asarray(picture), [masks[id(self.regions[phrase])] for phrase in self.phrases[number]]
+        return picture, [masks[id(self.regions[phrase])] for phrase in self.phrases[number]]
 
 
 def gather(phrases: Iterable[Phrase], left_out: collections.Counter[str], marker: Path) -> GroundingData:
