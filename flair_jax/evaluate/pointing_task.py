@@ -9,7 +9,7 @@ from typing import Any
 
 from flair_jax.data.sets.grounding import GROUNDING_SETS
 from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
-from flair_jax.evaluate.point import MEASURED, METRICS, Pointing, PointSettings, point
+from flair_jax.evaluate.pointing import MEASURED, METRICS, Pointing, PointSettings, point
 from flair_jax.evaluate.report import aligned, count_of, notes
 from flair_jax.evaluate.task import Task
 

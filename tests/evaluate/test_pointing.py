@@ -14,9 +14,9 @@ from flair_jax.demo import evaluation
 from flair_jax.demo.evaluation import ScenesEvaluation
 from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError
-from flair_jax.evaluate import point as point_module
+from flair_jax.evaluate import pointing
 from flair_jax.evaluate.localization import chosen_pixels, intersection_over_union, points_at, winning_patches
-from flair_jax.evaluate.point import MEASURED, PointSettings, centre_map, measure_phrases, point
+from flair_jax.evaluate.pointing import MEASURED, PointSettings, centre_map, measure_phrases, point
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.maps import pair_maps
@@ -110,7 +110,7 @@ def test_a_set_is_measured_phrase_by_phrase(small_model, retriever, tmp_path, mo
     assert found.metrics["uniform"]["pointing"] == pytest.approx((2 / 4 + 1 / 4 + 2 / 4) / 3)
     assert found.metrics["uniform"]["mean_iou"] == pytest.approx((6 + 2 + 6) / 3 / 32)
 
-    monkeypatch.setattr(point_module, "_PAIRS", 4)
+    monkeypatch.setattr(pointing, "_PAIRS", 4)
     again = point(model, retriever, data, PointSettings(batch_size=1), BlockStore(None))
     assert again.metrics == found.metrics
 
