@@ -82,7 +82,8 @@ def run_demo(output: Path, *, control: bool = False) -> None:
     print(
         f"\nwritten: {output / 'report.html'}\n"
         f"the model: {checkpoint}; try\n"
-        f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}"
+        f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}\n"
+        "and the same with --task point"
     )
 
 

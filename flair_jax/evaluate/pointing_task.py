@@ -36,7 +36,7 @@ def result(
     }
 
 
-def table(results: Sequence[dict[str, Any]], _: str = "") -> str:
+def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
     """Results as text: the maps and the baselines of each set, its kinds of phrases, and notes."""
     rows = [["set", "images", "phrases", "map", *_HEADINGS]]
     for entry in results:
