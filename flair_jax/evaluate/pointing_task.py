@@ -18,7 +18,7 @@ _HEADINGS = ("pointing", "mean IoU", "box accuracy")
 
 def task() -> Task:
     """The task."""
-    return Task(GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
+    return Task("point", GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
 
 
 def result(
