@@ -76,7 +76,7 @@ def fill_adamw(
       step: the number of updates; schedules are at that step too.
       mean: of the gradients, a tree like the parameters.
       square: mean of their squares, likewise.
-      put: (what `target` has in a place, the array) -> the array as it should be there.
+      put: (what `target` has in a place, the array [...] of its shape) -> the array as it should be there.
 
     Raises:
       ConfigError: if the optimiser has another state than AdamW's.

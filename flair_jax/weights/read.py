@@ -202,7 +202,7 @@ def _size(name: str, value: Any) -> int:
 
 
 def array_of(name: str, value: Any) -> np.ndarray:
-    """A tensor of any reader as an array of its own shape and dtype.
+    """A tensor of any reader as an array [...] of its own shape and dtype.
 
     Raises:
       ConversionError: if it is quantised, or no plain tensor; it names it.
