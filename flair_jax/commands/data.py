@@ -118,7 +118,7 @@ def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
 
-    from flair_jax.data.bucket_reads import filesystem, is_url
+    from flair_jax.bucket_reads import filesystem, is_url
     from flair_jax.data.build import survey
     from flair_jax.data.shards import is_tars
     from flair_jax.data.sources import Source, TfdsSource

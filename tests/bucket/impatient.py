@@ -1,7 +1,7 @@
-"""Runs a module as `python -m` does, whose clients of Google's buckets ask again after a twentieth of their usual waits.
+"""Runs a module as `python -m` does, whose clients of Google's buckets ask again twenty times as soon.
 
-A checkpoint takes some 200 requests one after the other. With one in ten failing and the clients' own waits of one or two
-seconds, a save of a model of 3 MB takes half a minute, all of it spent waiting.
+A checkpoint takes some 200 requests one after the other. With one in ten failing and the clients' own waits of a second
+or two, a save of a model of 3 MB takes half a minute, all of it spent waiting.
 """
 
 import asyncio

@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import impatient

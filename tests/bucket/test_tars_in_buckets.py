@@ -13,7 +13,7 @@ import pytest
 from made_tars import picture, sample, write_tar, write_tars
 from own_bucket import Bucket, connected
 
-from flair_jax.data import bucket_reads
+from flair_jax import bucket_reads
 from flair_jax.data.pipeline import SampleSettings, batches
 from flair_jax.data.sources import TfdsSource
 from flair_jax.data.tars import TarSource

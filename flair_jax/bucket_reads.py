@@ -1,7 +1,8 @@
-"""Reads from buckets through fsspec: with patience, and with what they refuse in a sentence. Imports no JAX."""
+"""Requests to buckets through fsspec: with patience, and with what they refuse in a sentence. Imports no JAX."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
@@ -20,6 +21,8 @@ _Answer = TypeVar("_Answer")
 
 # Seconds between tries of what may pass, besides the clients' own: half a minute (gcsfs) or a few seconds (s3fs) each.
 _DELAYS = (1, 2, 4, 8, 16, 32)
+# Faults of this machine's disk, where an object is fetched to.
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def is_url(path: object) -> bool:
@@ -63,6 +66,7 @@ def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
       FileExistsError: if the request was not to replace what is there.
       StorageError: if there is no such bucket, or it refuses.
       OutageError: if it has not answered for minutes.
+      OSError: if the disk of this machine is at fault.
     """
     for delay in (*_DELAYS, None):
         try:
@@ -73,7 +77,7 @@ def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
         except (FileExistsError, FlairError):
             raise
         except Exception as error:  # each client has its own, and not all are OSErrors
-            if not is_of_client(error) and not isinstance(error, OSError):
+            if not is_of_client(error) and (not isinstance(error, OSError) or error.errno in _OF_DISK):
                 raise
             if reason := refusal(url, error):
                 raise StorageError(f"{url}: {reason}") from error
