@@ -15,7 +15,7 @@ import fsspec
 
 from flair_jax.errors import FlairError, OutageError, StorageError
 from flair_jax.packages import how_to_install
-from flair_jax.refusals import EXTRAS, in_a_line, is_of_client, refusal
+from flair_jax.refusals import EXTRAS, NO_BUCKET, in_a_line, is_of_client, refusal
 
 _Answer = TypeVar("_Answer")
 
@@ -97,7 +97,7 @@ def _require_bucket(url: str) -> None:
     try:
         files.info(bucket)
     except FileNotFoundError:
-        raise StorageError(f"{url}: there is no bucket {bucket}; correct the name") from None
+        raise StorageError(f"{url}: {NO_BUCKET}") from None
     except Exception:  # whatever it is, the file is missing
         return
 
