@@ -12,7 +12,8 @@ import jax
 from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import read_config
-from flair_jax.settings import OPTIMIZER_NAMES, TrainSettings
+from flair_jax.setting_checks import OPTIMIZER_NAMES
+from flair_jax.settings import TrainSettings
 from flair_jax.train.flops import count_flops
 from flair_jax.train.optim import make_optimizer
 

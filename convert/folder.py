@@ -28,6 +28,7 @@ from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
 
 CARD = "README.md"
+_RESIZED = {"shortest": "cropped", "longest": "padded", "squash": "squashed"}
 FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
 
 
@@ -40,9 +41,9 @@ def preprocessing(config: FlairConfig) -> dict[str, Any]:
         "mode": "RGB",
         "mean": list(config.vision.image_mean),
         "std": list(config.vision.image_std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "fill_color": 0,
+        "interpolation": config.vision.interpolation,
+        "resize_mode": config.vision.resize_mode,
+        "fill_color": config.vision.fill_color,
     }
 
 
@@ -144,11 +145,16 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _prepared(vision: VisionConfig) -> str:
+    """How pictures are prepared, in words."""
+    normalised = "CLIP's mean and deviation"
+    if (vision.image_mean, vision.image_std) != (VisionConfig.image_mean, VisionConfig.image_std):
+        normalised = f"mean {vision.image_mean} and deviation {vision.image_std}"
+    return f"{vision.interpolation}, {_RESIZED[vision.resize_mode]}, with {normalised}"
+
+
 def _card(config: FlairConfig, parameters: int, origin: dict[str, str], name: str, address: str) -> str:
     vision, text, tokenizer = config.vision, config.text, find_tokenizer(config.text.tokenizer)
-    prepared = "CLIP's mean and deviation"
-    if (vision.image_mean, vision.image_std) != (VisionConfig.image_mean, VisionConfig.image_std):
-        prepared = f"mean {vision.image_mean} and deviation {vision.image_std}"
     made_from = ", ".join(f"{key} `{value}`" for key, value in origin.items())
     return f"""---
 library_name: flair_jax
@@ -171,7 +177,7 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 | text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
 | shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
 | activation | {"QuickGELU, x * sigmoid(1.702 x)" if config.quick_gelu else "exact GELU"} |
-| images | {vision.image_size} x {vision.image_size}, bicubic and cropped, with {prepared} |
+| images | {vision.image_size} x {vision.image_size}, {_prepared(vision)} |
 | texts | {tokenizer.description}, padded with {tokenizer.padding} |
 
 ## Use
@@ -180,7 +186,7 @@ text that it is compared with. {parameters:,} parameters in float32{f"; made fro
 import flair_jax, jax
 
 model, params = flair_jax.load("{address}")
-images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision.image_size)[None])
+images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])
 tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.text.context_length)
 print(jax.jit(model.logits)(params, images, tokens))
 ```

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.fields import read_fields
 from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig
 from flair_jax.models.presets import read_config
+from flair_jax.setting_checks import problems
 
-SCHEDULES = ("cosine", "constant", "constant-cooldown")
-OPTIMIZER_NAMES = ("adamw", "lion", "muon", "adafactor")
-TOWERS = ("image", "text")
-FEWEST_TOKENS = 8  # of a caption's budget
-_MOST_CAPTIONS = 64
-_MOST_WORKERS = 1024
 _MOST_STEPS = 2**31 - 1  # the optimiser's counter has 32 bits
 
 
@@ -212,89 +204,7 @@ class TrainSettings:
 
     def _check(self) -> None:
         """Raises ConfigError for the first setting that is invalid."""
-        for names, fits, demand in _RANGES:
-            for name in names:
-                value = operator.attrgetter(name)(self)
-                if not fits(np.float32(value)):  # as the devices see it
-                    raise ConfigError(f"config.{name}={value} must {demand}")
-        for name, known in _CHOICES.items():
-            value = operator.attrgetter(name)(self)
-            chosen = (value,) if isinstance(value, str) else value
-            if not set(chosen) <= set(known) or len(set(chosen)) != len(chosen):
-                raise ConfigError(f"config.{name}={chosen}: each must be one of {', '.join(known)}, and only once")
-        for problem in _problems(self):
+        for problem in problems(self):
             raise ConfigError(f"config.{problem}")
         self.total_steps(1)
         self.model_config()
-
-
-# Dotted names of numbers, the condition they must meet, and that in words.
-_RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] = (
-    (
-        (
-            *("steps", "seed", "loss.group_size", "packing.row_tokens"),
-            *(f"optimizer.{name}" for name in ("warmup_steps", "cooldown_steps", "weight_decay", "clip_norm")),
-            *("data.epoch_samples", "data.workers", "checkpoint.keep_every_steps", "evaluation.every_steps"),
-        ),
-        lambda value: bool(value >= 0),
-        "not be negative",
-    ),
-    (
-        (
-            *("batch_size", "captions_per_image", "accumulation_steps", "loss.pairs_per_block"),
-            *(f"optimizer.{name}" for name in ("learning_rate", "eps", "layer_decay", "image_rate", "text_rate")),
-            "data.merged_sentences",
-            *("checkpoint.every_steps", "checkpoint.keep", "log_every_steps"),
-            *("evaluation.batch_size", "evaluation.top_k"),
-        ),
-        lambda value: bool(value > 0),
-        "be greater than 0",
-    ),
-    (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
-    (("packing.tokens_per_caption",), lambda value: bool(value >= FEWEST_TOKENS), f"be at least {FEWEST_TOKENS}"),
-    (
-        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
-        lambda value: bool(0 <= value < 1),
-        "be from 0 to below 1",
-    ),
-)
-
-# Settings that are one or several of a few words.
-_CHOICES = {"optimizer.name": OPTIMIZER_NAMES, "optimizer.schedule": SCHEDULES, "lock": TOWERS}
-
-
-def _problems(settings: TrainSettings) -> Iterator[str]:
-    """What does not go together, in words that begin with the setting's name."""
-    if not np.float32(settings.steps or settings.epochs) > 0:
-        yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
-    yield from _problems_of_loss(settings.loss)
-    if settings.captions_per_image > _MOST_CAPTIONS:
-        yield (
-            f"captions_per_image={settings.captions_per_image}: recaptioned sets have some 10 to 40 sentences "
-            f"a picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
-        )
-    for name, part in (("loss.group_size", settings.group_size), ("accumulation_steps", settings.accumulation_steps)):
-        if settings.batch_size % part:
-            yield f"batch_size={settings.batch_size} is not a multiple of config.{name}={part}"
-    if (window := settings.profile_steps) and not (len(window) == 2 and 1 <= window[0] <= window[1]):
-        yield f"profile_steps={window} must be (first, last) with 1 <= first <= last, or ()"
-    if not all(weight > 0 for weight in settings.data.weights):
-        yield f"data.weights={settings.data.weights} must all be greater than 0"
-    low, high = settings.data.crop_scale
-    if not 0 < low <= high <= 1:
-        yield f"data.crop_scale={settings.data.crop_scale} must be 0 < from <= to <= 1"
-    if settings.data.workers > _MOST_WORKERS:
-        yield f"data.workers={settings.data.workers}: each is a process; the most are {_MOST_WORKERS}"
-
-
-def _problems_of_loss(loss: LossSettings) -> Iterator[str]:
-    """The names of terms are looked up when the loss is made: its table may have others."""
-    terms, weights = loss.terms, loss.weights
-    if not terms:
-        yield "loss.terms is empty; choose tcs, mps or both"
-    if len(set(terms)) != len(terms):
-        yield f"loss.terms={terms}: each may be there only once"
-    if weights and len(weights) != len(terms):
-        yield f"loss.weights={weights} must have one factor for each of config.loss.terms={terms}, or be ()"
-    if weights and not (all(weight >= 0 for weight in weights) and np.float32(sum(weights)) > 0):
-        yield f"loss.weights={weights} must not be negative, nor all 0"

@@ -17,23 +17,27 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from flair_jax.data.formats import MOST_MEMORY, check_cost, examine, read_file, too_large
+from flair_jax.data.placement import place
 from flair_jax.errors import ImageError, printable
+from flair_jax.models.config import VisionConfig
 
 TOO_DEEP = "more than 8 bits a channel, which the conversion to RGB cuts off at 255, as in the release"
 
 _LEAST_SIDE = 8
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _LOGGER = logging.getLogger(__name__)
 _said: set[str] = set()  # remarks that this process has logged
 
 
 def preprocess(
-    image: str | os.PathLike[str] | Image.Image, size: int = 224, remarks: list[str] | None = None
+    image: str | os.PathLike[str] | Image.Image, size: int | VisionConfig = 224, remarks: list[str] | None = None
 ) -> np.ndarray:
-    """The evaluation transform: shorter side to `size` by PIL's antialiased bicubic, then the centre square.
+    """The evaluation transform: by default the shorter side to S by PIL's antialiased bicubic, then the centre square.
 
     Args:
       image: a picture's path, or a PIL image.
-      size: S, side of the result in pixels.
+      size: the model's `config.vision`, which says how its pictures are resized; or S, side of the result in pixels,
+        for the default.
       remarks: list that gets a sentence about an image which 8-bit RGB cannot represent (see `remark_on`); without it,
         the first such image is logged as a warning.
 
@@ -45,29 +49,35 @@ def preprocess(
     """
     picture = open_rgb(image, remarks)
     width, height = picture.size
-    short, long = min(width, height), max(width, height)
-    resized_long = int(size * long / short)
-    if 4 * (size * resized_long + width * height) > MOST_MEMORY:
+    vision = VisionConfig(image_size=size) if isinstance(size, int) else size
+    placed, side = place(width, height, vision), vision.image_size
+    if 4 * (placed.width * placed.height + width * height) > MOST_MEMORY:
         raise too_large(
-            f"{_name(image)}: a strip of {width}x{height} pixels, which resizing would blow up to {size}x{resized_long}"
+            f"{_name(image)}: a strip of {width}x{height} pixels, which resizing would blow up to "
+            f"{placed.width}x{placed.height}"
         )
-    new_size = (size, resized_long) if width <= height else (resized_long, size)
-    if new_size != picture.size:
-        picture = picture.resize(new_size, Image.Resampling.BICUBIC)
-    # Half-way offsets go to the even neighbour, as Python's round does.
-    left, top = round((new_size[0] - size) / 2), round((new_size[1] - size) / 2)
-    return np.array(picture.crop((left, top, left + size, top + size)))
+    if (placed.width, placed.height) != picture.size:
+        picture = picture.resize((placed.width, placed.height), RESAMPLING[vision.interpolation])
+    if placed.left <= 0 and placed.top <= 0:
+        return np.array(picture.crop((-placed.left, -placed.top, side - placed.left, side - placed.top)))
+    square = Image.new("RGB", (side, side), (vision.fill_color,) * 3)
+    square.paste(picture, (placed.left, placed.top))
+    return np.array(square)
 
 
 def resized_crop(
-    image: str | os.PathLike[str] | Image.Image, box: tuple[int, int, int, int], size: int = 224
+    image: str | os.PathLike[str] | Image.Image,
+    box: tuple[int, int, int, int],
+    size: int = 224,
+    interpolation: str = VisionConfig.interpolation,
 ) -> np.ndarray:
-    """The training transform for a given box: cut it out, then resize it by PIL's antialiased bicubic.
+    """The training transform for a given box: cut it out, then resize it, antialiased, to a square.
 
     Args:
       image: a picture's path, or a PIL image.
       box: top, left, height, width in pixels.
       size: S, side of the result in pixels.
+      interpolation: see `VisionConfig`.
 
     Returns:
       uint8 [S, S, 3].
@@ -77,7 +87,7 @@ def resized_crop(
     """
     top, left, height, width = (int(value) for value in box)
     picture = open_rgb(image).crop((left, top, left + width, top + height))
-    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+    return np.array(picture.resize((size, size), RESAMPLING[interpolation]))
 
 
 def random_crop_box(

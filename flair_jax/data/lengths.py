@@ -16,7 +16,7 @@ from flair_jax.data.sources import Source
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
 from flair_jax.models.tokens import find_end
-from flair_jax.settings import FEWEST_TOKENS
+from flair_jax.setting_checks import FEWEST_TOKENS
 
 # Steps that may cut a caption, as a share of all: the last is that of the recommended budget.
 SHARES_OF_STEPS = (1e-2, 1e-4, 1e-6)

@@ -10,8 +10,8 @@ import numpy as np
 from flair_jax.errors import ConfigError
 from flair_jax.models.tokens import PackedTexts, find_end
 
-# What is left of a caption at least: where it starts, and its end. Rows have `settings.FEWEST_TOKENS` for each caption,
-# so if no row has room for that, some caption is long enough to be halved.
+# What is left of a caption at least: where it starts, and its end. Rows have `setting_checks.FEWEST_TOKENS` for each
+# caption, so if no row has room for that, some caption is long enough to be halved.
 _SHORTEST = 2
 
 

@@ -47,6 +47,7 @@ class SampleSettings:
     Attributes:
       seed: of order, crops and captions.
       image_size: S, side of the pictures in pixels.
+      interpolation: how they are resized; see `flair_jax.models.config.VisionConfig`.
       context_length: T, tokens of a caption.
       captions_per_image: K.
       merged_sentences: see `sample_caption`.
@@ -63,6 +64,7 @@ class SampleSettings:
     crop_scale: tuple[float, float] = (0.9, 1.0)
     tokenizer: Tokenizer = TOKENIZERS["clip"]
     packing: Packing | None = None
+    interpolation: str = "bicubic"
 
 
 class LocalBatch(NamedTuple):
@@ -111,7 +113,7 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
             logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
             continue
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
-        pixels = resized_crop(picture, box, settings.image_size)
+        pixels = resized_crop(picture, box, settings.image_size, settings.interpolation)
         try:
             captions = draw_captions(record, rng, settings)
         except DatasetError as error:

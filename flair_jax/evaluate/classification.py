@@ -17,6 +17,7 @@ from flair_jax.data.sets.labelled import LabelledExample
 from flair_jax.data.sets.prompts import sentences
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.ensemble import class_features
+from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
@@ -127,7 +128,7 @@ def classify(
 
     def read(number: int) -> tuple[np.ndarray, int]:
         example = data.examples[number]
-        return _pixels(example, model.config.vision.image_size), example.label
+        return _pixels(example, model.config.vision), example.label
 
     def judge(pictures: list[tuple[np.ndarray, int]]) -> Int[np.ndarray, "B 5"]:
         """For each image its class, the class that ranks first, and the ranks of its own class."""
@@ -157,11 +158,11 @@ def classify(
     )
 
 
-def _pixels(example: LabelledExample, size: int) -> np.ndarray:
+def _pixels(example: LabelledExample, vision: VisionConfig) -> np.ndarray:
     """The picture, preprocessed; an error says where it is."""
     picture = example.picture
     try:
-        return preprocess(open_rgb(picture) if isinstance(picture, bytes) else picture, size)
+        return preprocess(open_rgb(picture) if isinstance(picture, bytes) else picture, vision)
     except ImageError as error:
         raise ImageError(str(error).replace("the picture", example.where, 1), error.kind) from error
 

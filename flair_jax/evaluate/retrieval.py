@@ -146,7 +146,7 @@ class _Evaluator:
         pad_to = min(self.batch_size, len(part))
         return compute_in_blocks(
             [str(paths[number]) for number in part],
-            partial(preprocess, size=self.model.config.vision.image_size),
+            partial(preprocess, size=self.model.config.vision),
             lambda pixels: self.retriever.encode_images(np.stack(pixels), with_local=with_local, pad_to=pad_to),
             self.store,
             size=self.batch_size,

@@ -258,4 +258,6 @@ def _read_one(
         windows = plan_windows(*picture.size, short_side=short_side, side=vision.grid, patch=vision.patch_size)
     except ImageError as error:
         return ImageError(f"{data.names[number]}: {error}", error.kind)
-    return _Picture(number, windows, cut_windows(picture, windows, vision.patch_size), truth, picture)
+    return _Picture(
+        number, windows, cut_windows(picture, windows, vision.patch_size, vision.interpolation), truth, picture
+    )

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from flair_jax.data.image import RESAMPLING
 from flair_jax.errors import ImageError
+from flair_jax.models.config import VisionConfig
 
 _MOST_WINDOWS = 2048  # 300 MB of pixels at 224 a side
 
@@ -63,10 +65,12 @@ def _starts(length: int, side: int) -> list[int]:
     return [*range(0, last, max(side // 2, 1)), last]
 
 
-def cut_windows(image: Image.Image, windows: Windows, patch: int) -> UInt8[np.ndarray, "K S S 3"]:
-    """An image in RGB resized by Pillow's antialiased bicubic and cut into windows of S pixels a side."""
+def cut_windows(
+    image: Image.Image, windows: Windows, patch: int, interpolation: str = VisionConfig.interpolation
+) -> UInt8[np.ndarray, "K S S 3"]:
+    """An image in RGB resized, antialiased, and cut into windows of S pixels a side."""
     size = (windows.columns * patch, windows.rows * patch)
-    pixels = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image if image.size == size else image.resize(size, RESAMPLING[interpolation]))
     side = windows.side * patch
     corners = ((top * patch, left * patch) for top, left in windows.corners)
     return np.stack([pixels[top : top + side, left : left + side] for top, left in corners])

@@ -1,8 +1,8 @@
 """What defines a model: its sizes, its conventions and its compute settings, as frozen dataclasses. Imports no JAX.
 
 Everything that weights were trained with and no tensor shows is decided here and nowhere else: activation, epsilon of
-the LayerNorms, mean and standard deviation of the images, tokenizer, the end-of-text token, and whether the text tower
-is causal. `flair_jax.models.description` is the JSON form, `flair_jax.models.presets` has the named models.
+the LayerNorms, how images are resized and normalised, tokenizer, the end-of-text token, and whether the text tower is
+causal. `flair_jax.models.description` is the JSON form, `flair_jax.models.presets` has the named models.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ DTYPES = ("float32", "bfloat16")
 COMPUTE_SETTINGS = ("dtype", "remat", "unroll", "attention", "residual_dtype")
 REMAT_POLICIES = ("none", "dots", "attention", "full")  # from the least to the most that is computed again
 ATTENTIONS = ("auto", "xla", "cudnn", "pallas")
+INTERPOLATIONS = ("bicubic", "bilinear")
+RESIZE_MODES = ("shortest", "longest", "squash")
 
 # No model comes near these; a description beyond them is damaged or hostile, and must allocate nothing.
 _MOST = {"image_size": 1 << 14, "layers": 1 << 12, "context_length": 1 << 20, "vocab_size": 1 << 24, "unroll": 1 << 12}
+_MOST |= {"fill_color": 255}
 _MOST_OF_WIDTHS, _MOST_OF_FLOATS = 1 << 17, 1000
 
 # A convention, unlike a size, is written into a description only where it is not the default: what was written before
@@ -43,6 +46,10 @@ class VisionConfig:
       layer_norm_eps: epsilon that each LayerNorm adds to the variance.
       image_mean: mean of the red, green and blue channels of pixels scaled to [0, 1], which is subtracted from them.
       image_std: their standard deviation, by which the difference is divided.
+      interpolation: how pictures are resized, always antialiased: "bicubic" or "bilinear".
+      resize_mode: what becomes of a picture that is no square: "shortest", the shorter side is resized to S and the
+        centre cut out; "longest", the longer side is, and the rest filled; "squash", both are.
+      fill_color: of the rest, from 0 to 255 in each channel.
     """
 
     image_size: int = 224
@@ -55,6 +62,9 @@ class VisionConfig:
     # Of CLIP's training images (Radford et al. 2021), which FLAIR keeps. A description has them in `preprocess_cfg`.
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
 
     @property
     def heads(self) -> int:
@@ -177,7 +187,9 @@ def is_convention(field: dataclasses.Field[Any]) -> bool:
 def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
     """Raises ConfigError if a number is of another type, or outside the range of any model."""
     kinds = (int,) if field.type == "int" else (int, float)
-    low = 1 if field.type == "int" else -_MOST_OF_FLOATS if name.startswith("init_") else 0
+    low = -_MOST_OF_FLOATS if name.startswith("init_") else 0
+    if field.type == "int" and field.name != "fill_color":
+        low = 1
     high = _MOST_OF_FLOATS if field.type == "float" else _MOST.get(field.name, _MOST_OF_WIDTHS)
     # Written so that NaN fails.
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
@@ -187,7 +199,7 @@ def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
 
 
 def _check_conventions(vision: VisionConfig, text: TextConfig) -> None:
-    """Raises ConfigError if the images' mean or standard deviation, or the id of the end of a text, is invalid."""
+    """Raises ConfigError if how images are prepared, or the id of the end of a text, is invalid."""
     for name, values, low in (
         ("image_mean", vision.image_mean, -_MOST_OF_FLOATS),
         ("image_std", vision.image_std, 1e-6),
@@ -197,6 +209,10 @@ def _check_conventions(vision: VisionConfig, text: TextConfig) -> None:
             raise ConfigError(
                 f"vision.{name}={reprlib.repr(values)} must be a tuple of three numbers, of pixels from 0 to 1"
             )
+    for name, known in (("interpolation", INTERPOLATIONS), ("resize_mode", RESIZE_MODES)):
+        value = getattr(vision, name)
+        if value not in known:
+            raise ConfigError(f"vision.{name}={reprlib.repr(value)} is unknown; choose one of {', '.join(known)}")
     if text.end_of_text_id is not None and not 0 <= text.end_of_text_id < text.vocab_size:
         raise ConfigError(
             f"text.end_of_text_id={text.end_of_text_id} must be a token's id, below text.vocab_size={text.vocab_size}"

@@ -17,10 +17,16 @@ from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig, TextConfig, V
 _MOST_BYTES = 1 << 20  # of a JSON file
 
 # JSON names are the dataclasses', but for the towers'. Compute settings are not there: they belong to a run, not to a
-# checkpoint. Mean and deviation of images are in `preprocess_cfg`, where open_clip has them.
+# checkpoint. How images are prepared is in `preprocess_cfg`, under the names of open_clip's `PreprocessCfg`
+# (src/open_clip/transform.py).
 _TOWERS: dict[str, type] = {"vision_cfg": VisionConfig, "text_cfg": TextConfig}
 _OF_A_RUN = ("vision", "text", *COMPUTE_SETTINGS)
-_PREPROCESSING, _OF_IMAGES = "preprocess_cfg", {"mean": "image_mean", "std": "image_std"}
+_PREPROCESSING = "preprocess_cfg"
+_OF_IMAGES = {
+    "mean": "image_mean",
+    "std": "image_std",
+    **{name: name for name in ("interpolation", "resize_mode", "fill_color")},
+}
 # What a checkpoint's description has besides: where its weights come from, their digests, and modules not of ours.
 _NOTES = ("source", "digests", "modules")
 
@@ -40,9 +46,9 @@ def config_to_json(config: FlairConfig) -> dict[str, Any]:
 
 
 def images_to_json(vision: VisionConfig) -> dict[str, Any]:
-    """`preprocess_cfg` with the images' mean and standard deviation, where not the defaults; otherwise nothing."""
+    """`preprocess_cfg` with what is not the default in how images are prepared; if all is, nothing."""
     images = {
-        name: list(getattr(vision, field))
+        name: list(value) if isinstance(value := getattr(vision, field), tuple) else value
         for name, field in _OF_IMAGES.items()
         if getattr(vision, field) != getattr(VisionConfig, field)
     }
@@ -70,7 +76,7 @@ def config_to_release_json(config: FlairConfig) -> dict[str, Any]:
 
     That constructor always makes 8 pooling heads and has no setting for it: `pooling_heads` is there only for a model
     with another number, which it then refuses instead of computing something else. Likewise the conventions other than
-    `quick_gelu`. Mean and standard deviation of images are not part of it.
+    `quick_gelu`. How images are prepared is not part of it.
     """
     description = config_to_json(config)
     for name in ("pooling_heads", "init_logit_scale"):
@@ -86,8 +92,9 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
 
     Args:
       data: `embed_dim`, `vision_cfg`, `text_cfg` and optionally other fields of `FlairConfig`. What is left out takes
-        its default, the release's. Of `preprocess_cfg`, `mean` and `std` are used. What our own files note beside the
-        model is ignored, as is all but `model_cfg` and `preprocess_cfg` of an `open_clip_config.json`.
+        its default, the release's. Of `preprocess_cfg`, `mean`, `std`, `interpolation`, `resize_mode` and `fill_color`
+        are used. What our own files note beside the model is ignored, as is all but `model_cfg` and `preprocess_cfg` of
+        an `open_clip_config.json`.
       where: what to call the source in an error.
 
     Raises:
@@ -133,17 +140,28 @@ def _tower(data: Any, name: str, where: str, unknown: list[str]) -> dict[str, An
 
 
 def _image_fields(data: Any, where: str) -> dict[str, Any]:
-    """Mean and deviation of images in an open_clip `preprocess_cfg`, which may have neither."""
-    if not isinstance(data, Mapping):
+    """How images are prepared, by an open_clip `preprocess_cfg`; what that leaves out is left out here too."""
+    if data is None:
         return {}
-    found = {}
+    where = f"{where}: `{_PREPROCESSING}"
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}` must be an object, found {reprlib.repr(data)}")
+    if data.get("mode", "RGB") != "RGB":
+        raise ConfigError(f"{where}.mode` is {reprlib.repr(data['mode'])}; pictures are in RGB here")
+    known = {field.name: field.type for field in dataclasses.fields(VisionConfig)}
+    found: dict[str, Any] = {}
     for name, field in _OF_IMAGES.items():
-        values = data.get(name)
-        if values is None:
+        value, whose = data.get(name), f"{where}.{name}`"
+        if value is None:
             continue
-        if not isinstance(values, list | tuple):
-            raise ConfigError(f"{where}: `{_PREPROCESSING}.{name}` must be a list, found {reprlib.repr(values)}")
-        found[field] = tuple(_value(value, "float", f"{where}: `{_PREPROCESSING}.{name}`") for value in values)
+        if known[field] in ("str", "int"):
+            found[field] = _value(value, known[field], whose)
+        elif isinstance(value, list | tuple):
+            found[field] = tuple(_value(each, "float", whose) for each in value)
+        else:
+            raise ConfigError(f"{whose} must be a list, found {reprlib.repr(value)}")
+    if found.get("interpolation") == "random":  # either, in training alone; open_clip evaluates such models so
+        found["interpolation"] = "bicubic"
     return found
 
 

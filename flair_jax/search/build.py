@@ -160,7 +160,7 @@ def _embed(
         bar.update(len(batch))
         batch.clear()
 
-    read = errors_returned(partial(preprocess, size=model.config.vision.image_size, remarks=remarks))
+    read = errors_returned(partial(preprocess, size=model.config.vision, remarks=remarks))
     for picture, pixels in zip(todo, read_ahead(read, [picture.path for picture in todo]), strict=True):
         if isinstance(pixels, ImageError):
             broken.append(str(pixels))

@@ -54,7 +54,7 @@ def attend(
     """
     new_figure(1, 1)  # a missing library is an error before the work
     model, params = flair_jax.load(checkpoint, model=model)
-    pixels = preprocess(image, model.config.vision.image_size)
+    pixels = preprocess(image, model.config.vision)
     found = explain_picture(model, params, pixels, sentences)
     print(report(sentences, found))
     output.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from flair_jax.data.image import open_picture, open_rgb, preprocess
 from flair_jax.errors import FlairError, ImageError, printable
+from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair, Params
 from flair_jax.show.draw import overlay
 from flair_jax.show.maps import explain_picture
@@ -23,6 +24,7 @@ from flair_jax.show.maps import explain_picture
 MAX_BYTES, MAX_PIXELS = 20 << 20, 40_000_000
 MAX_SENTENCES, MAX_CHARACTERS = 16, 4000
 MEAN = "mean of the heads"
+_SHOWN = {"shortest": "the centre square", "longest": "the whole, padded", "squash": "the whole, squashed"}
 
 _TOP, _RERANK, _THUMBNAIL = 20, 200, 192
 
@@ -96,8 +98,9 @@ class Page:
         if upload is None:
             return "<p>Drop a picture and write sentences, one a line.</p>"
         remarks: list[str] = []
-        pixels = read_upload(upload, self._model.config.vision.image_size, remarks)
-        caption = "<br>".join(["the centre square, as the model sees it", *map(_escape, remarks)])
+        pixels = read_upload(upload, self._model.config.vision, remarks)
+        shown = _SHOWN[self._model.config.vision.resize_mode]
+        caption = "<br>".join([f"{shown}, as the model sees it", *map(_escape, remarks)])
         seen = f"<figure>{_image(pixels, 'the picture')}<figcaption>{caption}</figcaption>"
         sentences = [line.strip() for line in (text or "").splitlines() if line.strip()]
         if not sentences:
@@ -140,8 +143,8 @@ class Page:
         return f"<div class='found'>{figures}</div>"
 
 
-def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
-    """An uploaded picture as `preprocess` gives it, [size, size, 3], within the page's bounds.
+def read_upload(path: str, vision: int | VisionConfig, remarks: list[str]) -> np.ndarray:
+    """An uploaded picture as `preprocess` gives it, [S, S, 3], within the page's bounds.
 
     Messages do not name the path.
 
@@ -155,7 +158,7 @@ def read_upload(path: str, size: int, remarks: list[str]) -> np.ndarray:
         data = Path(path).read_bytes()
     except FileNotFoundError:  # removed to make room for newer ones
         raise ImageError("the picture is not kept any more; drop it again") from None
-    return preprocess(open_rgb(open_picture(data, MAX_PIXELS), remarks), size)
+    return preprocess(open_rgb(open_picture(data, MAX_PIXELS), remarks), vision)
 
 
 def _score(scores: np.ndarray, number: int) -> str:

@@ -274,6 +274,7 @@ def _input(setup: _Setup, first: int) -> Iterator[Iterator[LocalBatch]]:
             crop_scale=settings.data.crop_scale,
             tokenizer=find_tokenizer(model.config.text.tokenizer),
             packing=find_packing(settings, model, setup.mesh, jax.process_count()),
+            interpolation=model.config.vision.interpolation,
         ),
         settings.batch_size,
         first=first,

@@ -69,6 +69,7 @@ def test_what_the_folder_says(golden_checkpoint, golden_config, tmp_path) -> Non
     pictures = open_clip["preprocess_cfg"]
     assert {**open_clip["model_cfg"], "source": config["source"]} == config
     assert pictures["size"] == golden_config.vision.image_size
+    assert (pictures["interpolation"], pictures["resize_mode"], pictures["fill_color"]) == ("bicubic", "shortest", 0)
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     expected = (pixels / 255 - pictures["mean"]) / pictures["std"]
     np.testing.assert_allclose(flair_jax.normalize(pixels), expected, rtol=1e-5)  # float32 against float64

@@ -202,6 +202,39 @@ def test_imagenet_from_tfds(tmp_path) -> None:
     assert data.examples[1].where == f"{tmp_path / 'imagenet2012'}, validation, record 1"
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "config"),
+    [
+        ("imagenet-v2", "matched-frequency", "matched-frequency"),
+        ("imagenet-v2-threshold", "threshold0.7", "threshold-0.7"),
+        ("imagenet-v2-top", "top-images", "topimages"),
+    ],
+)
+def test_imagenet_v2(tmp_path, caplog, name: str, variant: str, config: str) -> None:
+    """Folder 10 is class 10, though it comes second in the order of names; the pictures are not opened."""
+    root = tmp_path / f"imagenetv2-{variant}-format-val"
+    for number in range(1000):
+        (root / str(number)).mkdir(parents=True)
+        (root / str(number) / f"{999 - number:040x}.jpeg").touch()
+    data = load(name, tmp_path)
+    assert labels(data) == list(range(1000))
+    assert data.examples[10].where == str(root / "10" / f"{989:040x}.jpeg")
+    assert (data.keys[1], data.names[1], len(data.templates), data.whole) == ("n01443537", "goldfish", 80, 10_000)
+    assert not caplog.records
+    (root / "1000").mkdir()
+    (root / "7" / "notes.txt").touch()
+    assert load(name, tmp_path).digest() == data.digest()
+    assert "2 file(s) or folder(s) that are none of the set's" in caplog.text
+    (root / "7" / f"{992:040x}.jpeg").unlink()
+    shutil.rmtree(root / "10")
+    with pytest.raises(DatasetError, match="2 of the class folders 0 to 999 are missing or without a picture.* 7, 10;"):
+        load(name, tmp_path)
+    shutil.rmtree(root)
+    pictures = [png(each) for each in random_cifar(2, 1)[0]]
+    write_tfds(tmp_path / "imagenet_v2", config, "test", pictures, [999, 7], list(imagenet_names()))
+    assert labels(load(name, tmp_path)) == [999, 7]
+
+
 def test_tfds_with_other_labels(tmp_path) -> None:
     names = cifar_names("cifar10")[::-1]
     write_tfds(tmp_path, "cifar10", "test", [png(random_cifar(1, 1)[0][0])], [0], names)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flair_jax.data.packing import Packing, check_rows, place, rows_of
 from flair_jax.errors import ConfigError
-from flair_jax.settings import FEWEST_TOKENS
+from flair_jax.setting_checks import FEWEST_TOKENS
 
 END = 999  # the highest id, so that it is found as in CLIP
 

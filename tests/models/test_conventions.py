@@ -57,10 +57,17 @@ def test_only_what_is_not_the_default_is_written(unusual) -> None:
     assert not refused_by_release(PRESETS["ViT-B-16-FLAIR-quickgelu"])
 
 
-def test_mean_and_deviation_are_read_where_open_clip_writes_them(small_config) -> None:
-    preparation = {"size": 32, "mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"}
-    read = config_from_json({"model_cfg": config_to_json(small_config), "preprocess_cfg": preparation})
-    assert (read.vision.image_mean, read.vision.image_std) == (MEAN, STD)
+def test_how_images_are_prepared_is_read_where_open_clip_writes_it(small_config) -> None:
+    preparation = {"size": 32, "mode": "RGB", "mean": list(MEAN), "std": list(STD)}
+    resized = {"interpolation": "bilinear", "resize_mode": "longest", "fill_color": 128}
+    model = config_to_json(small_config)
+    read = config_from_json({"model_cfg": model, "preprocess_cfg": {**preparation, **resized}})
+    wanted = dataclasses.replace(small_config.vision, image_mean=MEAN, image_std=STD, **resized)
+    assert read.vision == wanted
+    assert config_to_json(read)["preprocess_cfg"] == {"mean": list(MEAN), "std": list(STD), **resized}
+    assert config_from_json(json.loads(json.dumps(config_to_json(read)))) == read
+    either = config_from_json({"model_cfg": model, "preprocess_cfg": {"interpolation": "random", "mean": None}})
+    assert either == small_config, "what open_clip evaluates as bicubic"
     pixels = np.array([[[0, 128, 255]]], np.uint8)
     assert_close(Flair(read).normalize(pixels), (pixels / 255 - MEAN) / STD)
     np.testing.assert_array_equal(Flair(small_config).normalize(pixels), normalize(pixels))
@@ -73,6 +80,16 @@ def test_mean_and_deviation_are_read_where_open_clip_writes_them(small_config) -
         ({"preprocess_cfg": {"std": [0.5, 0, 0.5]}}, "vision.image_std=.0.5, 0.0, 0.5. must be"),
         ({"preprocess_cfg": {"std": 0.5}}, "`preprocess_cfg.std` must be a list, found 0.5"),
         ({"preprocess_cfg": {"mean": ["a", 0, 0]}}, "`preprocess_cfg.mean` must be a number, found 'a'"),
+        (
+            {"preprocess_cfg": {"interpolation": "nearest"}},
+            "vision.interpolation='nearest' is unknown; choose one of bi",
+        ),
+        ({"preprocess_cfg": {"interpolation": 3}}, "`preprocess_cfg.interpolation` must be a text, found 3"),
+        ({"preprocess_cfg": {"resize_mode": "crop"}}, "vision.resize_mode='crop' is unknown; choose one of shortest,"),
+        ({"preprocess_cfg": {"fill_color": 256}}, "vision.fill_color=256 must be a whole number from 0 to 255"),
+        ({"preprocess_cfg": {"fill_color": [0, 0, 0]}}, "`preprocess_cfg.fill_color` must be a whole number, found"),
+        ({"preprocess_cfg": {"mode": "L"}}, "`preprocess_cfg.mode` is 'L'; pictures are in RGB here"),
+        ({"preprocess_cfg": "bicubic"}, "`preprocess_cfg` must be an object, found 'bicubic'"),
         ({"text_cfg": {"causal": 1}}, "`text_cfg.causal` must be true or false, found 1"),
         ({"text_cfg": {"tokenizer": 3}}, "`text_cfg.tokenizer` must be a text, found 3"),
         ({"text_cfg": {"end_of_text_id": 1.5}}, "`text_cfg.end_of_text_id` must be a whole number, found 1.5"),

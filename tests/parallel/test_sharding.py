@@ -13,7 +13,8 @@ from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
-from flair_jax.settings import OPTIMIZER_NAMES, MeshSettings, OptimizerSettings
+from flair_jax.setting_checks import OPTIMIZER_NAMES
+from flair_jax.settings import MeshSettings, OptimizerSettings
 from flair_jax.train.optim import make_optimizer
 from flair_jax.train.step import TrainState, abstract_state
 

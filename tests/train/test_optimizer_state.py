@@ -10,7 +10,7 @@ import pytest
 from small_run import SmallRun, settings
 
 from flair_jax.errors import AnotherRunError
-from flair_jax.settings import OPTIMIZER_NAMES
+from flair_jax.setting_checks import OPTIMIZER_NAMES
 
 OBJECTS = {
     "sgd": optax.sgd(1e-3),

@@ -10,7 +10,7 @@ from small_run import SmallRun, settings
 from test_optim import SETTINGS
 
 from flair_jax.errors import ConfigError
-from flair_jax.settings import OPTIMIZER_NAMES as NAMES
+from flair_jax.setting_checks import OPTIMIZER_NAMES as NAMES
 from flair_jax.settings import OptimizerSettings
 from flair_jax.train.layers import map_names, matrix_axes
 from flair_jax.train.optim import OPTIMIZERS, decay_mask, lock_mask, make_optimizer

@@ -101,13 +101,14 @@ def test_open_clips_folder_says_it_and_the_heads(small_config, tmp_path, setting
     (tmp_path / "hub" / "config.json").write_text('{"model_type": "clip"}')
     quick, remarks = converted(tmp_path / "hub", tmp_path / "a", None)
     assert quick == bool(settings)
-    assert remarks == (
-        f"activation: {'QuickGELU' if quick else 'exact GELU'}, by open_clip_config.json",
-        "open_clip_config.json: images were prepared with interpolation bilinear, and are here with bicubic",
-    )
+    assert remarks == (f"activation: {'QuickGELU' if quick else 'exact GELU'}, by open_clip_config.json",)
     vision = checkpoint.read_model_config(tmp_path / "a").vision
     assert vision.heads == small_config.vision.heads
-    assert vision.image_mean == (0.5, 0.5, 0.5)
+    assert (vision.image_mean, vision.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
+    _, remarks = converted(tmp_path / "hub", tmp_path / "b", small_config)
+    assert (
+        "open_clip_config.json: images were prepared with interpolation bilinear, and are here with bicubic" in remarks
+    )
 
 
 def test_a_description_that_is_not_followed_is_said(small_config, tmp_path) -> None:

@@ -158,9 +158,40 @@ def _read_imagenet_flat(folder: Path) -> tuple[Examples, list[str], list[str]]:
     return FileExamples(files), list(names), list(names.values())
 
 
-def _read_imagenet_tfds(folder: Path) -> tuple[Examples, list[str], list[str]]:
+def _read_imagenet_tfds(folder: Path, *, name: str, split: str) -> tuple[Examples, list[str], list[str]]:
     names = imagenet_names()
-    return TfdsExamples("imagenet2012", folder, "validation", list(names)), list(names), list(names.values())
+    return TfdsExamples(name, folder, split, list(names)), list(names), list(names.values())
+
+
+def _read_imagenet_v2(folder: Path, *, variant: str) -> tuple[Examples, list[str], list[str]]:
+    """A folder for each class, named by the number of the label, 0 to 999, without leading zeros.
+
+    See modestyachts/ImageNetV2_pytorch, ImageNetV2_dataset.py: folders sorted as text would give other labels.
+    """
+    names, root = imagenet_names(), folder / variant
+    numbered = {str(number): number for number in range(len(names))}
+    found = [pictures_below(root / number) if (root / number).is_dir() else ([], 0) for number in numbered]
+    files = [(path, label) for label, (pictures, _) in enumerate(found) for path in pictures]
+    if missing := [number for number, (pictures, _) in zip(numbered, found, strict=True) if not pictures]:
+        raise DatasetError(
+            f"{root}: {len(missing)} of the class folders 0 to 999 are missing or without a picture, such as "
+            f"{', '.join(missing[:5])}; unpack the archive again"
+        )
+    others = sum(not is_hidden(path.name) and path.name not in numbered for path in root.iterdir())
+    if passed_over := others + sum(count for _, count in found):
+        logging.warning("%s: %d file(s) or folder(s) that are none of the set's are passed over", root, passed_over)
+    return FileExamples(files), list(names), list(names.values())
+
+
+def _imagenet_v2(name: str, variant: str, tfds_config: str) -> ClassificationSet:
+    folder, prepared = f"imagenetv2-{variant}-format-val", f"imagenet_v2/{tfds_config}"
+    layouts: tuple[tuple[str, Reader], ...] = (
+        (f"{folder}/[0-9]*/", partial(_read_imagenet_v2, variant=folder)),
+        (f"{prepared}/*/dataset_info.json", partial(_read_imagenet_tfds, name=prepared, split="test")),
+    )
+    return ClassificationSet(
+        name, layouts, "imagenet-80", 10_000, "huggingface.co/datasets/vaishaal/ImageNetV2, or TFDS"
+    )
 
 
 def _read_cifar(
@@ -195,12 +226,18 @@ CLASSIFICATION_SETS: dict[str, ClassificationSet] = {
             (
                 ("val/n[0-9]*/", _read_imagenet_folders),
                 ("val/ILSVRC2012_val_*", _read_imagenet_flat),
-                ("imagenet2012/*/dataset_info.json", _read_imagenet_tfds),
+                (
+                    "imagenet2012/*/dataset_info.json",
+                    partial(_read_imagenet_tfds, name="imagenet2012", split="validation"),
+                ),
             ),
             "imagenet-80",
             50_000,
             "image-net.org, or TFDS imagenet2012",
         ),
+        _imagenet_v2("imagenet-v2", "matched-frequency", "matched-frequency"),
+        _imagenet_v2("imagenet-v2-threshold", "threshold0.7", "threshold-0.7"),
+        _imagenet_v2("imagenet-v2-top", "top-images", "topimages"),
         _cifar("cifar10", "cifar-10-batches-bin/test_batch.bin", 1, "cifar-10-batches-py/test_batch", "labels"),
         _cifar("cifar100", "cifar-100-binary/test.bin", 2, "cifar-100-python/test", "fine_labels"),
         ClassificationSet("folder", (("", _read_folder),), "plain", None, "your own pictures"),

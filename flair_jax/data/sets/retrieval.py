@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from flair_jax.data.captions import fault_of, rejoin
 from flair_jax.data.names import is_hidden
+from flair_jax.data.sets.records import captions, field, read_json, rows
 from flair_jax.errors import DatasetError
 
 Pair = tuple[Path, str]
@@ -104,88 +105,51 @@ class RetrievalSet:
         return RetrievalData(list(index), texts, np.array(image_of_text))
 
 
-_Value = TypeVar("_Value")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
-
-
-def _field(record: Any, name: str | int, kind: type[_Value], where: str) -> _Value:
-    """record[name], if it is there and of that kind."""
-    try:
-        value = record[name]
-    except (KeyError, IndexError, TypeError):
-        raise DatasetError(f"{where}: `{name}` is missing") from None
-    if not isinstance(value, kind):
-        raise DatasetError(f"{where}: `{name}` must be a {kind.__name__}, found {type(value).__name__}")
-    return value
-
-
-def _rows(records: Any, path: Path) -> Iterator[tuple[Any, str]]:
-    if not isinstance(records, list):
-        raise DatasetError(f"{path}: expected a list, found {type(records).__name__}")
-    for number, record in enumerate(records, start=1):
-        yield record, f"{path}, record {number}"
-
-
-def _captions(record: Any, name: str, where: str) -> list[str]:
-    """A caption, or a list of captions."""
-    value = _field(record, name, object, where)
-    captions = [value] if isinstance(value, str) else value
-    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise DatasetError(f"{where}: `{name}` must be a text or a list of texts")
-    return captions
-
-
 def _read_coco(folder: Path, annotations: Path) -> Iterator[Pair]:
-    data = _json(annotations)
+    data = read_json(annotations)
     files = {}
-    for image, where in _rows(_field(data, "images", list, str(annotations)), annotations):
-        files[_field(image, "id", int, where)] = folder / "images" / "val2017" / _field(image, "file_name", str, where)
-    for caption, where in _rows(_field(data, "annotations", list, str(annotations)), annotations):
-        image_id = _field(caption, "image_id", int, where)
+    for image, where in rows(field(data, "images", list, str(annotations)), annotations):
+        files[field(image, "id", int, where)] = folder / "images" / "val2017" / field(image, "file_name", str, where)
+    for caption, where in rows(field(data, "annotations", list, str(annotations)), annotations):
+        image_id = field(caption, "image_id", int, where)
         if image_id not in files:
             raise DatasetError(f"{where}: image_id {image_id} is not among the images")
-        yield files[image_id], _field(caption, "caption", str, where)
+        yield files[image_id], field(caption, "caption", str, where)
 
 
 def _read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
-    for record, where in _rows(_json(annotations), annotations):
-        image = _field(record, "image", str, where)
+    for record, where in rows(read_json(annotations), annotations):
+        image = field(record, "image", str, where)
         path = folder.absolute().parent / image
         if not path.exists():  # the folder was renamed: the pictures stand in it all the same
             path = folder / Path(image).name
-        for caption in _captions(record, "caption", where):
+        for caption in captions(record, "caption", where):
             yield path, caption
 
 
 def _read_annotated(folder: Path, annotations: Path, *, images: str) -> Iterator[Pair]:
-    for record, where in _rows(_field(_json(annotations), "annotations", list, str(annotations)), annotations):
-        yield folder / images / _field(record, "image", str, where), _field(record, "caption", str, where)
+    for record, where in rows(field(read_json(annotations), "annotations", list, str(annotations)), annotations):
+        yield folder / images / field(record, "image", str, where), field(record, "caption", str, where)
 
 
 def _read_dci(folder: Path, splits: Path) -> Iterator[Pair]:
     root = folder / "densely_captioned_images"
-    for split, files in _field({"splits": _json(splits)}, "splits", dict, str(splits)).items():
-        for file, where in _rows(files, splits):
+    for split, files in field({"splits": read_json(splits)}, "splits", dict, str(splits)).items():
+        for file, where in rows(files, splits):
             if not isinstance(file, str):
                 raise DatasetError(f"{where} of split {split}: expected a file name")
             path = root / "annotations" / file
-            record = _json(path)
-            short, extra = (_field(record, name, str, str(path)) for name in ("short_caption", "extra_caption"))
-            yield root / "photos" / _field(record, "image", str, str(path)), rejoin(f"{short}\n{extra}")
+            record = read_json(path)
+            short, extra = (field(record, name, str, str(path)) for name in ("short_caption", "extra_caption"))
+            yield root / "photos" / field(record, "image", str, str(path)), rejoin(f"{short}\n{extra}")
 
 
 def _read_sharegpt4v(folder: Path, annotations: Path, *, limit: int) -> Iterator[Pair]:
-    records = _json(annotations)
-    for record, where in list(_rows(records, annotations))[:limit]:
-        answer = _field(_field(record, "conversations", list, where), 1, dict, f"{where}: conversations")
-        image = _field(record, "image", str, where).replace("/images", "")
-        yield folder / image, rejoin(_field(answer, "value", str, f"{where}: conversations[1]"))
+    records = read_json(annotations)
+    for record, where in list(rows(records, annotations))[:limit]:
+        answer = field(field(record, "conversations", list, where), 1, dict, f"{where}: conversations")
+        image = field(record, "image", str, where).replace("/images", "")
+        yield folder / image, rejoin(field(answer, "value", str, f"{where}: conversations[1]"))
 
 
 def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
@@ -199,8 +163,8 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
             except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
             name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
-            for caption in _captions(record, name, where):
-                yield folder / _field(record, "image", str, where), caption
+            for caption in captions(record, name, where):
+                yield folder / field(record, "image", str, where), caption
 
 
 RETRIEVAL_SETS: dict[str, RetrievalSet] = {
