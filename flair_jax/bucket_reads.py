@@ -129,6 +129,11 @@ class BucketFile(io.RawIOBase):
         """The place in bytes from the beginning."""
         return self._place
 
+    def readall(self) -> bytes:
+        """The rest of it, by one request."""
+        rest = bytearray(max(self._size - self._place, 0))
+        return bytes(rest[: self.readinto(memoryview(rest))])
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, or as much of it as there is, and returns how many bytes that is."""
         end = min(self._place + len(buffer), self._size)

@@ -7,6 +7,7 @@ counts as complete once the object that is written last is there.
 from __future__ import annotations
 
 import atexit
+import datetime
 import functools
 import importlib.util
 import re
@@ -14,7 +15,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from flair_jax.bucket_reads import ask, filesystem
 from flair_jax.errors import ConfigError
@@ -24,6 +25,7 @@ from flair_jax.packages import how_to_install
 _PACKAGES = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 _URL = re.compile(r"([a-z][a-z0-9+.-]*):/+(.*)", re.DOTALL)
 
+_EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _THREADS = 16  # requests at once: each takes some 20 ms
 
 
@@ -61,12 +63,37 @@ def remote_path(text: str) -> Path:
     return cast(Path, path)
 
 
-def list_files(folder: Path) -> dict[str, int]:
-    """The files below a folder of a bucket, by their names relative to it, and their sizes in bytes."""
+class Object(NamedTuple):
+    """What a listing says of an object.
+
+    Attributes:
+      size: in bytes.
+      mtime_ns: time when it was written.
+    """
+
+    size: int
+    mtime_ns: int
+
+
+def list_objects(folder: Path) -> dict[str, Object]:
+    """The objects below a folder of a bucket, by their names relative to it."""
     store, root = filesystem(str(folder))
     found = ask(str(folder), lambda: store.find(root, detail=True))
     prefix = root.rstrip("/") + "/"
-    return {name.removeprefix(prefix): int(info["size"]) for name, info in found.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): Object(int(info["size"]), _nanoseconds(info.get("mtime") or info["LastModified"]))
+        for name, info in found.items()
+        if name.startswith(prefix)
+    }
+
+
+def _nanoseconds(time: datetime.datetime) -> int:
+    return (time - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """The files below a folder of a bucket, by their names relative to it, and their sizes in bytes."""
+    return {name: found.size for name, found in list_objects(folder).items()}
 
 
 def upload(source: Path, target: Path) -> None:
