@@ -22,7 +22,6 @@ from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
-from flair_jax.weights.origin import check_pooling
 
 # Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper. Checkpoint file
 # name without ending -> set -> number.
@@ -72,8 +71,6 @@ def segment_checkpoint(
     settings = _complete(settings, data, read_model_config(files).vision, dataset)
     model, params = load(files, model=model, dtype=dtype)
     source = read_description(files).get("source", {})
-    if settings.segment_by == "pooled-patches":
-        check_pooling(checkpoint, source, "segment by --segment-by patches")
     environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     environment["settings"]["templates"] = list(data.templates)
     work = report.identity(files, environment, str(data_dir), data.digest(), save and str(absolute(save)))
