@@ -74,12 +74,10 @@ def _run(options: argparse.Namespace) -> None:
         join_cluster(cluster, sigterm_saves=False)
     processes = Processes.all() if options.distributed else ALONE
     with ending_together():
-        task, settings = ROWS[options.task].build(options, processes)
         evaluate_checkpoint(
-            *(options.checkpoint, options.dataset, options.data_dir, settings),
+            *(options.checkpoint, options.dataset, options.data_dir, ROWS[options.task].build(options, processes)),
             dtype=options.dtype,
             output=options.output,
-            task=task,
             model=processes.together(lambda: own_model(options, options.dtype)),
             processes=processes,
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.segmentation import segment as segment
     from flair_jax.evaluate.segmentation_metrics import confusion_matrix as confusion_matrix
     from flair_jax.evaluate.task import Task as Task
+    from flair_jax.evaluate.tasks import Job as Job
     from flair_jax.evaluate.tasks import evaluate_checkpoint as evaluate_checkpoint
     from flair_jax.evaluate.windows import Windows as Windows
     from flair_jax.evaluate.windows import plan_windows as plan_windows
@@ -49,7 +50,7 @@ else:
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
             "segmentation_metrics": ["confusion_matrix"],
             "task": ["Task"],
-            "tasks": ["evaluate_checkpoint"],
+            "tasks": ["Job", "evaluate_checkpoint"],
             "windows": ["Windows", "plan_windows"],
         },
     )
