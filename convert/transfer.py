@@ -20,6 +20,7 @@ from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.infer import infer_config
 from flair_jax.weights.long_text import KEPT_POSITIONS, Stretch, is_long_clip, joined_tables
+from flair_jax.weights.origin import TOWERS
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
@@ -140,7 +141,7 @@ def _origin(found: FoundWeights, weights: Weights, clip: bool, stretch: Stretch 
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
     if clip:
-        origin["towers"] = "CLIP; the pooling is random and must be trained"
+        origin[TOWERS] = "CLIP; the pooling is random and must be trained"
     if stretch:
         origin["context"] = f"stretched to {stretch.context_length} tokens, of which {stretch.keep} were kept"
     return origin

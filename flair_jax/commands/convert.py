@@ -86,6 +86,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import read_description
     from flair_jax.convert.transfer import convert, verify
     from flair_jax.models.presets import read_config
+    from flair_jax.weights.origin import TOWERS
     from flair_jax.weights.write import require_torch
 
     stretch = _stretch(options.context_length, options.keep_positions)
@@ -108,11 +109,12 @@ def _run(options: argparse.Namespace) -> None:
     )
     for remark in done.remarks:
         print(f"  {remark}")
-    towers = read_description(options.target).get("source", {}).get("towers")
+    towers = read_description(options.target).get("source", {}).get(TOWERS)
     if towers:
         print(
             f"towers of {towers}: start training with --config.init={options.target} "
-            f"--config.model={options.target}/config.json"
+            f"--config.model={options.target}/config.json, or score them as they are with "
+            f"`flair-jax evaluate --mode global`"
         )
     if options.verify:
         print("largest difference from PyTorch, over the largest value:")
