@@ -247,10 +247,27 @@ def _point(options: argparse.Namespace) -> None:
     )
 
 
-_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment, "point": _point}
+def _choose(options: argparse.Namespace) -> None:
+    from flair_jax.evaluate.choose import ChooseSettings
+    from flair_jax.evaluate.choose_task import task
+    from flair_jax.evaluate.tasks import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        ChooseSettings(options.mode, options.batch_size, options.skip_broken),
+        dtype=options.dtype,
+        output=options.output,
+        task=task(),
+        model=own_model(options, options.dtype),
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment, "point": _point, "choose": _choose}
 # Options that some tasks do not take; they have no default, so that it shows whether they were given.
 _TAKEN_BY = {
-    "mode": ("retrieval", "classify"),
+    "mode": ("retrieval", "classify", "choose"),
     "top_k": ("retrieval",),
     "distributed": ("retrieval",),
     "templates": ("classify", "segment"),
