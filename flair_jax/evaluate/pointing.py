@@ -17,8 +17,14 @@ from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.sets.grounding_data import GroundingData
-from flair_jax.evaluate.localization import boxes_match, chosen_pixels, intersection_over_union, points_at
-from flair_jax.evaluate.localization import winning_patches as patches_that_win
+from flair_jax.evaluate.localization import (
+    boxes_match,
+    centres_within,
+    chosen_pixels,
+    intersection_over_union,
+    points_at,
+    winning_patches,
+)
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
@@ -29,7 +35,7 @@ from flair_jax.scoring.scorer import Retriever
 # What is measured: the model's maps, then what needs no model. A map that is the higher the nearer to the centre, and
 # one that is the same everywhere, which points at random and chooses the whole picture.
 MEASURED = (*MAPS, "centre", "uniform")
-METRICS = ("pointing", "mean_iou", "box_accuracy")
+METRICS = ("pointing", "pixel_pointing", "mean_iou", "box_accuracy")
 _PAIRS = 64  # pairs of picture and phrase whose maps are made at once over all devices
 
 
@@ -173,7 +179,7 @@ class _Mapper(NamedTuple):
 
 def _measure(
     mapper: _Mapper, text: Float[np.ndarray, "N D"], most: int, pictures: Sequence[_Picture]
-) -> Float[np.ndarray, "B most M 3"]:
+) -> Float[np.ndarray, "B most M 4"]:
     """The metrics of each picture's phrases; NaN after the last."""
     result = np.full((len(pictures), most, len(MEASURED), len(METRICS)), np.nan, np.float32)
     masks = [picture.masks for picture in pictures]
@@ -185,7 +191,7 @@ def _measure(
 
 def measure_phrases(
     maps: Float[np.ndarray, "P M G G"], masks: Sequence[Bool[np.ndarray, "H W"]]
-) -> Float[np.ndarray, "P M+2 3"]:
+) -> Float[np.ndarray, "P M+2 4"]:
     """The metrics of one picture's P phrases by M maps each, then of the centre and of a uniform map.
 
     Args:
@@ -193,21 +199,26 @@ def measure_phrases(
       masks: what each phrase names; all of one size.
 
     Returns:
-      For each map whether it points at what is named, its IoU with it, and whether the boxes around both match; see
-      `flair_jax.evaluate.localization`. Where a map that needs no model is highest in several patches, the share of
-      them that win.
+      For each map whether it points at what is named, by patch and by pixel, its IoU with it, and whether the boxes
+      around both match; see `flair_jax.evaluate.localization`. Where a map that needs no model is highest in several
+      patches, the share of them that win.
     """
     grid, shape = maps.shape[-1], masks[0].shape
     baselines = [(each, chosen_pixels(each, shape)) for each in (centre_map(grid), np.zeros((grid, grid), np.float32))]
     result = np.empty((len(maps), maps.shape[1] + len(baselines), len(METRICS)), np.float32)
     for row, of_phrase, mask in zip(result, maps, masks, strict=True):
-        winning = patches_that_win(mask, grid)
-        judged = [(float(points_at(each, winning)), chosen_pixels(each, shape)) for each in of_phrase]
-        judged += [(float(winning[each == each.max()].mean()), chosen) for each, chosen in baselines]
+        games = winning_patches(mask, grid), centres_within(mask, grid)
         row[:] = [
-            (points, intersection_over_union(chosen, mask), boxes_match(chosen, mask)) for points, chosen in judged
+            *(_judge([points_at(each, won) for won in games], chosen_pixels(each, shape), mask) for each in of_phrase),
+            *(_judge([won[each == each.max()].mean() for won in games], chosen, mask) for each, chosen in baselines),
         ]
     return result
+
+
+def _judge(
+    points: Sequence[float | bool], chosen: Bool[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]
+) -> list[float | bool]:
+    return [*points, intersection_over_union(chosen, mask), boxes_match(chosen, mask)]
 
 
 def centre_map(grid: int) -> Float[np.ndarray, "G G"]:
@@ -216,12 +227,12 @@ def centre_map(grid: int) -> Float[np.ndarray, "G G"]:
     return -np.hypot(distance[:, None], distance[None, :]).astype(np.float32)
 
 
-def _means(rows: Float[np.ndarray, "N M 3"]) -> dict[str, dict[str, float]]:
+def _means(rows: Float[np.ndarray, "N M 4"]) -> dict[str, dict[str, float]]:
     means = rows.mean(axis=0, dtype=np.float64)
     return {name: dict(zip(METRICS, map(float, row), strict=True)) for name, row in zip(MEASURED, means, strict=True)}
 
 
-def _by_kind(rows: Float[np.ndarray, "N M 3"], kinds: Sequence[tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def _by_kind(rows: Float[np.ndarray, "N M 4"], kinds: Sequence[tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """The means of each kind, the most frequent first; a phrase may be of several."""
     members: dict[str, list[int]] = {}
     for number, each in enumerate(kinds):

@@ -13,7 +13,7 @@ from flair_jax.evaluate.pointing import MEASURED, METRICS, Pointing, PointSettin
 from flair_jax.evaluate.report import aligned, count_of, notes
 from flair_jax.evaluate.task import Task
 
-_HEADINGS = ("pointing", "mean IoU", "box accuracy")
+_HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
 
 
 def task() -> Task:
@@ -69,7 +69,7 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
     if entry["too_small"]:
         yield (
             f"{entry['dataset']}: {entry['too_small']:,} phrases name what covers {100 * COVERED:.0f} % of no patch, "
-            "so that no map points at it; they count as missed"
+            "so that no map points at it but by pixel; they count as missed"
         )
     for reason, count in entry["left_out"].items():
         yield f"{entry['dataset']}: {count:,} more phrases are not judged ({reason})"

@@ -44,12 +44,13 @@ def test_metrics_of_a_phrase_are_those_computed_by_hand() -> None:
     rows = dict(zip(("good", "bad", "flat", "centre", "uniform"), measured.tolist(), strict=True))
     assert rows["good"][0] == 1
     # Half of the range is 1: the three patches of 1 are chosen where bilinear resizing leaves them at least that.
-    assert rows["good"][1] == pytest.approx(intersection_over_union(chosen_pixels(good, (8, 8)), mask))
-    assert rows["bad"] == [0, 0, 0]
-    assert rows["flat"] == [0, 0.25, 0], "all patches tie, and chosen is the whole picture"
-    assert rows["uniform"] == [0.25, 0.25, 0], "one patch in four wins"
-    assert rows["centre"][0] == 0.25, "one of the middle four wins"
-    assert rows["centre"][1] == pytest.approx(intersection_over_union(chosen_pixels(centre_map(4), (8, 8)), mask))
+    assert rows["good"][1] == 1
+    assert rows["good"][2] == pytest.approx(intersection_over_union(chosen_pixels(good, (8, 8)), mask))
+    assert rows["bad"] == [0, 0, 0, 0]
+    assert rows["flat"] == [0, 0, 0.25, 0], "all patches tie, and chosen is the whole picture"
+    assert rows["uniform"] == [0.25, 0.25, 0.25, 0], "one patch in four wins"
+    assert rows["centre"][:2] == [0.25, 0.25], "one of the middle four wins"
+    assert rows["centre"][2] == pytest.approx(intersection_over_union(chosen_pixels(centre_map(4), (8, 8)), mask))
 
 
 def test_the_centre_of_an_odd_grid_is_one_patch() -> None:
@@ -120,7 +121,8 @@ def test_what_covers_a_quarter_of_no_patch_is_counted(small_model, retriever, tm
     data = GROUNDING_SETS["folder"].load(tmp_path)
     found = point(small_model[0], retriever, data, SETTINGS, BlockStore(None))
     assert (found.phrases, found.outlined, found.too_small) == (2, 2, 2)
-    assert {name: each["pointing"] for name, each in found.metrics.items()} == dict.fromkeys(MEASURED, 0)
+    for game in ("pointing", "pixel_pointing"):
+        assert {name: each[game] for name, each in found.metrics.items()} == dict.fromkeys(MEASURED, 0)
     assert found.kinds == {}
 
 
