@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from flair_jax.data.sets.choice_data import ChoiceData
 from flair_jax.errors import DatasetError, FlairError
-from flair_jax.evaluate.choose_metrics import ONE_PICTURE, SEVERAL_PICTURES, chance, judge
-from flair_jax.evaluate.choose_scores import WAYS, CaptionScorer, Picture, read_view, score_rows
+from flair_jax.evaluate.choosing_metrics import ONE_PICTURE, SEVERAL_PICTURES, chance, judge
+from flair_jax.evaluate.choosing_scores import WAYS, CaptionScorer, Picture, read_view, score_rows
 from flair_jax.models.flair import Flair
 from flair_jax.models.pooling import Pooling
 from flair_jax.scoring.blocks import BlockStore
@@ -45,7 +45,7 @@ class Choosing:
 
     Attributes:
       metrics: one of `WAYS`, or "chance" -> metric -> share of the questions, from 0 to 1. With one picture a question
-        the metric is `accuracy`, with several they are `text`, `image` and `group`; see `choose_metrics.judge`.
+        the metric is `accuracy`, with several they are `text`, `image` and `group`; see `choosing_metrics.judge`.
       kinds: the same for the questions of each kind, with their number as `questions`.
       tied: one of `WAYS` -> number of questions that equal scores decided, against the model.
       images: number of pictures, or of boxes in them.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.choice import CHOICE_SETS
-from flair_jax.evaluate.choose import ChooseSettings, Choosing, choose
-from flair_jax.evaluate.choose_scores import WAYS
+from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
+from flair_jax.evaluate.choosing_scores import WAYS
 from flair_jax.evaluate.report import aligned, count_of, notes
 from flair_jax.evaluate.task import Task
 

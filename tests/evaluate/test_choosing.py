@@ -15,9 +15,9 @@ from flair_jax.demo import evaluation
 from flair_jax.demo.evaluation import ScenesEvaluation
 from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError, FlairError
-from flair_jax.evaluate import choose_scores
-from flair_jax.evaluate.choose import ChooseSettings, choose
-from flair_jax.evaluate.choose_scores import WAYS, box_patches
+from flair_jax.evaluate import choosing_scores
+from flair_jax.evaluate.choosing import ChooseSettings, choose
+from flair_jax.evaluate.choosing_scores import WAYS, box_patches
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
@@ -103,7 +103,7 @@ def test_accuracy_is_that_of_the_public_logits(
     assert found.kinds[first]["text-conditioned"] == {"accuracy": pytest.approx(np.mean(of_first))}
     assert found.kinds[first]["questions"] == len(of_first)
 
-    monkeypatch.setattr(choose_scores, "_ROWS", 8)
+    monkeypatch.setattr(choosing_scores, "_ROWS", 8)
     again = choose(small_model[0], retriever, data, ChooseSettings(batch_size=1), BlockStore(None))
     assert again.metrics == found.metrics
 
@@ -145,10 +145,10 @@ def test_boxes_are_scored_by_their_crops_and_by_their_tokens(small_model, retrie
     pooled = np.asarray(model.pool(params, local[:, [0, 2]], text)[0])
     cosines = np.sum(pooled * text, axis=1) / np.linalg.norm(pooled, axis=1) / np.linalg.norm(text, axis=1)
     assert found.metrics["box-tokens"]["accuracy"] == float(cosines.argmax() == 0)
-    scorer = choose_scores.CaptionScorer(
-        retriever, jax.jit(lambda *arrays: choose_scores.score_rows(model, WAYS, *arrays)), WAYS, 4
+    scorer = choosing_scores.CaptionScorer(
+        retriever, jax.jit(lambda *arrays: choosing_scores.score_rows(model, WAYS, *arrays)), WAYS, 4
     )
-    view = choose_scores.read_view(data, model.config.vision, True, 0)
+    view = choosing_scores.read_view(data, model.config.vision, True, 0)
     features = np.asarray(model.encode_text(params, flair_jax.tokenize(data.texts)))
     # The same sums in other batches; measured 1e-7.
     np.testing.assert_allclose(scorer([view], features, 11)[0, 2], cosines, atol=2e-6)

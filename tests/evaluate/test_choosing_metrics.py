@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flair_jax.evaluate.choose_metrics import chance, judge
+from flair_jax.evaluate.choosing_metrics import chance, judge
 
 
 def verdict(scores: list, owners: tuple[int, ...]) -> tuple[bool, ...]:
