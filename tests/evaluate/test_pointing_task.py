@@ -10,9 +10,12 @@ from made_grounding import CODE, make_entities, make_folder, make_mdetr
 from flair_jax.cli import main
 from flair_jax.data.sets.grounding_data import GroundingData
 from flair_jax.evaluate import tasks
-from flair_jax.evaluate.pointing import MEASURED, METRICS
+from flair_jax.evaluate.pointing import BASELINES, METRICS
 from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.maps import MAPS
 from flair_jax.scoring.scorer import Retriever
+
+MEASURED = (*MAPS, *BASELINES)
 
 
 @pytest.fixture(scope="module")
