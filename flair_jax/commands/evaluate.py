@@ -31,7 +31,8 @@ def add(commands: Commands) -> None:
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
         help="text-conditioned: all pairs, as published (default); top-k: only the texts that score best globally for "
-        "each image are scored so, the others rank below; global: without pooling, as CLIP does",
+        "each image are scored so, the others rank below; global: without pooling, as CLIP does (for choose, all ways "
+        "that there are if not given)",
     )
     parser.add_argument(
         "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"
@@ -58,6 +59,7 @@ def add(commands: Commands) -> None:
 
 def _details() -> str:
     """Examples, and the sets with their layouts."""
+    from flair_jax.data.sets.choice import CHOICE_SETS
     from flair_jax.data.sets.classification import CLASSIFICATION_SETS
     from flair_jax.data.sets.grounding import GROUNDING_SETS
     from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
@@ -75,6 +77,9 @@ def _details() -> str:
     phrases = "\n".join(
         f"  {entry.name:<24}{entry.layouts[0][0]}\n{'':<26}{entry.source}" for entry in GROUNDING_SETS.values()
     )
+    choices = "\n".join(
+        f"  {entry.name:<18}{entry.markers[-1]}\n{'':<20}{entry.source}" for entry in CHOICE_SETS.values()
+    )
     return (
         "examples:\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
@@ -82,6 +87,7 @@ def _details() -> str:
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
         "  flair-jax evaluate --checkpoint checkpoints/merged30m --task segment --dataset voc20 --data-dir ~/data\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task choose --dataset sugarcrepe --data-dir ~/coco\n"
         f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
@@ -90,6 +96,8 @@ def _details() -> str:
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
         "sets of --task point, a file that marks the folder (docs/pointing.md has others of RefCOCO), and where to get "
         f"them:\n{phrases}\n\n"
+        "sets of --task choose, a file that marks the folder (docs/choosing.md has others), and where to get them:\n"
+        f"{choices}\n\n"
         "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
         "On several processes, start the same command for retrieval on each with --distributed; see docs/processes.md."
     )
@@ -247,10 +255,27 @@ def _point(options: argparse.Namespace) -> None:
     )
 
 
-_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment, "point": _point}
+def _choose(options: argparse.Namespace) -> None:
+    from flair_jax.evaluate.choosing import ChooseSettings
+    from flair_jax.evaluate.choosing_task import task
+    from flair_jax.evaluate.tasks import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        ChooseSettings(options.mode, options.batch_size, options.skip_broken),
+        dtype=options.dtype,
+        output=options.output,
+        task=task(),
+        model=own_model(options, options.dtype),
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment, "point": _point, "choose": _choose}
 # Options that some tasks do not take; they have no default, so that it shows whether they were given.
 _TAKEN_BY = {
-    "mode": ("retrieval", "classify"),
+    "mode": ("retrieval", "classify", "choose"),
     "top_k": ("retrieval",),
     "distributed": ("retrieval",),
     "templates": ("classify", "segment"),
