@@ -109,6 +109,21 @@ def _grounding_sets() -> Iterator[tuple[str, str, str]]:
         yield entry.name, entry.layouts[0][0], entry.source
 
 
+def _choose(options: argparse.Namespace, _: Processes) -> Job:
+    from flair_jax.evaluate.choosing import ChooseSettings
+    from flair_jax.evaluate.choosing_task import task
+    from flair_jax.evaluate.tasks import Job
+
+    return Job(task(), ChooseSettings(options.mode, options.batch_size, options.skip_broken))
+
+
+def _choice_sets() -> Iterator[tuple[str, str, str]]:
+    from flair_jax.data.sets.choice import CHOICE_SETS
+
+    for entry in CHOICE_SETS.values():
+        yield entry.name, entry.markers[-1], entry.source
+
+
 ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
@@ -135,6 +150,7 @@ ROWS: Mapping[str, Row] = {
             "--data-dir is the set's folder or one above it.",
         ),
         Row("point", _point, (), _grounding_sets, "docs/pointing.md has other files of RefCOCO."),
+        Row("choose", _choose, ("mode",), _choice_sets, "docs/choosing.md has other files."),
     )
 }
 
@@ -147,7 +163,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
         help="text-conditioned: all pairs, as published (default); top-k: only the texts that score best globally for "
-        "each image are scored so, the others rank below; global: without pooling, as CLIP does",
+        "each image are scored so, the others rank below; global: without pooling, as CLIP does (for choose, all ways "
+        "that there are if not given)",
     )
     parser.add_argument(
         "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: retrieval, classification, segmentation, pointing."""
+"""Evaluation of a trained model: retrieval, classification, segmentation, pointing, choosing captions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
+    from flair_jax.evaluate.choosing import ChooseSettings as ChooseSettings
+    from flair_jax.evaluate.choosing import Choosing as Choosing
+    from flair_jax.evaluate.choosing import choose as choose
     from flair_jax.evaluate.classification import CLASSIFICATION_MODES as CLASSIFICATION_MODES
     from flair_jax.evaluate.classification import Classification as Classification
     from flair_jax.evaluate.classification import ClassificationSettings as ClassificationSettings
@@ -36,6 +39,7 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
+            "choosing": ["ChooseSettings", "Choosing", "choose"],
             "classification": [
                 "CLASSIFICATION_MODES",
                 "Classification",
