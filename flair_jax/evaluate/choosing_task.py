@@ -18,7 +18,7 @@ _MOST_KINDS = 12  # in the table; the JSON file has them all
 
 def task() -> Task:
     """The task."""
-    return Task(CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table)
+    return Task("choose", CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table)
 
 
 def result(
