@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.segmentation import SegmentationSettings as SegmentationSettings
     from flair_jax.evaluate.segmentation import segment as segment
     from flair_jax.evaluate.segmentation_metrics import confusion_matrix as confusion_matrix
-    from flair_jax.evaluate.segmentation_task import segment_checkpoint as segment_checkpoint
     from flair_jax.evaluate.task import Task as Task
     from flair_jax.evaluate.tasks import evaluate_checkpoint as evaluate_checkpoint
     from flair_jax.evaluate.windows import Windows as Windows
@@ -49,7 +48,6 @@ else:
             "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
             "segmentation_metrics": ["confusion_matrix"],
-            "segmentation_task": ["segment_checkpoint"],
             "task": ["Task"],
             "tasks": ["evaluate_checkpoint"],
             "windows": ["Windows", "plan_windows"],

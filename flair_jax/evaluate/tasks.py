@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -66,22 +67,27 @@ def evaluate_checkpoint(
     loaded = _load(checkpoint, dtype, model, settings, processes)
     say = print if processes.index == 0 else _say_nothing
     unfinished = output and expand(f"{output}.partial")
-    results, failures = list[dict[str, Any]](), list[str]()
+    results, failures, environment = list[dict[str, Any]](), list[str](), loaded.environment
     for entry, folder in sets:
         say(f"{entry.name}: {folder}", flush=True)
         try:
-            results.append(_evaluate_set(work, entry, folder, loaded, settings, unfinished, processes))
+            outcome, of_set = _evaluate_set(work, entry, folder, loaded, settings, unfinished, processes)
         except DatasetError as error:
             if len(sets) == 1:
                 raise
             failures.append(f"{entry.name}: {error}")
             continue
+        if len(sets) == 1:
+            environment = of_set
+        elif of_set != loaded.environment:
+            outcome["settings"] = of_set["settings"]
+        results.append(outcome)
         if skipped := results[-1]["skipped"]:
             say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
     if results:
         say(work.table(results, settings))
     if output and results:
-        _write(output, report.document(results, loaded.environment), processes)
+        _write(output, report.document(results, environment), processes)
         say(f"written: {output}")
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(sets)} sets failed:", *failures]))
@@ -116,20 +122,23 @@ def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any
 
 def _evaluate_set(
     task: Task, entry: Set, folder: Path, loaded: _Loaded, settings: Any, unfinished: Path | None, processes: Processes
-) -> dict[str, Any]:
-    """The result on one set; with a folder for unfinished work, resumes from where an earlier run was stopped."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result on one set and its environment; with a folder for unfinished work, resumes where a run was stopped."""
     data = processes.together(lambda: task.load(entry, folder))
-    work = report.identity(loaded.checkpoint, loaded.environment, str(folder), data.digest())
+    settings = task.fit(settings, data, loaded.model.config, entry.name)
+    fitted = {**loaded.environment["settings"], **dataclasses.asdict(settings)}
+    environment = {**loaded.environment, "settings": fitted}
+    work = report.identity(loaded.checkpoint, environment, str(folder), data.digest(), *task.extra)
     blocks = unfinished and unfinished / f"{entry.name}-{work}"
     finished = blocks and blocks.with_suffix(".json")
     known = processes.gather(_read_json(finished) if finished else None)[0]
     if known is not None:
-        return dict(known)
+        return dict(known), environment
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
     if finished and not evaluation.skipped:  # broken pictures are tried again: they may have been repaired
         processes.first_does(lambda: report.write_json(finished, result))
-    return result
+    return result, environment
 
 
 def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:
@@ -149,7 +158,13 @@ def _find_sets(sets: Mapping[str, Set], dataset: str, data_dir: Path) -> list[tu
     if not data_dir.is_dir():
         raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold the sets' folders")
     folders = [data_dir, *sorted(path for path in data_dir.iterdir() if path.is_dir())]
-    found = [(entry, folder) for entry in sets.values() for folder in folders if entry.find(folder)]
+    found, marks = list[tuple[Set, Path]](), set[tuple[str, str]]()
+    for entry in sets.values():
+        for folder in folders:
+            mark = entry.find(folder)  # a path below, of sets whose folder may be one above their own: then seen twice
+            if mark and (entry.name, str(mark)) not in marks:
+                marks.add((entry.name, str(mark)))
+                found.append((entry, folder))
     if not found:
         raise DatasetError(
             f"{data_dir}: no set found there or right below; `flair-jax evaluate --help` lists their layouts"
