@@ -116,6 +116,8 @@ def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any
     source = processes.together(lambda: read_description(files).get("source", {}))
     if getattr(settings, "mode", "") in ("text-conditioned", "top-k"):
         check_pooling(checkpoint, source, "score them with --mode global, as a CLIP is")
+    if getattr(settings, "segment_by", "") == "pooled-patches":
+        check_pooling(checkpoint, source, "segment with --segment-by patches")
     environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 
