@@ -81,7 +81,8 @@ class RunEvaluation:
     def run(self, params: Params) -> dict[str, float]:
         """Metrics by name, `evaluation/...`, the same on all processes; every process must call this.
 
-        With them, `..._ties`: the share of ranks decided by equal scores, 1 for a model that has collapsed. Processes
+        With them, `..._ties`: the share of ranks decided by equal scores, 1 for a model that has collapsed; and
+        `texts_cut_off` and `tokens_cut_off`: the shares of texts and tokens that exceed the model's context. Processes
         share the work of retrieval; any other task each does by itself, and the first one's numbers count.
 
         While this runs, the parameters are replicated on every device, beside its shard of the training state.
@@ -100,7 +101,8 @@ class RunEvaluation:
             raise DatasetError(list_broken(error.broken, error.images, _advice(_where(self.name)))) from None
         result = self.task.result(self.dataset, self.folder, outcome, self.settings, {})
         ties = {f"{kind}_ties": share for kind, share in result.get("ties", {}).get("share", {}).items()}
-        values = {f"{self.prefix}{name}": value for name, value in _flat({**result["metrics"], **ties})}
+        cut = {f"{kind}_cut_off": result["cut_off"][f"{kind}_share"] for kind in ("texts", "tokens")}
+        values = {f"{self.prefix}{name}": value for name, value in _flat({**result["metrics"], **ties, **cut})}
         return dict(processes.gather(values)[0])
 
 
