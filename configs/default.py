@@ -29,7 +29,7 @@ def get_evaluation(**changes: str | int) -> ml_collections.ConfigDict:
     """
     e = ml_collections.ConfigDict()
     e.every_steps = 0  # 0: never
-    e.task = "retrieval"  # as in `flair-jax evaluate`: "retrieval", "classify", "segment", "point"
+    e.task = "retrieval"  # as in `flair-jax evaluate`: "retrieval", "classify", "segment", "point", "choose"
     e.dataset = "coco"  # as there
     e.dir = "~/datasets/coco"
     e.mode = "text-conditioned"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 from flair_jax.commands.evaluate_tasks import ROWS, Row, add_options, check_options
 from flair_jax.commands.own_model import own_model
@@ -51,7 +52,8 @@ def _details() -> str:
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
         "  flair-jax evaluate --checkpoint checkpoints/merged30m --task segment --dataset voc20 --data-dir ~/data\n"
-        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task choose --dataset sugarcrepe --data-dir ~/coco\n\n"
         "`--dataset all` runs every set of the task in DIR and right below it. With --output, a run that was stopped\n"
         "resumes where it was when it is started again. On several processes, start the same command for retrieval on\n"
         "each with --distributed; see docs/processes.md.\n\n" + "\n\n".join(map(_list_sets, ROWS.values()))
@@ -61,7 +63,7 @@ def _details() -> str:
 def _list_sets(row: Row) -> str:
     lines = [f"sets of --task {row.name}, the file that marks the folder, and where to get them:"]
     lines += [f"  {name:<26}{marker}\n{'':<28}{source}" for name, marker, source in row.sets()]
-    return "\n".join([*lines, *([row.remark] if row.remark else [])])
+    return "\n".join([*lines, *textwrap.wrap(row.remark, 118)])
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -74,12 +76,10 @@ def _run(options: argparse.Namespace) -> None:
         join_cluster(cluster, sigterm_saves=False)
     processes = Processes.all() if options.distributed else ALONE
     with ending_together():
-        task, settings = ROWS[options.task].build(options, processes)
         evaluate_checkpoint(
-            *(options.checkpoint, options.dataset, options.data_dir, settings),
+            *(options.checkpoint, options.dataset, options.data_dir, ROWS[options.task].build(options, processes)),
             dtype=options.dtype,
             output=options.output,
-            task=task,
             model=processes.together(lambda: own_model(options, options.dtype)),
             processes=processes,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flair_jax.commands.parser import new_folder, positive
 from flair_jax.errors import FlairError
 
 if TYPE_CHECKING:
-    from flair_jax.evaluate.task import Task
+    from flair_jax.evaluate.tasks import Job
     from flair_jax.parallel.processes import Processes
 
 
@@ -20,25 +20,26 @@ class Row(NamedTuple):
 
     Attributes:
       name: for `--task`.
-      build: (options, processes that share the work) -> the task and its settings.
+      build: (options, processes that share the work) -> the task with its settings.
       takes: which options it takes, of those that not every task takes; see `add_options`.
       sets: () -> for each of its sets the name, the file that marks its folder, and where to get it.
       remark: a sentence about its sets, for the help.
     """
 
     name: str
-    build: Callable[[argparse.Namespace, Processes], tuple[Task, Any]]
+    build: Callable[[argparse.Namespace, Processes], Job]
     takes: tuple[str, ...]
     sets: Callable[[], Iterator[tuple[str, str, str]]]
     remark: str = ""
 
 
-def _retrieval(options: argparse.Namespace, processes: Processes) -> tuple[Task, Any]:
+def _retrieval(options: argparse.Namespace, processes: Processes) -> Job:
     from flair_jax.evaluate.retrieval import RetrievalSettings
     from flair_jax.evaluate.retrieval_task import task
+    from flair_jax.evaluate.tasks import Job
 
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
-    return task(processes), RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken)
+    return Job(task(processes), RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken))
 
 
 def _retrieval_sets() -> Iterator[tuple[str, str, str]]:
@@ -48,17 +49,18 @@ def _retrieval_sets() -> Iterator[tuple[str, str, str]]:
         yield entry.name, entry.annotations, entry.source
 
 
-def _classify(options: argparse.Namespace, _: Processes) -> tuple[Task, Any]:
+def _classify(options: argparse.Namespace, _: Processes) -> Job:
     from flair_jax.data.sets.prompts import read_templates
     from flair_jax.evaluate.classification import CLASSIFICATION_MODES, ClassificationSettings
     from flair_jax.evaluate.classification_task import task
+    from flair_jax.evaluate.tasks import Job
 
     mode = options.mode or "text-conditioned"
     if mode not in CLASSIFICATION_MODES:
         raise FlairError(f"--mode {mode} is not for --task classify; choose {' or '.join(CLASSIFICATION_MODES)}")
     templates = read_templates(options.templates) if options.templates is not None else None
     settings = ClassificationSettings(mode, templates, options.class_names, options.batch_size, options.skip_broken)
-    return task(options.class_names), settings
+    return Job(task(options.class_names), settings)
 
 
 def _classification_sets() -> Iterator[tuple[str, str, str]]:
@@ -68,9 +70,10 @@ def _classification_sets() -> Iterator[tuple[str, str, str]]:
         yield entry.name, " or ".join(mark for mark, _ in entry.layouts) or "CLASS/...", entry.source
 
 
-def _segment(options: argparse.Namespace, _: Processes) -> tuple[Task, Any]:
+def _segment(options: argparse.Namespace, _: Processes) -> Job:
     from flair_jax.evaluate.segmentation import SegmentationSettings
     from flair_jax.evaluate.segmentation_task import task
+    from flair_jax.evaluate.tasks import Job
 
     settings = SegmentationSettings(
         options.segment_by or "patches",
@@ -81,7 +84,7 @@ def _segment(options: argparse.Namespace, _: Processes) -> tuple[Task, Any]:
     )
     if options.save and options.dataset == "all":
         raise FlairError("--save: takes the pictures of one set; name that by --dataset")
-    return task(options.templates, options.class_names, options.save), settings
+    return Job(task(options.templates, options.class_names, options.save), settings)
 
 
 def _segmentation_sets() -> Iterator[tuple[str, str, str]]:
@@ -91,11 +94,12 @@ def _segmentation_sets() -> Iterator[tuple[str, str, str]]:
         yield entry.name, f"{entry.folder}/{entry.marker}", entry.source
 
 
-def _point(options: argparse.Namespace, _: Processes) -> tuple[Task, Any]:
+def _point(options: argparse.Namespace, _: Processes) -> Job:
     from flair_jax.evaluate.pointing import PointSettings
     from flair_jax.evaluate.pointing_task import task
+    from flair_jax.evaluate.tasks import Job
 
-    return task(), PointSettings(options.batch_size, options.skip_broken)
+    return Job(task(), PointSettings(options.batch_size, options.skip_broken))
 
 
 def _grounding_sets() -> Iterator[tuple[str, str, str]]:
@@ -103,6 +107,21 @@ def _grounding_sets() -> Iterator[tuple[str, str, str]]:
 
     for entry in GROUNDING_SETS.values():
         yield entry.name, entry.layouts[0][0], entry.source
+
+
+def _choose(options: argparse.Namespace, _: Processes) -> Job:
+    from flair_jax.evaluate.choosing import ChooseSettings
+    from flair_jax.evaluate.choosing_task import task
+    from flair_jax.evaluate.tasks import Job
+
+    return Job(task(), ChooseSettings(options.mode, options.batch_size, options.skip_broken))
+
+
+def _choice_sets() -> Iterator[tuple[str, str, str]]:
+    from flair_jax.data.sets.choice import CHOICE_SETS
+
+    for entry in CHOICE_SETS.values():
+        yield entry.name, entry.markers[-1], entry.source
 
 
 ROWS: Mapping[str, Row] = {
@@ -131,6 +150,7 @@ ROWS: Mapping[str, Row] = {
             "--data-dir is the set's folder or one above it.",
         ),
         Row("point", _point, (), _grounding_sets, "docs/pointing.md has other files of RefCOCO."),
+        Row("choose", _choose, ("mode",), _choice_sets, "docs/choosing.md has other files."),
     )
 }
 
@@ -143,7 +163,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("text-conditioned", "top-k", "global"),
         help="text-conditioned: all pairs, as published (default); top-k: only the texts that score best globally for "
-        "each image are scored so, the others rank below; global: without pooling, as CLIP does",
+        "each image are scored so, the others rank below; global: without pooling, as CLIP does (for choose, all ways "
+        "that there are if not given)",
     )
     parser.add_argument(
         "--top-k", metavar="K", type=positive, help="texts per image in mode top-k of retrieval (default 128)"

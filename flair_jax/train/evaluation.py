@@ -149,12 +149,22 @@ def _point(settings: EvaluationSettings, _: str) -> tuple[Task, Any]:
     return task(), PointSettings(settings.batch_size)
 
 
+def _choose(settings: EvaluationSettings, where: str) -> tuple[Task, Any]:
+    from flair_jax.evaluate.choosing import ChooseSettings
+    from flair_jax.evaluate.choosing_scores import WAYS
+    from flair_jax.evaluate.choosing_task import task
+
+    _check_mode(settings, where, WAYS[:2])
+    return task(), ChooseSettings(settings.mode, settings.batch_size)
+
+
 # `config.evaluations.NAME.task`, as in `flair-jax evaluate --task` -> a function that makes the task and its settings.
 _TASKS: Mapping[str, Callable[[EvaluationSettings, str], tuple[Task, Any]]] = {
     "retrieval": _retrieval,
     "classify": _classify,
     "segment": _segment,
     "point": _point,
+    "choose": _choose,
 }
 
 

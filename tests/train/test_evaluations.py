@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from labelled import write_folders
+from made_choices import make_sugarcrepe
+from made_grounding import make_entities
 from made_segmentation import make_voc
 from runs import run
 
@@ -115,39 +117,43 @@ def settings_of(task: str, dataset: str, folder: Path, **changes) -> EvaluationS
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("voc")
-    make_voc(root / "VOC2012", [0, 1, 15, 255])
-    return root
+def sets(pictures, folders, tmp_path_factory) -> dict[str, tuple[str, Path]]:
+    """Task -> a set's name and folder."""
+    root = tmp_path_factory.mktemp("sets")
+    make_voc(root / "voc" / "VOC2012", [0, 1, 15, 255])
+    make_sugarcrepe(root / "sugarcrepe")
+    make_entities(root / "entities")
+    return {
+        "retrieval": ("folder", pictures),
+        "classify": ("folder", folders),
+        "segment": ("voc20", root / "voc"),
+        "choose": ("sugarcrepe", root / "sugarcrepe"),
+        "point": ("flickr30k-entities-test", root / "entities"),
+    }
 
 
-@pytest.mark.parametrize("task", ["retrieval", "classify", "segment"])
-def test_the_numbers_are_those_of_the_command(
-    small_model, small_checkpoint, pictures, folders, voc, tmp_path, task
-) -> None:
-    dataset, folder = {"retrieval": ("folder", pictures), "classify": ("folder", folders), "segment": ("voc20", voc)}[
-        task
-    ]
+def flat(values: dict, prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+@pytest.mark.parametrize("task", ["retrieval", "classify", "segment", "choose", "point"])
+def test_the_numbers_are_those_of_the_command(small_model, small_checkpoint, sets, tmp_path, task: str) -> None:
+    dataset, folder = sets[task]
     evaluation = RunEvaluation.from_settings("mine", settings_of(task, dataset, folder), small_model[0])
     found = evaluation.run(small_model[1])
-    common = [
-        "--checkpoint",
-        str(small_checkpoint),
-        "--dataset",
-        dataset,
-        "--data-dir",
-        str(folder),
-        "--batch-size",
-        "8",
-    ]
-    assert not main(["evaluate", "--task", task, *common, "--output", str(tmp_path / "out.json")])
-    (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
-    numbers = {name: value for name, value in result["metrics"].items() if isinstance(value, float)}
-    assert numbers
-    assert {name: found[f"evaluation/mine/{name}"] for name in numbers} == pytest.approx(numbers)
-    assert not any("iou/" in name for name in found), "no number for each class"
-    kinds = {f"evaluation/mine/{kind}_ties" for kind in result.get("ties", {}).get("share", {})}
-    assert kinds <= set(found)
+    common = ["--checkpoint", str(small_checkpoint), "--dataset", dataset, "--data-dir", str(folder)]
+    mode = ["--mode", "text-conditioned"] if task == "choose" else []
+    output = tmp_path / "out.json"
+    assert not main(["evaluate", "--task", task, *common, *mode, "--batch-size", "8", "--output", str(output)])
+    (result,) = json.loads(output.read_text())["results"]
+    numbers = flat({name: value for name, value in result["metrics"].items() if name != "iou"})
+    assert len(numbers) > 1
+    assert {name: found.pop(f"evaluation/mine/{name}") for name in numbers} == pytest.approx(numbers)
+    ties = {f"evaluation/mine/{kind}_ties" for kind in result.get("ties", {}).get("share", {})}
+    assert set(found) == ties | {"evaluation/mine/texts_cut_off", "evaluation/mine/tokens_cut_off"}
 
 
 def test_each_at_its_own_interval(small_model, folders, pictures, tmp_path) -> None:
