@@ -5,10 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-from pathlib import Path
 
-from flair_jax.data.formats import examine, read_file
-from flair_jax.data.sets.retrieval import RetrievalData, find_retrieval_set
+from flair_jax.data.formats import examine
+from flair_jax.data.sets.retrieval import find_retrieval_set
+from flair_jax.data.sets.retrieval_data import Picture, RetrievalData, read_picture
 from flair_jax.errors import ConfigError, DatasetError, ImageError
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings, evaluate
 from flair_jax.files import expand
@@ -93,10 +93,10 @@ def _check(data: RetrievalData) -> None:
         raise DatasetError(f"config.evaluation: {list_broken(broken, len(data.images), _ADVICE)}")
 
 
-def _harm(path: Path) -> str:
+def _harm(path: Picture) -> str:
     """What is wrong with a picture; "" if nothing is."""
     try:
-        examine(read_file(path))
+        examine(read_picture(path))
     except FileNotFoundError:
         return f"{path}: no such picture"
     except OSError as error:
