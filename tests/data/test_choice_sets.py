@@ -214,6 +214,12 @@ BOX = "`bbox` must be [left, top, width, height] in pixels, with an area, found 
             fgovd(bbox=[0, 0, float("inf"), 2]),
             BOX + "[0, 0, inf, 2]",
         ),
+        (
+            "fg-ovd-hard",
+            "benchmarks/1_attributes.json",
+            {**fgovd(), "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
+            "record 2: its id 1 is another's too",
+        ),
         ("fg-ovd-easy", "benchmarks/3_attributes.json", None, "fg-ovd-easy needs 3_attributes.json or benchmarks/3_"),
         ("folder", "choices/a.json", [], "a.json: holds no questions"),
     ],

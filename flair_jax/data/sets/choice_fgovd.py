@@ -34,14 +34,8 @@ def read_fgovd(folder: Path, marker: Path, left_out: collections.Counter[str]) -
       DatasetError: if the file is not in this form.
     """
     data, name = read_json(marker), str(marker)
-    texts = {
-        field(category, "id", int, where): field(category, "name", str, where)
-        for category, where in rows(field(data, "categories", list, name), marker)
-    }
-    files = {
-        field(image, "id", int, where): field(image, "file_name", str, where)
-        for image, where in rows(field(data, "images", list, name), marker)
-    }
+    texts = _by_id(field(data, "categories", list, name), "name", marker)
+    files = _by_id(field(data, "images", list, name), "file_name", marker)
     for annotation, where in rows(field(data, "annotations", list, name), marker):
         altered = field(annotation, "neg_category_ids", list, where)
         if len(altered) < _ALTERED:
@@ -58,3 +52,14 @@ def read_fgovd(folder: Path, marker: Path, left_out: collections.Counter[str]) -
         box = read_box(annotation, "bbox", where)
         image = find_picture(folder, _PICTURES, files[number])
         yield Question([View(image, box)], [texts[each] for each in chosen], owners)
+
+
+def _by_id(records: list[object], name: str, marker: Path) -> dict[int, str]:
+    """A field of records by their `id`."""
+    found = dict[int, str]()
+    for record, where in rows(records, marker):
+        number = field(record, "id", int, where)
+        if number in found:
+            raise DatasetError(f"{where}: its id {number} is another's too")
+        found[number] = field(record, name, str, where)
+    return found
