@@ -23,6 +23,7 @@ from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
+from flair_jax.weights.origin import check_pooling
 
 
 class Job(NamedTuple):
@@ -74,7 +75,7 @@ def evaluate_checkpoint(
     processes.agree(listed, "the sets in --data-dir")
     if output and any(processes.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
-    loaded = _load(checkpoint, dtype, model, processes)
+    loaded = _load(checkpoint, dtype, model, jobs, processes)
     say = print if processes.index == 0 else _say_nothing
     done, failures = _evaluate_sets(works, loaded, output and expand(f"{output}.partial"), say, processes)
     for job in jobs:
@@ -107,12 +108,19 @@ def _say_nothing(*_: object, **__: object) -> None:
     """`print` on the other processes."""
 
 
-def _load(checkpoint: str | Path, dtype: str, model: Flair | None, processes: Processes) -> _Loaded:
+def _load(
+    checkpoint: str | Path, dtype: str, model: Flair | None, jobs: Sequence[Job], processes: Processes
+) -> _Loaded:
     files = processes.together(lambda: locate(checkpoint))
     processes.agree(files.name, "the newest checkpoints in --checkpoint")
     everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
     model, params = processes.together(lambda: load(files, model=model, dtype=dtype, sharding=everywhere))
     source = processes.together(lambda: read_description(files).get("source", {}))
+    for _, settings in jobs:
+        if getattr(settings, "mode", "global") != "global":  # of choosing None, which means every way
+            check_pooling(checkpoint, source, "score them with --mode global, as a CLIP is")
+        if getattr(settings, "segment_by", "patches") != "patches":
+            check_pooling(checkpoint, source, "segment with --segment-by patches")
     return _Loaded(files, reported_name(checkpoint, files), source, model, Retriever(model, params))
 
 
