@@ -27,6 +27,10 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
+    c.unlocked_groups = ml_collections.ConfigDict()  # of these, what is trained all the same, counted from the end
+    c.unlocked_groups.image = 0  # 1: the projection; 2: the last layer and LayerNorm too; each more: a layer more
+    c.unlocked_groups.text = 0
+    c.patch_dropout = 0.0  # share of the patches that each image is trained without, drawn anew in every step
     c.dtype = "bfloat16"  # compute dtype; parameters, softmax, statistics and loss are float32
     c.remat = "none"  # rematerialisation of the towers in the backward pass: "none", "dots", "attention", "full"
     c.unroll = 1  # layers in each step of the layer loop; changes speed only

@@ -23,6 +23,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
     (
         (
             *("steps", "seed", "loss.group_size", "packing.row_tokens"),
+            *("unlocked_groups.image", "unlocked_groups.text"),
             *(f"optimizer.{name}" for name in ("warmup_steps", "cooldown_steps", "weight_decay", "clip_norm")),
             *("data.epoch_samples", "data.workers", "checkpoint.keep_every_steps", "evaluation.every_steps"),
         ),
@@ -43,7 +44,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] =
     (("optimizer.layer_decay",), lambda value: bool(value <= 1), "be at most 1"),
     (("packing.tokens_per_caption",), lambda value: bool(value >= FEWEST_TOKENS), f"be at least {FEWEST_TOKENS}"),
     (
-        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"),
+        ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay", "patch_dropout"),
         lambda value: bool(0 <= value < 1),
         "be from 0 to below 1",
     ),
@@ -72,6 +73,9 @@ def _contradictions(settings: TrainSettings) -> Iterator[str]:
     if not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
     yield from _problems_of_loss(settings.loss)
+    for tower in set(TOWERS) - set(settings.lock):
+        if groups := getattr(settings.unlocked_groups, tower):
+            yield f"unlocked_groups.{tower}={groups}: config.lock={settings.lock} does not lock that tower"
     if settings.captions_per_image > _MOST_CAPTIONS:
         yield (
             f"captions_per_image={settings.captions_per_image}: recaptioned sets have some 10 to 40 sentences "

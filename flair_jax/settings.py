@@ -58,6 +58,14 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnlockedGroups:
+    """How many groups of parameters of each tower in `lock`, from the end, are trained all the same."""
+
+    image: int = 0
+    text: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshSettings:
     """Sizes of the mesh's axes; one may be -1."""
 
@@ -156,6 +164,8 @@ class TrainSettings:
     attention: str = "auto"
     residual_dtype: str = "float32"
     profile_steps: tuple[int, ...] = ()
+    unlocked_groups: UnlockedGroups = UnlockedGroups()
+    patch_dropout: float = 0.0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
@@ -172,6 +182,13 @@ class TrainSettings:
     def group_size(self) -> int:
         """Images in a loss group; the whole batch if `loss.group_size` is 0."""
         return self.loss.group_size or self.batch_size
+
+    def patches(self, model: FlairConfig) -> int:
+        """How many patches of an image the tower sees in training: the share that is kept, rounded down; at least one.
+
+        As `PatchDropout` of open_clip's src/open_clip/transformer.py counts them.
+        """
+        return max(1, int(model.vision.grid**2 * (1 - self.patch_dropout)))
 
     def model_config(self) -> FlairConfig:
         """The model with this run's compute settings.

@@ -59,6 +59,7 @@ def add(commands: Commands) -> None:
 def _details() -> str:
     """Examples, and the sets with their layouts."""
     from flair_jax.data.sets.classification import CLASSIFICATION_SETS
+    from flair_jax.data.sets.grounding import GROUNDING_SETS
     from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
     from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 
@@ -71,18 +72,24 @@ def _details() -> str:
         f"  {entry.name:<10}{' or '.join(mark for mark, _ in entry.layouts) or 'CLASS/...'}\n{'':<12}{entry.source}"
         for entry in CLASSIFICATION_SETS.values()
     )
+    phrases = "\n".join(
+        f"  {entry.name:<24}{entry.layouts[0][0]}\n{'':<26}{entry.source}" for entry in GROUNDING_SETS.values()
+    )
     return (
         "examples:\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir ~/coco --output coco.json\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --dataset all --data-dir ~/datasets\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task classify --dataset imagenet --data-dir ~/imagenet\n"
         "  flair-jax evaluate --checkpoint checkpoints/merged30m --task segment --dataset voc20 --data-dir ~/data\n"
+        "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n"
         f"\nsets, the file that marks the folder, and where to get them:\n{layouts}\n\n"
         '`folder` is any folder with one JSON-lines file of {"image": PATH, "caption": TEXT} or {"image": PATH,\n'
         '"captions": [TEXT, ...]}, paths relative to the folder. `all` runs every set in DIR and right below it.\n\n'
         f"sets of --task classify, the files of which one marks the folder, and where to get them:\n{labelled}\n\n"
         "Here `folder` is any folder with a folder of pictures for each class.\n\n"
         f"sets of --task segment, whose --data-dir is the set's folder or one above it:\n{segmentation}\n\n"
+        "sets of --task point, a file that marks the folder (docs/pointing.md has others of RefCOCO), and where to get "
+        f"them:\n{phrases}\n\n"
         "With --output, a run that was stopped resumes where it was when it is started again.\n\n"
         "On several processes, start the same command for retrieval on each with --distributed; see docs/processes.md."
     )
@@ -223,7 +230,24 @@ def _segment(options: argparse.Namespace) -> None:
     )
 
 
-_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment}
+def _point(options: argparse.Namespace) -> None:
+    from flair_jax.evaluate.pointing import PointSettings
+    from flair_jax.evaluate.pointing_task import task
+    from flair_jax.evaluate.tasks import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        options.checkpoint,
+        options.dataset,
+        options.data_dir,
+        PointSettings(options.batch_size, options.skip_broken),
+        dtype=options.dtype,
+        output=options.output,
+        task=task(),
+        model=own_model(options, options.dtype),
+    )
+
+
+_TASKS = {"retrieval": _retrieval, "classify": _classify, "segment": _segment, "point": _point}
 # Options that some tasks do not take; they have no default, so that it shows whether they were given.
 _TAKEN_BY = {
     "mode": ("retrieval", "classify"),

@@ -23,9 +23,10 @@ from flair_jax.data.sets.scenes_builder import LabelledScene
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.evaluate.localization import (
     attention_by_object,
+    chosen_pixels,
     intersection_over_union,
-    pointing_chance,
     points_at,
+    winning_patches,
 )
 from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.metrics import retrieval_metrics
@@ -113,9 +114,9 @@ class ScenesEvaluation:
             labelled = self.scenes[number]
             mask = labelled.mask == item + 1
             by_object = attention_by_object(attention, labelled.mask, len(labelled.scene.objects))
-            pointing.append(points_at(attention, mask))
+            pointing.append(points_at(attention, winning_patches(mask, len(attention))))
             most.append(by_object.argmax() == item)
-            iou.append(intersection_over_union(attention, mask))
+            iou.append(intersection_over_union(chosen_pixels(attention, mask.shape), mask))
         values = {"pointing game": pointing, "named object most attended": most, "mean IoU at 0.5": iou}
         return {name: 100 * float(np.mean(value)) for name, value in values.items()}
 
@@ -133,7 +134,7 @@ class ScenesEvaluation:
         captions = sorted({caption for _, _, caption in self.about_objects})
         relevant = [[fits(each.scene, caption) for caption in captions] for each in self.scenes]
         return {
-            "pointing game": 100 * float(np.mean([pointing_chance(grid, mask) for mask in masks])),
+            "pointing game": 100 * float(np.mean([winning_patches(mask, grid) for mask in masks])),
             "named object most attended": 100
             * float(np.mean([1 / len(self.scenes[number].scene.objects) for number, _, _ in self.about_objects])),
             "R@1": 100 / len(self.scenes),

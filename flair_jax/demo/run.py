@@ -14,6 +14,7 @@ import flair_jax
 from flair_jax.configs.demo import get_config
 from flair_jax.data.sets import scenes_builder
 from flair_jax.demo.evaluation import ScenesEvaluation, ScenesResult
+from flair_jax.demo.phrases import phrases_in_coco_form
 from flair_jax.demo.report import Control, examples, print_tables, write_report
 from flair_jax.errors import AnotherRunError, CheckpointError
 from flair_jax.files import replace_when_complete
@@ -81,7 +82,8 @@ def run_demo(output: Path, *, control: bool = False) -> None:
     print(
         f"\nwritten: {output / 'report.html'}\n"
         f"the model: {checkpoint}; try\n"
-        f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}"
+        f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}\n"
+        "and the same with --task point"
     )
 
 
@@ -95,14 +97,18 @@ def _train(config: ConfigDict, workdir: Path) -> Outcome:
 
 
 def write_pictures(folder: Path, scenes: list[scenes_builder.LabelledScene]) -> None:
-    """Writes scenes as a retrieval set for `flair-jax evaluate --dataset folder`: PNG files and long captions."""
+    """Writes scenes as sets of the name `folder` for `flair-jax evaluate`: PNG files, and for each task a file.
+
+    For retrieval that has long captions, for pointing the objects' descriptions and outlines.
+    """
     from PIL import Image
 
+    names = [f"{number:04}.png" for number in range(len(scenes))]
     with replace_when_complete(folder) as partial:
         partial.mkdir()
         lines = []
-        for number, labelled in enumerate(scenes):
-            name = f"{number:04}.png"
+        for name, labelled in zip(names, scenes, strict=True):
             Image.fromarray(labelled.pixels).save(partial / name)
             lines.append(json.dumps({"image": name, "caption": labelled.long_caption}) + "\n")
         (partial / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+        (partial / "phrases.json").write_text(json.dumps(phrases_in_coco_form(scenes, names)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: retrieval, classification, segmentation."""
+"""Evaluation of a trained model: retrieval, classification, segmentation, pointing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.classification import classify as classify
     from flair_jax.evaluate.ensemble import class_features as class_features
     from flair_jax.evaluate.overlays import write_comparison as write_comparison
+    from flair_jax.evaluate.pointing import Pointing as Pointing
+    from flair_jax.evaluate.pointing import PointSettings as PointSettings
+    from flair_jax.evaluate.pointing import point as point
     from flair_jax.evaluate.retrieval import RETRIEVAL_MODES as RETRIEVAL_MODES
     from flair_jax.evaluate.retrieval import Evaluation as Evaluation
     from flair_jax.evaluate.retrieval import RetrievalSettings as RetrievalSettings
@@ -42,6 +45,7 @@ else:
             ],
             "ensemble": ["class_features"],
             "overlays": ["write_comparison"],
+            "pointing": ["PointSettings", "Pointing", "point"],
             "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
             "segmentation_metrics": ["confusion_matrix"],

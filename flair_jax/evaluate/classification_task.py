@@ -49,7 +49,7 @@ def result(
     }
 
 
-def table(results: Sequence[dict[str, Any]], mode: str) -> str:
+def table(results: Sequence[dict[str, Any]], settings: ClassificationSettings) -> str:
     """Results as text: one line per set, the effect of ties, notes, and the classes recognised worst in each."""
     head = ["set", "images", "classes", "templates", *(name for _, name in _COLUMNS), "by others (9 templates)"]
     rows = []
@@ -67,7 +67,7 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
         rows += [[name, "", "", "", *cells, ""] for name, *cells in tie_rows(entry["ties"], _COLUMNS, _cell)]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    lines = [f"classification, {mode} (top-k in per cent)", *aligned([head, *rows])]
+    lines = [f"classification, {settings.mode} (top-k in per cent)", *aligned([head, *rows])]
     for entry in results:
         lines += [*notes(entry), *_worst(entry)]
     return "\n".join(lines)

@@ -5,34 +5,58 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-# A patch belongs to an object that covers at least this share of it.
-_COVERED = 0.25
+COVERED = 0.25  # a patch belongs to an object that covers at least this share of it
+CHOSEN = 0.5  # a map chooses the pixels that reach this share of the way from its lowest to its highest value
+MATCHING = 0.5  # two boxes match whose IoU is at least this
 
 
 def patch_coverage(mask: np.ndarray, grid: int) -> np.ndarray:
-    """Share of each patch that a mask covers: bool [S, S] -> float [G, G]; S is a multiple of G."""
-    side = mask.shape[0] // grid
-    return mask.reshape(grid, side, grid, side).mean(axis=(1, 3))
+    """Share of each patch that a mask covers: bool [H, W] -> float [G, G]; pixels may lie in several patches."""
+    rows, columns = (_overlaps(side, grid) for side in mask.shape)
+    return rows @ mask.astype(np.float64) @ columns.T / mask.size
 
 
-def points_at(attention: np.ndarray, mask: np.ndarray) -> bool:
-    """The pointing game: whether the mask [S, S] covers at least a quarter of the highest patch of a map [G, G]."""
-    return bool(patch_coverage(mask, len(attention)).flat[attention.argmax()] >= _COVERED)
+def _overlaps(side: int, grid: int) -> np.ndarray:
+    """How much of each pixel of a side lies in each of `grid` patches, in G-ths of a pixel: whole numbers [G, side]."""
+    pixels, patches = np.arange(side) * grid, np.arange(grid)[:, None] * side
+    return np.maximum(np.minimum(pixels + grid, patches + side) - np.maximum(pixels, patches), 0).astype(np.float64)
 
 
-def pointing_chance(grid: int, mask: np.ndarray) -> float:
-    """The chance that a patch drawn at random wins the pointing game, whose object covers the mask [S, S]."""
-    return float((patch_coverage(mask, grid) >= _COVERED).mean())
+def winning_patches(mask: np.ndarray, grid: int) -> np.ndarray:
+    """The patches that win the pointing game, a quarter of which the mask covers: bool [H, W] -> bool [G, G]."""
+    return patch_coverage(mask, grid) >= COVERED
 
 
-def intersection_over_union(attention: np.ndarray, mask: np.ndarray) -> float:
-    """IoU of a mask [S, S] with a map [G, G], resized to the mask, scaled to [0, 1] and thresholded at 0.5."""
+def points_at(attention: np.ndarray, winning: np.ndarray) -> bool:
+    """The pointing game: whether the highest patch of a map [G, G] wins; of several, each must."""
+    highest = attention == attention.max()
+    return bool(highest.any() and winning[highest].all())  # nothing is the highest where there is NaN
+
+
+def chosen_pixels(attention: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels that a map [G, G] chooses: resized to `shape`, scaled to [0, 1], thresholded at 0.5: bool [H, W]."""
+    height, width = shape
     enlarged = np.asarray(
-        Image.fromarray(attention.astype(np.float32)).resize(mask.shape[::-1], Image.Resampling.BILINEAR)
+        Image.fromarray(attention.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     )
-    low, high = enlarged.min(), enlarged.max()
-    chosen = enlarged >= (low + high) / 2
-    return float((chosen & mask).sum() / (chosen | mask).sum())
+    return enlarged >= enlarged.min() * (1 - CHOSEN) + enlarged.max() * CHOSEN
+
+
+def intersection_over_union(chosen: np.ndarray, mask: np.ndarray) -> float:
+    """IoU of two masks [H, W]; 0 if both are empty."""
+    return float((chosen & mask).sum() / max(int((chosen | mask).sum()), 1))
+
+
+def boxes_match(chosen: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether the smallest boxes around two masks [H, W] have an IoU of at least 0.5."""
+    if not (chosen.any() and mask.any()):
+        return False
+    sides = [[np.flatnonzero(each.any(axis=axis))[[0, -1]] for axis in (0, 1)] for each in (chosen, mask)]
+    shared, areas = 1, [1, 1]
+    for (first, last), (other_first, other_last) in zip(*sides, strict=True):
+        shared *= max(int(min(last, other_last) - max(first, other_first)) + 1, 0)
+        areas = [areas[0] * int(last - first + 1), areas[1] * int(other_last - other_first + 1)]
+    return shared >= MATCHING * (sum(areas) - shared)
 
 
 def attention_by_object(attention: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def result(
     }
 
 
-def table(results: Sequence[dict[str, Any]], mode: str) -> str:
+def table(results: Sequence[dict[str, Any]], settings: RetrievalSettings) -> str:
     """Results as text, one line per set: recalls in per cent, ranks from 1; then the effect of ties, and notes."""
     head = ["set", "images", "texts", *(f"{name}" for _, name in _COLUMNS), "published R@1 (whole set)"]
     rows = []
@@ -79,7 +79,7 @@ def table(results: Sequence[dict[str, Any]], mode: str) -> str:
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
-    lines = [f"retrieval, {mode} ({note})", *aligned([head, *rows])]
+    lines = [f"retrieval, {settings.mode} ({note})", *aligned([head, *rows])]
     return "\n".join([*lines, *(note for entry in results for note in notes(entry))])
 
 

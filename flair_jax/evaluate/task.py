@@ -31,11 +31,11 @@ class Task:
       load: (set, folder) -> data, with a method `digest` that says whether it is the same.
       evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `retrieval_task.result`.
-      table: (results, mode) -> text.
+      table: (results, settings) -> text.
     """
 
     sets: Mapping[str, Set]
     load: Callable[[Any, Path], Any]
     evaluate: Callable[..., Any]
     result: Callable[..., dict[str, Any]]
-    table: Callable[[Sequence[dict[str, Any]], str], str]
+    table: Callable[[Sequence[dict[str, Any]], Any], str]

@@ -78,7 +78,7 @@ def evaluate_checkpoint(
         if skipped := results[-1]["skipped"]:
             say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
     if results:
-        say(work.table(results, settings.mode))
+        say(work.table(results, settings))
     if output and results:
         _write(output, report.document(results, loaded.environment), processes)
         say(f"written: {output}")

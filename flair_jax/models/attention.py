@@ -65,13 +65,16 @@ def choose(
     return Choice("xla", f"not {faster}: {reason}") if reason else Choice(faster)
 
 
-def describe_choices(config: FlairConfig, row_tokens: int = 0, *, own: Collection[str] = ()) -> str:
+def describe_choices(
+    config: FlairConfig, row_tokens: int = 0, *, own: Collection[str] = (), patches: int | None = None
+) -> str:
     """Who computes the towers' attention, as a line such as "attention by pallas (image tower, text tower)".
 
     Args:
       config: the model's.
       row_tokens: of rows of packed captions; 0: each has a row of the context's length.
       own: towers that are not those of `config`, "vision" or "text"; they are left out.
+      patches: that the image tower sees of each image; all if not given.
 
     Raises:
       ConfigError: see `choose`.
@@ -80,7 +83,8 @@ def describe_choices(config: FlairConfig, row_tokens: int = 0, *, own: Collectio
     towers: dict[str, list[str]] = {}
     if "vision" not in own:
         vision = config.vision
-        chosen = choice(length=vision.grid**2 + 1, width=vision.width, heads=vision.heads, segments=False)
+        length = 1 + (patches or vision.grid**2)
+        chosen = choice(length=length, width=vision.width, heads=vision.heads, segments=False)
         towers.setdefault(str(chosen), []).append("image tower")
     if "text" not in own:
         text, length = config.text, row_tokens or config.text.context_length

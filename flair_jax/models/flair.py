@@ -104,6 +104,32 @@ class Flair:
         self._check_images(images)
         return self._apply(params, lambda module, images: module.vision(images), images)
 
+    def encode_patches(
+        self, params: Params, images: Float[AnyArray, "B S1 S2 3"], kept: Int[AnyArray, "B k"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B k D"]]:
+        """`encode_image` of a part of the patches, for training.
+
+        Args:
+          params: from `flair_jax.load` or `init`.
+          images: from `normalize`.
+          kept: numbers of the patches that each image keeps, row by row from 0; local tokens are in this order.
+
+        Raises:
+          ConfigError: see `check_patches`.
+        """
+        self.check_patches()
+        self._check_images(images)
+        return self._apply(params, lambda module, *arrays: module.vision.of_patches(*arrays), images, kept)
+
+    def check_patches(self) -> None:
+        """Raises ConfigError if the image tower cannot see a part of the patches."""
+        tower = self.module.vision
+        if not hasattr(tower, "of_patches"):
+            raise ConfigError(
+                f"patches can be left out by image towers with the method `of_patches`, which {type(tower).__name__} "
+                "lacks; give it one, as flair_jax.models.VisionTower has, or set config.patch_dropout=0.0"
+            )
+
     def encode_text(self, params: Params, tokens: Int[AnyArray, "N T"]) -> Float[Array, "N D"]:
         """Projected text features, not normalised.
 

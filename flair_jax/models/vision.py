@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flair_jax.models.resize import resize_position_embedding
 from flair_jax.models.transformer import Block, Initializer, layer_norm, run_stacked
@@ -85,14 +85,21 @@ class VisionTower(nn.Module):
         self.ln_post = layer_norm(self.layer_norm_eps)
         self.projection = nn.Dense(self.embed_dim, use_bias=False, kernel_init=normal)
 
-    def tokens(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B P W"]:
-        """All tokens after the last LayerNorm, before projection: the global token first, then the local ones."""
+    def tokens(self, images: Float[Array, "B S1 S2 3"], kept: Int[Array, "B k"] | None = None) -> Float[Array, "B P W"]:
+        """All tokens after the last LayerNorm, before projection: the global token first, then the local ones.
+
+        Args:
+          images: see `__call__`.
+          kept: see `of_patches`.
+        """
         x = embed_patches(images, self.patch_embedding, self.dtype)
         batch, *grid, _ = x.shape
         # Sums from here on are float32, as under PyTorch's autocast, but for the residual stream if that is asked for.
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
         x = jnp.concatenate([class_token, x.reshape(batch, -1, x.shape[-1])], axis=1, dtype=jnp.float32)
         x = x + resize_position_embedding(self.position_embedding, (grid[0], grid[1]))[None]
+        if kept is not None:
+            x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], kept[:, :, None], axis=1)], axis=1)
         x = run_stacked(
             *(self.blocks, self.ln_pre(x)),
             layers=self.layers,
@@ -110,4 +117,18 @@ class VisionTower(nn.Module):
             that of a patch, row by row.
         """
         projected = self.projection(self.tokens(images))
+        return projected[:, 0], projected[:, 1:]
+
+    def of_patches(
+        self, images: Float[Array, "B S1 S2 3"], kept: Int[Array, "B k"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B k D"]]:
+        """What `__call__` gives where the tower sees a part of the patches (Li et al. 2023, FLIP, arXiv 2212.00794).
+
+        They are left out where open_clip's `PatchDropout` does it: after the positions, before the first LayerNorm.
+
+        Args:
+          images: see `__call__`.
+          kept: numbers of the local tokens that each image keeps, k of L, row by row from 0; local tokens follow it.
+        """
+        projected = self.projection(self.tokens(images, kept))
         return projected[:, 0], projected[:, 1:]

@@ -20,7 +20,7 @@ from flair_jax.plan.figures import Plan
 from flair_jax.plan.topology import Topology
 from flair_jax.scoring.scorer import score_all_step
 from flair_jax.settings import TrainSettings
-from flair_jax.train.flops import step_flops
+from flair_jax.train.flops import useful_flops
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.objects import find_model, make_objects
 from flair_jax.train.packing import abstract_batch
@@ -73,10 +73,7 @@ def plan_training(
             batch=batch,
             unit="image",
             units=settings.batch_size,
-            useful_flops=step_flops(
-                *(objects.model, settings.batch_size, settings.captions_per_image, objects.loss, settings.lock),
-                settings.packing,
-            ),
+            useful_flops=useful_flops(settings, objects.model, objects.loss),
             steps=steps,
             settings=_deciding(settings, objects.model),
             not_counted=() if isinstance(objects.loss, CountedLoss) else (_LOSS_NOT_COUNTED,),
@@ -87,13 +84,16 @@ def plan_training(
 def _deciding(settings: TrainSettings, model: Flair) -> dict[str, int | float | str]:
     """Settings that decide the time of a step, by their dotted names in a configuration; who computes attention."""
     packing = settings.packing
-    attention = describe_choices(model.config, packing.row_tokens, own=model.own_modules)
+    attention = describe_choices(
+        model.config, packing.row_tokens, own=model.own_modules, patches=settings.patches(model.config)
+    )
     return {
         "attention": attention.removeprefix("attention by "),
         "dtype": settings.dtype,
         "remat": settings.remat,
         "accumulation_steps": settings.accumulation_steps,
         "packing.row_tokens": packing.row_tokens,
+        **({"patch_dropout": settings.patch_dropout} if settings.patch_dropout else {}),
         **({"packing.tokens_per_caption": packing.tokens_per_caption} if packing.row_tokens else {}),
     }
 

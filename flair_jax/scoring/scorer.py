@@ -130,7 +130,7 @@ class Retriever:
           with_local: whether the local tokens are wanted; if not, the result is [B, 1, D].
           pad_to: pad to this many images, so that a last, smaller block needs no compilation.
         """
-        return self._by_rows(partial(self._encode_images, with_local=with_local), pad_to, pixels)
+        return self.by_rows(partial(self._encode_images, with_local=with_local), pad_to, pixels)
 
     def encode_texts(self, tokens: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Text features, not normalised: int32 [N, T] -> float32 [N, D]; `pad_to` as in `encode_images`.
@@ -139,7 +139,7 @@ class Retriever:
         """
         longest = int(self._text_lengths(tokens).max())
         length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, tokens.shape[1])
-        return self._by_rows(self._encode_texts, pad_to, tokens[:, :length])
+        return self.by_rows(self._encode_texts, pad_to, tokens[:, :length])
 
     def prepare_texts(self, text: np.ndarray) -> PreparedTexts:
         """Text features [N, D] as `score_all` and `score_top_k` take them, on every device."""
@@ -149,7 +149,7 @@ class Retriever:
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
         count = texts.size
-        return self._by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
+        return self.by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
 
     def score_top_k(
         self, candidates: np.ndarray, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0
@@ -165,7 +165,7 @@ class Retriever:
         Returns:
           [B, K].
         """
-        return self._by_rows(
+        return self.by_rows(
             lambda params, *rows: self._score_top_k(params, *rows, texts), pad_to, candidates.astype(np.int32), local
         )
 
@@ -174,14 +174,20 @@ class Retriever:
 
         The same scores as `score_all`, with less work for a single text.
         """
-        return self._by_rows(lambda params, rows: self._score_text(params, rows, text), pad_to, local)
+        return self.by_rows(lambda params, rows: self._score_text(params, rows, text), pad_to, local)
 
     def score_global(self, image: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Cosines of global features: [B, D] and [N, D] -> [B, N]."""
-        return self._by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
+        return self.by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
 
-    def _by_rows(self, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
-        """function(params, *arrays), with their rows padded to a multiple of the devices and sharded over them."""
+    def by_rows(self, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
+        """function(params, *arrays) [N, ...], of rows of arrays [N, ...] that are sharded over the devices.
+
+        Args:
+          function: jitted; each row of its result is of the same row of the arrays.
+          pad_to: as in `encode_images`; there are always enough rows for all devices to have the same number.
+          *arrays: each with N rows.
+        """
         count, devices = len(arrays[0]), self._mesh.size
         rows = -(-max(count, pad_to) // devices) * devices
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)

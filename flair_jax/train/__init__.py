@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flair_jax.train.flops import count_flops as count_flops
     from flair_jax.train.flops import peak_flops as peak_flops
     from flair_jax.train.flops import step_flops as step_flops
+    from flair_jax.train.locked import keep_locked as keep_locked
+    from flair_jax.train.locked import lock_mask as lock_mask
     from flair_jax.train.logger import MetricLogger as MetricLogger
     from flair_jax.train.logger import read_metrics as read_metrics
     from flair_jax.train.loop import Run as Run
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from flair_jax.train.objects import make_objects as make_objects
     from flair_jax.train.optim import clamp_logit_scale as clamp_logit_scale
     from flair_jax.train.optim import decay_mask as decay_mask
-    from flair_jax.train.optim import keep_locked as keep_locked
-    from flair_jax.train.optim import lock_mask as lock_mask
     from flair_jax.train.optim import make_optimizer as make_optimizer
     from flair_jax.train.optim import make_schedule as make_schedule
     from flair_jax.train.preemption import Preemption as Preemption
@@ -65,13 +65,14 @@ else:
             "evaluation": ["RetrievalEvaluation"],
             "flags": ["parse_config"],
             "flops": ["CHIPS", "Chip", "count_flops", "peak_flops", "step_flops"],
+            "locked": ["keep_locked", "lock_mask"],
             "logger": ["MetricLogger", "read_metrics"],
             "loop": ["Run"],
             "loss_context": ["CaptionSampler", "Features", "Group", "LossContext", "sigmoid_loss"],
             "losses": ["CountedLoss", "Loss", "LossValues", "TermsLoss", "flair_loss", "make_loss"],
             "meter": ["Meter", "TrainingError"],
             "objects": ["Objects", "find_model", "find_sources", "make_objects"],
-            "optim": ["clamp_logit_scale", "decay_mask", "keep_locked", "lock_mask", "make_optimizer", "make_schedule"],
+            "optim": ["clamp_logit_scale", "decay_mask", "make_optimizer", "make_schedule"],
             "preemption": ["Preemption"],
             "run": ["Outcome", "train"],
             "startup": ["Startup"],

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from flair_jax.models.flair import Flair
-from flair_jax.settings import PackingSettings
+from flair_jax.settings import PackingSettings, TrainSettings, UnlockedGroups
 from flair_jax.train.losses import CountedLoss, Loss
 from flair_jax.train.terms import LossSizes
 
@@ -44,6 +44,7 @@ class Chip:
 
 _GIB = 2.0**30
 _PADDED = PackingSettings(row_tokens=0)
+_LOCKED = UnlockedGroups()
 
 # Sources: the makers' data sheets (docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVIDIA's of A100, H100, H200). ICI
 # is half of the bidirectional figure. The clock is the one at which the compiler's own estimate of a large matrix
@@ -72,6 +73,15 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip.flops if chip else None
 
 
+def useful_flops(settings: TrainSettings, model: Flair, loss: Loss) -> float:
+    """`step_flops` of a run's step."""
+    return step_flops(
+        *(model, settings.batch_size, settings.captions_per_image, loss, settings.lock, settings.packing),
+        unlocked=settings.unlocked_groups,
+        patches=settings.patches(model.config) if settings.patch_dropout else None,
+    )
+
+
 def step_flops(
     model: Flair,
     images: int,
@@ -79,13 +89,16 @@ def step_flops(
     loss: Loss,
     lock: Sequence[str] = (),
     packing: PackingSettings = _PADDED,
+    unlocked: UnlockedGroups = _LOCKED,
+    patches: int | None = None,
 ) -> float:
     """FLOPs of one training step, forward and backward, over all devices.
 
     The matrix products of the model are counted, at 2 FLOPs per multiply-add. A product with trained parameters costs 3
     times its forward pass, or 2 times where nothing below it is trained: images, and the features of a locked tower,
-    need no gradient. A locked tower costs its forward pass alone. Rematerialisation and the second forward pass of
-    accumulation are excluded, so that utilisation is of useful work. The loss counts as its `flops` says, and not at
+    need no gradient. A locked tower costs its forward pass alone, as do the locked layers of one that is locked in part
+    (the step differentiates through these all the same). Rematerialisation and the second forward pass of accumulation
+    are excluded, so that utilisation is of useful work. The loss counts as its `flops` says, and not at
     all if it is not a `CountedLoss`. Features by averaged parameters are not counted. Of packed captions their own
     tokens are counted, attention at their mean length; padded ones count with their padding.
 
@@ -96,31 +109,59 @@ def step_flops(
       loss: see `Loss`.
       lock: towers that keep their weights: "image", "text".
       packing: of the captions; by default they are padded.
+      unlocked: groups of these towers that are trained all the same.
+      patches: that the image tower sees of each image; by default all.
     """
-    image_learns, text_learns = "image" not in lock, "text" not in lock
-    patches, image, text = _tower_flops(model, packing)
-    total = images * (patches * (1 + image_learns) + image * (1 + 2 * image_learns))
-    total += images * captions * text * (1 + 2 * text_learns)
+    image_learns = "image" not in lock or unlocked.image > 0
+    text_learns = "text" not in lock or unlocked.text > 0
+    image, text = _tower_flops(model, packing, patches)
+    total = images * _trained(image, "image" in lock, unlocked.image)
+    total += images * captions * _trained(text, "text" in lock, unlocked.text)
     if isinstance(loss, CountedLoss):
         _, local, width = jax.eval_shape(model.encode_image, model.abstract_params(), _image(model))[1].shape
+        local = local if patches is None else patches
         total += loss.flops(LossSizes(images, captions, local, width, image_learns, text_learns))
     return total
 
 
-def _tower_flops(model: Flair, packing: PackingSettings) -> tuple[float, float, float]:
-    """Of the forward pass: one image's patch embedding, the rest of its tower, and one text's tower."""
+class _TowerFlops(NamedTuple):
+    """Of the forward pass of one image or text: the embedding of patches, each of the layers, and the projection."""
+
+    patches: float
+    layer: float
+    layers: int
+    projection: float
+
+
+def _tower_flops(model: Flair, packing: PackingSettings, patches: int | None) -> tuple[_TowerFlops, _TowerFlops]:
+    """Of the image tower and the text tower; one that is not our own is counted as a single layer."""
     vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
-    local = vision.grid**2
-    patches = 2.0 * local * 3 * vision.patch_size**2 * vision.width
-    image = _blocks(vision.layers, local + 1, vision.width, vision.mlp_ratio) + 2 * (local + 1) * vision.width * width
+    embedding = 2.0 * vision.grid**2 * 3 * vision.patch_size**2 * vision.width  # of all; some are dropped after it
+    local = patches or vision.grid**2
+    layer = _layer(local + 1, vision.width, vision.mlp_ratio)
+    image = _TowerFlops(embedding, layer, vision.layers, 2.0 * (local + 1) * vision.width * width)
     length = packing.tokens_per_caption if packing.row_tokens else text.context_length
-    caption = _blocks(text.layers, length, text.width, text.mlp_ratio) + 2 * text.width * width
+    layer = _layer(length, text.width, text.mlp_ratio)
+    caption = _TowerFlops(0.0, layer, text.layers, 2.0 * text.width * width)
     if "vision" in model.own_modules:
-        patches, image = 0.0, count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
+        traced = count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
+        image = _TowerFlops(0.0, traced, 1, 0.0)
     if "text" in model.own_modules:
         tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
-        caption = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
-    return patches, image, caption
+        traced = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
+        caption = _TowerFlops(0.0, traced, 1, 0.0)
+    return image, caption
+
+
+def _trained(tower: _TowerFlops, locked: bool, unlocked: int) -> float:
+    """FLOPs of the forward pass, and of the backward pass through what is trained."""
+    forward = tower.patches + tower.layers * tower.layer + tower.projection
+    if not locked:
+        return forward + tower.patches + 2 * (forward - tower.patches)
+    if not unlocked:
+        return forward
+    below = unlocked > 1  # without a layer to train, the projection's input needs no gradient
+    return forward + 2 * min(unlocked - 1, tower.layers) * tower.layer + (1 + below) * tower.projection
 
 
 def _image(model: Flair) -> jax.ShapeDtypeStruct:
@@ -128,8 +169,8 @@ def _image(model: Flair) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
 
-def _blocks(layers: int, length: float, width: int, mlp_ratio: float) -> float:
-    return layers * length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
+def _layer(length: float, width: int, mlp_ratio: float) -> float:
+    return length * (2 * width**2 * (4 + 2 * mlp_ratio) + 4 * length * width)
 
 
 def count_flops(jaxpr: Any, within: str = "") -> float:

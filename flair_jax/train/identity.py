@@ -18,9 +18,9 @@ from flair_jax.settings import Factories, TrainSettings
 # the rounding of the steps to come would be others. `samples` is how many the data has; the model's sizes belong here
 # too, whatever the name or file that they come from.
 IDENTITY = (
-    *("dtype", "residual_dtype", "seed", "batch_size", "captions_per_image", "samples"),
+    *("dtype", "residual_dtype", "seed", "batch_size", "captions_per_image", "samples", "patch_dropout"),
     *("data.name", "data.split", "data.weights", "data.merged_sentences", "data.crop_scale"),
-    *("lock", "loss.terms", "loss.weights", "loss.group_size"),
+    *("lock", "unlocked_groups.image", "unlocked_groups.text", "loss.terms", "loss.weights", "loss.group_size"),
     *(f"optimizer.{name}" for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")),
     *(f"optimizer.{name}" for name in ("name", "b1", "b2", "eps", "weight_decay")),
     *(f"optimizer.{name}" for name in ("layer_decay", "image_rate", "text_rate", "ema_decay")),

@@ -15,7 +15,7 @@ from flair_jax.models.flair import Params
 
 # Under a tower's name: its layers, stacked along the first axis of each array; and the parameters below the first.
 _BLOCKS = "blocks"
-_BELOW = ("class_token", "patch_embedding", "position_embedding", "token_embedding", "ln_pre")
+BELOW = ("class_token", "patch_embedding", "position_embedding", "token_embedding", "ln_pre")
 
 
 def name_of(path: KeyPath[Any]) -> str:
@@ -96,7 +96,7 @@ def scale_by_rates(layer_decay: float, tower_rates: dict[str, float]) -> optax.G
             if stacked_tower(name_of(path)):
                 above = jnp.arange(depths[tower] - 1, -1, -1, dtype=leaf.dtype)
                 return leaf * (rate * layer_decay**above).reshape(-1, *[1] * (leaf.ndim - 1))
-            return leaf * (rate * layer_decay ** (depths[tower] if part in _BELOW else 0))
+            return leaf * (rate * layer_decay ** (depths[tower] if part in BELOW else 0))
 
         return jax.tree.map_with_path(scale_leaf, updates)
 

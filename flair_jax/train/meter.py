@@ -17,7 +17,7 @@ from flair_jax.data.pipeline import LocalBatch
 from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
 from flair_jax.settings import TrainSettings
-from flair_jax.train.flops import peak_flops, step_flops
+from flair_jax.train.flops import peak_flops, useful_flops
 from flair_jax.train.health import Health
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.losses import CountedLoss, Loss
@@ -62,8 +62,7 @@ class Meter:
         """
         self._settings, self._schedule, self._logger, self._health = settings, schedule, logger, health
         self._planned = planned_utilisation
-        images, captions = settings.batch_size, settings.captions_per_image
-        self._flops = step_flops(model, images, captions, loss, settings.lock, settings.packing)
+        self._flops = useful_flops(settings, model, loss)
         peak = peak_flops(jax.devices()[0])
         self._peak = peak and peak * jax.device_count()
         if peak and not isinstance(loss, CountedLoss):

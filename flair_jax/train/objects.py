@@ -17,8 +17,9 @@ from flair_jax.models.config import COMPUTE_SETTINGS
 from flair_jax.models.flair import Flair
 from flair_jax.settings import Factory, TrainSettings
 from flair_jax.train.failures import explained
+from flair_jax.train.locked import keep_locked
 from flair_jax.train.losses import Loss, make_loss
-from flair_jax.train.optim import keep_locked, make_optimizer, make_schedule
+from flair_jax.train.optim import make_optimizer, make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,11 @@ def make_objects(
     schedule = None
     if optimizer is None:
         schedule = make_schedule(settings.optimizer, settings.steps)
-        optimizer = make_optimizer(settings.optimizer, schedule, settings.lock)
+        optimizer = make_optimizer(settings.optimizer, schedule, settings.lock, settings.unlocked_groups)
     else:
-        optimizer = keep_locked(optimizer, settings.lock)
+        optimizer = keep_locked(optimizer, settings.lock, settings.unlocked_groups)
+    if settings.patch_dropout:
+        model.check_patches()
     return Objects(model, optimizer, schedule, loss or make_loss(settings.loss, settings.group_size), names)
 
 

@@ -11,8 +11,9 @@ import optax
 
 from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Params
-from flair_jax.settings import OptimizerSettings
+from flair_jax.settings import OptimizerSettings, UnlockedGroups
 from flair_jax.train.layers import map_names, matrix_axes, per_layer, scale_by_rates, stacked_tower
+from flair_jax.train.locked import TOWER, keep_locked
 
 # Parameters without weight decay, by the last part of their names. The original's rule (fewer than 2 dimensions, or
 # `bn`, `ln`, `bias`, `logit_scale` in the name) cannot be applied to shapes here, because layers are stacked.
@@ -20,9 +21,6 @@ _NO_DECAY_LEAVES = ("bias", "scale", "class_token", "logit_scale", "logit_bias")
 
 # exp(logit_scale) stays from 1 to 100 (Radford et al. 2021, section 2.5; the lower bound is the PyTorch release's).
 _MAX_LOGIT_SCALE = math.log(100)
-
-# The parameters of a tower.
-_TOWER = {"image": "vision", "text": "text"}
 
 
 def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -67,14 +65,11 @@ def decay_mask(params: Params) -> Params:
     return map_names(lambda name: name.split("/")[-1] not in _NO_DECAY_LEAVES, params)
 
 
-def lock_mask(params: Params, lock: tuple[str, ...]) -> Params:
-    """True for parameters of the locked towers ("image", "text"), with their projections into the shared space."""
-    towers = {_TOWER[tower] for tower in lock}
-    return map_names(lambda name: name.split("/")[0] in towers, params)
-
-
 def make_optimizer(
-    settings: OptimizerSettings, schedule: optax.Schedule, lock: tuple[str, ...]
+    settings: OptimizerSettings,
+    schedule: optax.Schedule,
+    lock: tuple[str, ...],
+    unlocked: UnlockedGroups | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser of `OPTIMIZERS` with decoupled decay, after clipping by the norm of all gradients.
 
@@ -82,23 +77,14 @@ def make_optimizer(
       settings: the optimiser's.
       schedule: from `make_schedule`.
       lock: towers that keep their weights; they have no optimiser state, and are left out of the norm.
+      unlocked: but for so many of their groups; see `flair_jax.train.lock_mask`.
     """
     parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     parts.append(OPTIMIZERS[settings.name](settings, schedule))
     if (settings.layer_decay, settings.image_rate, settings.text_rate) != (1, 1, 1):
-        rates = {_TOWER["image"]: settings.image_rate, _TOWER["text"]: settings.text_rate}
+        rates = {TOWER["image"]: settings.image_rate, TOWER["text"]: settings.text_rate}
         parts.append(scale_by_rates(settings.layer_decay, rates))
-    return keep_locked(optax.chain(*parts), lock)
-
-
-def keep_locked(optimizer: optax.GradientTransformation, lock: tuple[str, ...]) -> optax.GradientTransformation:
-    """An optimiser under which locked towers ("image", "text") keep their weights, and have no state."""
-    if not lock:
-        return optimizer
-    labels: Callable[[Params], Params] = lambda params: jax.tree.map(  # noqa: E731
-        lambda locked: "locked" if locked else "free", lock_mask(params, lock)
-    )
-    return optax.multi_transform({"free": optimizer, "locked": optax.set_to_zero()}, labels)
+    return keep_locked(optax.chain(*parts), lock, unlocked or UnlockedGroups())
 
 
 def _adamw(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -153,7 +139,7 @@ def _adafactor(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.G
             multiply_by_parameter_scale=False, momentum=settings.b1 or None, dtype_momentum=jnp.bfloat16
         )
 
-    groups = {**{tower: per_layer(make()) for tower in _TOWER.values()}, "rest": make()}
+    groups = {**{tower: per_layer(make()) for tower in TOWER.values()}, "rest": make()}
 
     def label(params: Params) -> Params:
         return map_names(lambda name: tower if (tower := stacked_tower(name)) in groups else "rest", params)

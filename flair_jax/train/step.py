@@ -24,12 +24,13 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.models.tokens import PackedTexts
 from flair_jax.parallel.sharding import BATCH, shardings
 from flair_jax.settings import TrainSettings
+from flair_jax.train.locked import stop_locked
 from flair_jax.train.loss_context import CaptionSampler, Features
 from flair_jax.train.losses import Loss, LossValues, check_values, make_loss
-from flair_jax.train.optim import clamp_logit_scale, lock_mask, update_ema
+from flair_jax.train.optim import clamp_logit_scale, update_ema
 
 # Constants folded into the run's seed, one for each use of randomness.
-_INIT, _CAPTIONS = 0, 1
+_INIT, _CAPTIONS, _PATCHES = 0, 1, 2
 
 
 class TrainState(NamedTuple):
@@ -53,10 +54,12 @@ class Batch(NamedTuple):
       pixels: of the images.
       tokens: rows `i*K` to `i*K+K-1` belong to image i. Or packed, as `flair_jax.train.packing` says: a group holds the
         captions of one device's images, or one part of these with `accumulation_steps`.
+      kept: numbers of the patches that the image tower sees of each image; None: all. A step draws them itself.
     """
 
     pixels: UInt8[Array | np.ndarray, "N S S 3"]
     tokens: Int[Array | np.ndarray, "NK T"] | PackedTexts
+    kept: Int[Array, "N k"] | None = None
 
 
 class StepMetrics(NamedTuple):
@@ -175,9 +178,9 @@ class TrainStep:
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         """The state after a step, and the step's metrics."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.settings.seed), _CAPTIONS), state.step)
         teacher = None if state.ema is None else jax.lax.stop_gradient(self.features(state.ema, batch))
-        grads, values = self.gradients(state.params, batch, key, teacher)
+        batch = batch._replace(kept=self.draw_patches(len(batch.pixels), state.step))
+        grads, values = self.gradients(state.params, batch, self._key(_CAPTIONS, state.step), teacher)
         optimizer = optax.with_extra_args_support(self.optimizer)  # some ask for the loss
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=values.total)
         params = clamp_logit_scale(optax.apply_updates(state.params, updates))
@@ -185,10 +188,26 @@ class TrainStep:
         metrics = StepMetrics(values.total, values.terms, optax.tree.norm(grads), jnp.exp(params["logit_scale"]))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
+    def draw_patches(self, images: int, step: Int[Array, ""]) -> Int[Array, "N k"] | None:
+        """The patches that each image keeps in a step, in a random order, each set as likely; None if it keeps all."""
+        model = self.model.config
+        if not self.settings.patch_dropout:
+            return None
+        drawn = jax.random.uniform(self._key(_PATCHES, step), (images, model.vision.grid**2))
+        drawn = jax.lax.with_sharding_constraint(drawn, BATCH)
+        return jax.lax.top_k(drawn, self.settings.patches(model))[1]
+
+    def _key(self, purpose: int, step: Int[Array, ""]) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.settings.seed), purpose), step)
+
     def encode(self, params: Params, batch: Batch) -> Features:
         """Features of a batch, or of a part of one."""
-        params = _stop_locked(params, self.settings.lock)
-        image, local = self.model.encode_image(params, self.model.normalize(batch.pixels))
+        params = stop_locked(params, self.settings.lock, self.settings.unlocked_groups)
+        images = self.model.normalize(batch.pixels)
+        if batch.kept is None:
+            image, local = self.model.encode_image(params, images)
+        else:
+            image, local = self.model.encode_patches(params, images, batch.kept)
         if isinstance(batch.tokens, PackedTexts):
             return Features(image, local, self.model.encode_packed(params, batch.tokens))
         return Features(image, local, self.model.encode_text(params, batch.tokens))
@@ -246,12 +265,3 @@ def _whole(parts: Any) -> Any:
         return jax.lax.with_sharding_constraint(rows.reshape(-1, *rows.shape[2:]), BATCH)
 
     return jax.tree.map(whole, parts)
-
-
-def _stop_locked(params: Params, lock: tuple[str, ...]) -> Params:
-    """Stops gradients to locked towers, so that nothing is differentiated for them."""
-    if not lock:
-        return params
-    return jax.tree.map(
-        lambda leaf, locked: jax.lax.stop_gradient(leaf) if locked else leaf, params, lock_mask(params, lock)
-    )

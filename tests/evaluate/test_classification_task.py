@@ -12,6 +12,7 @@ from labelled import COLOURS, png, random_cifar, write_binary, write_folders, wr
 from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.sets.prompts import cifar_names
+from flair_jax.evaluate.classification import ClassificationSettings
 from flair_jax.evaluate.classification_task import MEASURED_BY_OTHERS, table
 from flair_jax.evaluate.report import reported
 from flair_jax.scoring.scorer import Retriever
@@ -66,7 +67,7 @@ def test_the_table_shows_the_worst_classes_first() -> None:
         "measured_by_others_top1_percent": None,
         "classes": [each("a", 10, 0.5, "b"), each("b", 10, 1.0), each("c", 0, None), each("d", 4, 0.25, "a")],
     }
-    assert table([entry], "global").splitlines() == [
+    assert table([entry], ClassificationSettings("global")).splitlines() == [
         "classification, global (top-k in per cent)",
         "set                 images  classes  templates  top-1  top-5  mean per class",
         "folder      1,500 of 2,000        4          1  50.00  75.00           51.23",
@@ -79,7 +80,7 @@ def test_the_table_shows_the_worst_classes_first() -> None:
         "d                           4  25.00                     a",
         "a                          10  50.00                     b",
     ]
-    assert len(table([{**entry, "classes": [each("b", 10, 1.0)]}], "global").splitlines()) == 6
+    assert len(table([{**entry, "classes": [each("b", 10, 1.0)]}], ClassificationSettings("global")).splitlines()) == 6
 
 
 def test_names_from_a_file_are_used(small_checkpoint, folders, tmp_path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from flair_jax.errors import ConfigError
 from flair_jax.settings import OptimizerSettings
-from flair_jax.train.optim import clamp_logit_scale, decay_mask, lock_mask, make_optimizer, make_schedule
+from flair_jax.train.locked import lock_mask
+from flair_jax.train.optim import clamp_logit_scale, decay_mask, make_optimizer, make_schedule
 from flair_jax.weights.param_map import torch_from_params
 
 SETTINGS = {

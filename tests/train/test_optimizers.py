@@ -13,7 +13,8 @@ from flair_jax.errors import ConfigError
 from flair_jax.setting_checks import OPTIMIZER_NAMES as NAMES
 from flair_jax.settings import OptimizerSettings
 from flair_jax.train.layers import map_names, matrix_axes
-from flair_jax.train.optim import OPTIMIZERS, decay_mask, lock_mask, make_optimizer
+from flair_jax.train.locked import lock_mask
+from flair_jax.train.optim import OPTIMIZERS, decay_mask, make_optimizer
 
 RATE, DECAY = 1e-2, 0.5
 

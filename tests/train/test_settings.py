@@ -15,7 +15,7 @@ from flair_jax.cli import main
 from flair_jax.configs.default import get_config
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import ConfigError
-from flair_jax.settings import Factories, PackingSettings, TrainSettings
+from flair_jax.settings import Factories, PackingSettings, TrainSettings, UnlockedGroups
 from flair_jax.train.flags import parse, parse_config
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -245,7 +245,7 @@ def groups_of(config, where: str = "config"):
 
 
 # Groups whose fields all have defaults, so that {} is one of them.
-WITH_DEFAULTS = {"factories": Factories, "packing": PackingSettings}
+WITH_DEFAULTS = {"factories": Factories, "packing": PackingSettings, "unlocked_groups": UnlockedGroups}
 
 
 def read_or_error(config):

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from flair_jax.data.sets.classification import CLASSIFICATION_SETS as CLASSIFICATION_SETS
     from flair_jax.data.sets.classification import ClassificationData as ClassificationData
     from flair_jax.data.sets.classification import ClassificationSet as ClassificationSet
+    from flair_jax.data.sets.grounding import GROUNDING_SETS as GROUNDING_SETS
+    from flair_jax.data.sets.grounding import GroundingSet as GroundingSet
+    from flair_jax.data.sets.grounding_data import GroundingData as GroundingData
+    from flair_jax.data.sets.grounding_regions import Region as Region
     from flair_jax.data.sets.labelled import ArrayExamples as ArrayExamples
     from flair_jax.data.sets.labelled import Examples as Examples
     from flair_jax.data.sets.labelled import FileExamples as FileExamples
@@ -35,6 +39,9 @@ else:
         __name__,
         {
             "classification": ["CLASSIFICATION_SETS", "ClassificationData", "ClassificationSet"],
+            "grounding": ["GROUNDING_SETS", "GroundingSet"],
+            "grounding_data": ["GroundingData"],
+            "grounding_regions": ["Region"],
             "labelled": ["ArrayExamples", "Examples", "FileExamples", "LabelledExample", "TfdsExamples"],
             "prompts": ["read_class_names", "read_templates", "sentences"],
             "retrieval": ["RETRIEVAL_SETS", "RetrievalData", "RetrievalSet"],

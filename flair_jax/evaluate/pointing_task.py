@@ -1,0 +1,85 @@
+"""Pointing as a task of `flair-jax evaluate`: its sets, its result as JSON and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flair_jax.data.sets.grounding import GROUNDING_SETS
+from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
+from flair_jax.evaluate.pointing import MEASURED, METRICS, Pointing, PointSettings, point
+from flair_jax.evaluate.report import aligned, count_of, notes
+from flair_jax.evaluate.task import Task
+
+_HEADINGS = ("pointing", "mean IoU", "box accuracy")
+
+
+def task() -> Task:
+    """The task."""
+    return Task(GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
+
+
+def result(
+    dataset: str, folder: Path, evaluation: Pointing, settings: PointSettings, source: dict[str, str]
+) -> dict[str, Any]:
+    """One set's outcome as plain JSON values."""
+    del settings, source
+    return {
+        "dataset": dataset,
+        "data_dir": str(folder),
+        "images_of_whole_set": GROUNDING_SETS[dataset].whole_images,
+        **dataclasses.asdict(evaluation),
+        "seconds": round(evaluation.seconds, 3),
+        "thresholds": {"covered": COVERED, "chosen": CHOSEN, "matching": MATCHING},
+    }
+
+
+def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
+    """Results as text: the maps and the baselines of each set, its kinds of phrases, and notes."""
+    rows = [["set", "images", "phrases", "map", *_HEADINGS]]
+    for entry in results:
+        counts = [
+            entry["dataset"],
+            count_of(entry["images"], entry["images_of_whole_set"]),
+            f"{entry['phrases']:,}",
+        ]
+        for name in MEASURED:
+            values = [f"{100 * entry['metrics'][name][metric]:.1f}" for metric in METRICS]
+            rows.append([*(counts if name == MEASURED[0] else [""] * len(counts)), name, *values])
+    lines = [
+        "pointing at what phrases name, per cent of the phrases "
+        f"(a patch counts of which {100 * COVERED:.0f} % are covered; maps are cut at {CHOSEN} of their range; boxes "
+        f"match from an IoU of {MATCHING})",
+        *aligned(rows),
+    ]
+    for entry in results:
+        lines += [*_notes(entry), *notes(entry), *_kinds(entry)]
+    return "\n".join(lines)
+
+
+def _notes(entry: dict[str, Any]) -> Iterator[str]:
+    """Sentences about what the phrases are compared with, and about those that are left out."""
+    boxes = entry["phrases"] - entry["outlined"]
+    compared = " and ".join(
+        f"{count:,} phrases with {what}" for count, what in ((entry["outlined"], "outlines"), (boxes, "boxes")) if count
+    )
+    yield f"{entry['dataset']}: {compared}"
+    if entry["too_small"]:
+        yield (
+            f"{entry['dataset']}: {entry['too_small']:,} phrases name what covers {100 * COVERED:.0f} % of no patch, "
+            "so that no map points at it; they count as missed"
+        )
+    for reason, count in entry["left_out"].items():
+        yield f"{entry['dataset']}: {count:,} more phrases are not judged ({reason})"
+
+
+def _kinds(entry: dict[str, Any]) -> list[str]:
+    """The pointing game by kinds of phrases, as lines; nothing if the set has none."""
+    rows = [
+        [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in MEASURED)]
+        for kind, values in entry["kinds"].items()
+    ]
+    head = [f"{entry['dataset']}, pointing by kind", "phrases", *MEASURED]
+    return ["", *aligned([head, *rows])] if rows else []
