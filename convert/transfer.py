@@ -18,6 +18,7 @@ from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.infer import infer_config
+from flair_jax.weights.layouts import read_towers
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
@@ -53,7 +54,7 @@ def convert(
     """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
 
     From a CLIP of open_clip or OpenAI, the towers and projections are taken, as a start for training; the rest is
-    initialised at random.
+    initialised at random. So it is with the models of `flair_jax.weights.layouts`, in the layout of transformers.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
@@ -73,6 +74,8 @@ def convert(
     checkpoint.check_target(target)
     found = find_weights(source)
     weights = read_weights(found.file, state_dict)
+    if found.layout:
+        return _convert_layout(source, target, found, weights, config, activation)
     clip = is_clip(weights.tensors)
     try:
         tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
@@ -92,6 +95,26 @@ def convert(
     )
     remarks = (activation_remark, *weights.remarks, *not_followed, *_other_preparation(found, described))
     return Conversion(described, remarks)
+
+
+def _convert_layout(
+    source: str,
+    target: Path,
+    found: FoundWeights,
+    weights: Weights,
+    config: FlairConfig | None,
+    activation: str | None,
+) -> Conversion:
+    """`convert` of a model in the layout of transformers."""
+    if activation:
+        raise ConversionError(f"{source}: its config.json says the activation; leave --activation out")
+    try:
+        towers = read_towers(weights.tensors, found.layout, found.file.parent, config)
+    except (ConversionError, ConfigError) as error:
+        raise ConversionError(f"{source}: {error}") from None
+    origin = {**_origin(found, weights, clip=False), "towers": towers.origin}
+    checkpoint.save(target, Flair(towers.config), towers.params, origin)
+    return Conversion(towers.config, (*weights.remarks, *towers.remarks))
 
 
 def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
@@ -181,10 +204,16 @@ def verify(source: str, target: str | Path, state_dict: str | None = None) -> di
       ConversionError: if torch is missing, or a difference exceeds `VERIFY_TOLERANCE`.
     """
     torch = require_torch("--verify")
+    found = find_weights(source)
+    if found.layout:
+        raise ConversionError(
+            f"{source}: --verify computes FLAIR's and CLIP's towers alone; convert without it (the tests compare these "
+            "towers with transformers)"
+        )
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    tensors = read_weights(find_weights(source).file, state_dict).tensors
+    tensors = read_weights(found.file, state_dict).tensors
     if is_clip(tensors):
         tensors = complete(towers_of_clip(tensors), model.config)
     reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)

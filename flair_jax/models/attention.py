@@ -73,7 +73,7 @@ def describe_choices(
     Args:
       config: the model's.
       row_tokens: of rows of packed captions; 0: each has a row of the context's length.
-      own: towers that are not those of `config`, "vision" or "text"; they are left out.
+      own: towers that are not CLIP's, "vision" or "text"; they are left out.
       patches: that the image tower sees of each image; all if not given.
 
     Raises:

@@ -21,7 +21,7 @@ from flair_jax.models.attention import attend, choose, split_heads
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.siglip import check_width
 from flair_jax.models.transformer import ATTENTION, Mlp, layer_norm, run_stacked, torch_linear_init
-from flair_jax.models.vision import embed_patches, patch_init
+from flair_jax.models.vision import PatchEmbedding
 
 # Of every released model, as are `rope_theta` of 100 and biases of all layers but the keys.
 REGISTERS = 4
@@ -92,6 +92,14 @@ class TurningAttention(nn.Module):
         return dense(name="out")(checkpoint_name(mixed, ATTENTION))
 
 
+class LayerScale(nn.Module):
+    """A learnt factor for each channel."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
+        return x * self.param("scale", jax.nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
+
+
 class DinoV3Block(nn.Module):
     """One pre-norm layer: x + a * attention(ln_1(x)), then x + b * mlp(ln_2(x)), a and b learnt for each channel.
 
@@ -107,11 +115,11 @@ class DinoV3Block(nn.Module):
     ) -> Float[Array, "B L W"]:
         vision, dtype = self.config.vision, jnp.dtype(self.config.dtype)
         norm = partial(layer_norm, vision.layer_norm_eps, dtype)
-        scale = partial(self.param, init_fn=jax.nn.initializers.ones, shape=(vision.width,))
         hidden = int(vision.width * vision.mlp_ratio)
         mlp = Mlp(hidden, "gelu", torch_linear_init, torch_linear_init, dtype, name="mlp")
-        x = x + scale("scale_1") * TurningAttention(self.config, name="attention")(norm("ln_1")(x), cos, sin)
-        return x + scale("scale_2") * mlp(norm("ln_2")(x))
+        attention = TurningAttention(self.config, name="attention")
+        x = x + LayerScale(name="attention_factor")(attention(norm("ln_1")(x), cos, sin))
+        return x + LayerScale(name="mlp_factor")(mlp(norm("ln_2")(x)))
 
 
 class DinoV3Tower(nn.Module):
@@ -129,20 +137,18 @@ class DinoV3Tower(nn.Module):
         if vision.head_width % 4:
             raise ConfigError(f"vision.head_width={vision.head_width} is not a multiple of 4, which rotations need")
         normal = jax.nn.initializers.normal(0.02)
-        shape = (vision.patch_size, vision.patch_size, 3, vision.width)
-        self.patch_embedding = self.param("patch_embedding", patch_init, shape)
-        self.patch_bias = self.param("patch_bias", jax.nn.initializers.zeros, (vision.width,))
+        self.patch_embedding = PatchEmbedding(vision.patch_size, vision.width, self.config.dtype)
         self.class_token = self.param("class_token", normal, (1, 1, vision.width))
-        self.registers = self.param("registers", normal, (1, REGISTERS, vision.width))
+        self.register_tokens = self.param("register_tokens", normal, (1, REGISTERS, vision.width))
         self.blocks = DinoV3Block(self.config)
         self.ln_post = layer_norm(vision.layer_norm_eps)
 
     def tokens(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B P W"]:
         """All tokens after the last LayerNorm: the class token, the registers, the patches row by row."""
         config = self.config
-        x = embed_patches(images, self.patch_embedding, config.dtype).astype(jnp.float32) + self.patch_bias
+        x = self.patch_embedding(images)
         batch, rows, columns, width = x.shape
-        first = jnp.concatenate([self.class_token, self.registers], axis=1)
+        first = jnp.concatenate([self.class_token, self.register_tokens], axis=1)
         first = jnp.broadcast_to(first, (batch, 1 + REGISTERS, width))
         x = run_stacked(
             *(self.blocks, jnp.concatenate([first, x.reshape(batch, -1, width)], axis=1)),

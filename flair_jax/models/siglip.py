@@ -21,7 +21,7 @@ from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
 from flair_jax.models.layout import gather, shard_rows
 from flair_jax.models.resize import resize_grid
 from flair_jax.models.transformer import Block, Mlp, layer_norm, run_stacked, torch_linear_init
-from flair_jax.models.vision import embed_patches, patch_init
+from flair_jax.models.vision import PatchEmbedding
 
 _ACTIVATION = "gelu_tanh"
 
@@ -51,7 +51,7 @@ class PoolingHead(nn.Module):
     @nn.compact
     def __call__(self, local: Float[Array, "B L W"]) -> Float[Array, "B W"]:
         vision, dtype = self.config.vision, jnp.dtype(self.config.dtype)
-        probe = self.param("probe", jax.nn.initializers.xavier_uniform(), (1, 1, vision.width))
+        probe = self.param("probe_token", jax.nn.initializers.xavier_uniform(), (1, 1, vision.width))
         dense = partial(nn.Dense, vision.width, dtype=dtype, kernel_init=torch_linear_init)
         query = jnp.broadcast_to(dense(name="query")(probe), (len(local), 1, vision.width))
         mixed = attend(*(query, dense(name="key")(local), dense(name="value")(local)), heads=vision.heads, causal=False)
@@ -74,9 +74,7 @@ class SiglipVisionTower(nn.Module):
         vision = self.config.vision
         check_width(self.config)
         normal = jax.nn.initializers.normal(vision.width**-0.5)
-        shape = (vision.patch_size, vision.patch_size, 3, vision.width)
-        self.patch_embedding = self.param("patch_embedding", patch_init, shape)
-        self.patch_bias = self.param("patch_bias", jax.nn.initializers.zeros, (vision.width,))
+        self.patch_embedding = PatchEmbedding(vision.patch_size, vision.width, self.config.dtype)
         self.position_embedding = self.param("position_embedding", normal, (vision.grid**2, vision.width))
         self.blocks = _blocks(self.config, vision)
         self.ln_post = layer_norm(vision.layer_norm_eps)
@@ -85,7 +83,7 @@ class SiglipVisionTower(nn.Module):
     def __call__(self, images: Float[Array, "B S1 S2 3"]) -> tuple[Float[Array, "B D"], Float[Array, "B L D"]]:
         """Global [B, D] and local [B, L, D] image tokens, not normalised."""
         config = self.config
-        x = embed_patches(images, self.patch_embedding, config.dtype).astype(jnp.float32) + self.patch_bias
+        x = self.patch_embedding(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width) + resize_grid(self.position_embedding, (rows, columns))
         x = run_stacked(

@@ -26,6 +26,26 @@ def embed_patches(
     return jnp.einsum("bgphqc,pqcw->bghw", patches, kernel.astype(dtype))
 
 
+class PatchEmbedding(nn.Module):
+    """Patches with a bias, as most towers but CLIP's have them; float32.
+
+    Attributes:
+      patch_size: pixels of a patch's side.
+      width: W.
+      dtype: of the product.
+    """
+
+    patch_size: int
+    width: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B G1 G2 W"]:
+        kernel = self.param("kernel", patch_init, (self.patch_size, self.patch_size, 3, self.width))
+        bias = self.param("bias", jax.nn.initializers.zeros, (self.width,))
+        return embed_patches(images, kernel, self.dtype).astype(jnp.float32) + bias
+
+
 class VisionTower(nn.Module):
     """ViT (Dosovitskiy et al. 2021) whose class token is the global image token and whose patch tokens are local ones.
 

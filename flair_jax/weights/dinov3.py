@@ -56,19 +56,19 @@ def _describe(data: Mapping[str, Any]) -> FlairConfig:
 _LAYER, _BLOCKS = "layer.{}", "vision/blocks"
 _ROWS = (
     Row("embeddings.cls_token", ("vision/class_token",)),
-    Row("embeddings.register_tokens", ("vision/registers",)),
-    Row("embeddings.patch_embeddings.weight", ("vision/patch_embedding",), CONV),
-    Row("embeddings.patch_embeddings.bias", ("vision/patch_bias",)),
+    Row("embeddings.register_tokens", ("vision/register_tokens",)),
+    Row("embeddings.patch_embeddings.weight", ("vision/patch_embedding/kernel",), CONV),
+    Row("embeddings.patch_embeddings.bias", ("vision/patch_embedding/bias",)),
     *layer_norm_rows(f"{_LAYER}.norm1", f"{_BLOCKS}/ln_1"),
     *linear_rows(f"{_LAYER}.attention.q_proj", f"{_BLOCKS}/attention/query"),
     Row(f"{_LAYER}.attention.k_proj.weight", (f"{_BLOCKS}/attention/key/kernel",), LINEAR),
     *linear_rows(f"{_LAYER}.attention.v_proj", f"{_BLOCKS}/attention/value"),
     *linear_rows(f"{_LAYER}.attention.o_proj", f"{_BLOCKS}/attention/out"),
-    Row(f"{_LAYER}.layer_scale1.lambda1", (f"{_BLOCKS}/scale_1",)),
+    Row(f"{_LAYER}.layer_scale1.lambda1", (f"{_BLOCKS}/attention_factor/scale",)),
     *layer_norm_rows(f"{_LAYER}.norm2", f"{_BLOCKS}/ln_2"),
     *linear_rows(f"{_LAYER}.mlp.up_proj", f"{_BLOCKS}/mlp/up"),
     *linear_rows(f"{_LAYER}.mlp.down_proj", f"{_BLOCKS}/mlp/down"),
-    Row(f"{_LAYER}.layer_scale2.lambda1", (f"{_BLOCKS}/scale_2",)),
+    Row(f"{_LAYER}.layer_scale2.lambda1", (f"{_BLOCKS}/mlp_factor/scale",)),
     *layer_norm_rows("norm", "vision/ln_post"),
 )
 
