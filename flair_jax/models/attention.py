@@ -127,7 +127,7 @@ def split_heads(x: Float[Array, "*batch D"], heads: int) -> Float[Array, "*batch
 
 
 def attend(
-    query: Float[Array, "B L W"],
+    query: Float[Array, "B Q W"],
     key: Float[Array, "B L W"],
     value: Float[Array, "B L W"],
     *,
@@ -135,11 +135,11 @@ def attend(
     causal: bool,
     segments: Int[Array, "B L"] | None = None,
     implementation: str = "xla",
-) -> Float[Array, "B L W"]:
+) -> Float[Array, "B Q W"]:
     """Softmax attention of every position to those of its row that it may see.
 
     Args:
-      query: its heads, of width W / `heads`, one after the other.
+      query: its heads, of width W / `heads`, one after the other; Q may differ from L where nothing is masked.
       key: likewise.
       value: likewise.
       heads: how many.

@@ -41,7 +41,7 @@ def rotations(grid: tuple[int, int], channels: int) -> tuple[Float[Array, "L C"]
     periods = ROPE_BASE ** (jnp.arange(channels // 4, dtype=jnp.float32) * 4 / channels)
     centres = [2 * (jnp.arange(count, dtype=jnp.float32) + 0.5) / count - 1 for count in grid]
     places = jnp.stack(jnp.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
-    angles = (2 * math.pi * places[:, :, None] / periods).reshape(len(places), -1)
+    angles = (2 * math.pi * places[:, :, None] / periods[None, None]).reshape(len(places), -1)
     angles = jnp.tile(angles, 2)
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -51,7 +51,7 @@ def _turn(x: Float[Array, "B L W"], cos: Float[Array, "P C"], sin: Float[Array, 
     first = x.shape[1] - len(cos)
     patches = split_heads(x[:, first:].astype(jnp.float32), heads)
     low, high = jnp.split(patches, 2, axis=-1)
-    turned = patches * cos[:, None] + jnp.concatenate([-high, low], axis=-1) * sin[:, None]
+    turned = patches * cos[None, :, None] + jnp.concatenate([-high, low], axis=-1) * sin[None, :, None]
     return jnp.concatenate([x[:, :first], turned.reshape(x.shape[0], len(cos), -1).astype(x.dtype)], axis=1)
 
 
@@ -97,7 +97,8 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L W"]) -> Float[Array, "B L W"]:
-        return x * self.param("scale", jax.nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
+        scale = self.param("scale", jax.nn.initializers.ones, (x.shape[-1],))
+        return x * scale.astype(x.dtype)[None, None]
 
 
 class DinoV3Block(nn.Module):

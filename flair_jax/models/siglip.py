@@ -85,7 +85,7 @@ class SiglipVisionTower(nn.Module):
         config = self.config
         x = self.patch_embedding(images)
         batch, rows, columns, width = x.shape
-        x = x.reshape(batch, rows * columns, width) + resize_grid(self.position_embedding, (rows, columns))
+        x = x.reshape(batch, rows * columns, width) + resize_grid(self.position_embedding, (rows, columns))[None]
         x = run_stacked(
             *(self.blocks, x),
             layers=config.vision.layers,
@@ -125,7 +125,7 @@ class SiglipTextTower(nn.Module):
                 ", to which texts must be padded"
             )
         x = run_stacked(
-            *(self.blocks, gather(self.token_embedding)[tokens] + self.position_embedding),
+            *(self.blocks, gather(self.token_embedding)[tokens] + self.position_embedding[None]),
             layers=config.text.layers,
             remat=config.remat,
             unroll=config.unroll,

@@ -43,7 +43,7 @@ class PatchEmbedding(nn.Module):
     def __call__(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B G1 G2 W"]:
         kernel = self.param("kernel", patch_init, (self.patch_size, self.patch_size, 3, self.width))
         bias = self.param("bias", jax.nn.initializers.zeros, (self.width,))
-        return embed_patches(images, kernel, self.dtype).astype(jnp.float32) + bias
+        return embed_patches(images, kernel, self.dtype).astype(jnp.float32) + bias[None, None, None]
 
 
 class VisionTower(nn.Module):
