@@ -26,6 +26,7 @@ def _model_and_length(c: ml_collections.ConfigDict) -> None:
     # Model
     c.model = "ViT-B-16-FLAIR"  # a preset's name, or a JSON file in the PyTorch release's form, as checkpoints have
     c.init = ""  # checkpoint to start from: a folder of FLAIR or CLIP's towers, or an hf:// name; "": random
+    c.resume = ""  # training checkpoint of the PyTorch release (epoch_N.pt) that goes on here, with AdamW's state
     c.lock = ()  # towers that keep their weights, as in LiT: "image", "text"
     c.unlocked_groups = ml_collections.ConfigDict()  # of these, what is trained all the same, counted from the end
     c.unlocked_groups.image = 0  # 1: the projection; 2: the last layer and LayerNorm too; each more: a layer more

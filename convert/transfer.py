@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -19,6 +20,8 @@ from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.infer import infer_config
 from flair_jax.weights.layouts import read_towers
+from flair_jax.weights.long_text import KEPT_POSITIONS, Stretch, is_long_clip, joined_tables
+from flair_jax.weights.origin import TOWERS
 from flair_jax.weights.param_map import (
     ConversionError,
     complete,
@@ -50,11 +53,12 @@ def convert(
     *,
     activation: str | None = None,
     state_dict: str | None = None,
+    stretch: Stretch | None = None,
 ) -> Conversion:
     """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
 
-    From a CLIP of open_clip or OpenAI, the towers and projections are taken, as a start for training; the rest is
-    initialised at random. So it is with the models of `flair_jax.weights.layouts`, in the layout of transformers.
+    From a CLIP of open_clip, OpenAI or Long-CLIP, the towers and projections are taken, as a start for training; the
+    rest is initialised at random. So it is with the models of `flair_jax.weights.layouts`, which are transformers'.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
@@ -63,11 +67,12 @@ def convert(
       config: the model, needed where its sizes match no preset: tensors do not show the numbers of attention heads.
       activation: "gelu" or "quick_gelu", where neither the file nor its description says it.
       state_dict: which state dict, where the file holds several.
+      stretch: a longer context for the text tower; training is what makes use of it.
 
     Raises:
       ConversionError: if the file cannot be read, its tensors are not exactly the model's, or the activation of a CLIP
         is not known.
-      ConfigError: if the numbers of heads are not known.
+      ConfigError: if the numbers of heads are not known, or the context cannot be stretched so.
       CheckpointError: if `target` exists and is something else.
     """
     target = absolute(expand(target))
@@ -75,26 +80,50 @@ def convert(
     found = find_weights(source)
     weights = read_weights(found.file, state_dict)
     if found.layout:
-        return _convert_layout(source, target, found, weights, config, activation)
+        return _convert_layout(source, target, found, weights, config, activation or stretch)
     clip = is_clip(weights.tensors)
     try:
-        tensors = towers_of_clip(weights.tensors) if clip else weights.tensors
+        tensors = _tensors(weights.tensors)
         given, not_followed = _given(found, config)
         described = infer_config(tensors, given)
         _check_sizes(weights, described)
         told = _told(weights, found, config)
         quick_gelu, who = (ACTIVATIONS[activation], "--activation") if activation else settle(told, clip=clip)
         described = dataclasses.replace(described, quick_gelu=quick_gelu)
+        remarks = [*weights.remarks, *not_followed, *_other_preparation(found, described)]
+        trained_length = described.text.context_length
+        if stretch:
+            described, tensors = stretch.config(described), stretch.tensors(tensors)
+        remarks += _about_positions(weights, trained_length, stretch)
         params = params_from_torch(complete(tensors, described) if clip else tensors, described)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
-    checkpoint.save(target, Flair(described), params, _origin(found, weights, clip))
+    checkpoint.save(target, Flair(described), params, _origin(found, weights, clip, stretch))
     contrary = [who for who, quick in told.items() if quick != quick_gelu]
     activation_remark = f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}" + (
         f", against {', '.join(contrary)}" if contrary else ""
     )
-    remarks = (activation_remark, *weights.remarks, *not_followed, *_other_preparation(found, described))
-    return Conversion(described, remarks)
+    return Conversion(described, (activation_remark, *remarks))
+
+
+def _tensors(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """A file's tensors under FLAIR's names, as many as it has."""
+    if is_long_clip(tensors):
+        tensors = joined_tables(tensors)
+    return towers_of_clip(tensors) if is_clip(tensors) else tensors
+
+
+def _about_positions(weights: Weights, trained_length: int, stretch: Stretch | None) -> Iterator[str]:
+    """Remarks on a position table that is not the file's own; `trained_length` is that of the file."""
+    if is_long_clip(weights.tensors):
+        yield f"positions: Long-CLIP's, the first {KEPT_POSITIONS} of one table and the others of the other"
+    if stretch:
+        times = (stretch.context_length - stretch.keep) / (trained_length - stretch.keep)
+        yield (
+            f"context: {trained_length} -> {stretch.context_length} tokens; the first {stretch.keep} "
+            f"positions are kept, and of the others there are {times:.3g} times as many. Texts of more than "
+            f"{stretch.keep} tokens have other features than before, until training mends that"
+        )
 
 
 def _convert_layout(
@@ -103,16 +132,19 @@ def _convert_layout(
     found: FoundWeights,
     weights: Weights,
     config: FlairConfig | None,
-    activation: str | None,
+    other: object,
 ) -> Conversion:
-    """`convert` of a model in the layout of transformers."""
-    if activation:
-        raise ConversionError(f"{source}: its config.json says the activation; leave --activation out")
+    """`convert` of a model in the layout of transformers; `other` are settings that it does not have."""
+    if other:
+        raise ConversionError(
+            f"{source}: its config.json says the activation, and its text tower, if it has one, cannot be stretched; "
+            "leave --activation and --context-length out"
+        )
     try:
         towers = read_towers(weights.tensors, found.layout, found.file.parent, config)
     except (ConversionError, ConfigError) as error:
         raise ConversionError(f"{source}: {error}") from None
-    origin = {**_origin(found, weights, clip=False), "towers": towers.origin}
+    origin = {**_origin(found, weights, clip=False, stretch=None), **towers.origin}
     checkpoint.save(target, Flair(towers.config), towers.params, origin)
     return Conversion(towers.config, (*weights.remarks, *towers.remarks))
 
@@ -130,12 +162,14 @@ def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig
     return config or beside, []
 
 
-def _origin(found: FoundWeights, weights: Weights, clip: bool) -> dict[str, str]:
+def _origin(found: FoundWeights, weights: Weights, clip: bool, stretch: Stretch | None) -> dict[str, str]:
     """Where the weights come from, for the checkpoint's description."""
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
     if clip:
-        origin["towers"] = "CLIP; the pooling is random and must be trained"
+        origin[TOWERS] = "CLIP; the pooling is random and must be trained"
+    if stretch:
+        origin["context"] = f"stretched to {stretch.context_length} tokens, of which {stretch.keep} were kept"
     return origin
 
 
@@ -194,8 +228,16 @@ def export(source: str | Path, target: str | Path) -> int:
     return len(tensors)
 
 
-def verify(source: str, target: str | Path, state_dict: str | None = None) -> dict[str, float]:
+def verify(
+    source: str, target: str | Path, state_dict: str | None = None, stretch: Stretch | None = None
+) -> dict[str, float]:
     """Compares PyTorch's arithmetic on the source file with ours on the converted checkpoint, on a fixed random input.
+
+    Args:
+      source: as for `convert`.
+      target: the checkpoint's folder.
+      state_dict: as for `convert`.
+      stretch: as for `convert`.
 
     Returns:
       Output name -> largest absolute difference over the largest absolute value.
@@ -213,9 +255,10 @@ def verify(source: str, target: str | Path, state_dict: str | None = None) -> di
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    tensors = read_weights(found.file, state_dict).tensors
-    if is_clip(tensors):
-        tensors = complete(towers_of_clip(tensors), model.config)
+    held = read_weights(found.file, state_dict).tensors
+    tensors = _tensors(held) if stretch is None else stretch.tensors(_tensors(held))
+    if is_clip(held):
+        tensors = complete(tensors, model.config)
     reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)
     rng = np.random.default_rng(0)
     size, text = model.config.vision.image_size, model.config.text

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flair_jax import buckets
+from flair_jax import bucket_lock, buckets
 from flair_jax.errors import ConfigError, FlairError, StorageError
 from flair_jax.refusals import reason_of
 
@@ -203,7 +203,7 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
     over NFS, where the server frees what a lost machine held after its lease (a minute and a half, as a rule), and over
     Lustre mounted with `flock`. Where the disk does not support locks, a warning says so.
 
-    In a bucket it is an object; see `buckets.locked`.
+    In a bucket it is an object; see `bucket_lock.locked`.
 
     Args:
       folder: to lock.
@@ -216,7 +216,7 @@ def locked(folder: Path, busy: FlairError) -> Iterator[None]:
     if buckets.is_remote(folder):
         with contextlib.ExitStack() as stack:
             with writing(str(folder)):
-                stack.enter_context(buckets.locked(folder / _LOCK, busy))
+                stack.enter_context(bucket_lock.locked(folder / _LOCK, busy))
             yield
         return
     with writing(str(folder)):

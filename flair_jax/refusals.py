@@ -6,6 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+NO_BUCKET = "there is no such bucket; make it, or correct its name"
+
 _MAY_PASS = {408, 429, *range(500, 600)}  # HTTP's statuses: too slow, too often, and the server's own errors
 EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 _CLIENTS = {"aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3"}
@@ -32,7 +34,7 @@ def reason_of(error: BaseException) -> str | None:
     of_client = any(map(is_of_client, _causes(error)))
     asked_for = isinstance(error, FileNotFoundError) and re.fullmatch(r"b/[^/]+(/o)?", text)
     if asked_for or (of_client and re.search(r"bucket does not exist|NoSuchBucket|specified bucket", text)):
-        return "there is no such bucket; make it, or correct its name"
+        return NO_BUCKET
     of_tensorstore = re.search(r"https?://|(gs|s3)://", text) and re.search(r"http_response_code='(\d+)'", text)
     if of_tensorstore and of_tensorstore[1] in ("401", "403"):
         return "is forbidden to you; ask the owner of the bucket for the permission, or use another account"

@@ -73,6 +73,8 @@ def _contradictions(settings: TrainSettings) -> Iterator[str]:
     if not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
     yield from _problems_of_loss(settings.loss)
+    if settings.init and settings.resume:
+        yield f"resume={settings.resume} and config.init={settings.init}: a run starts from one of them"
     for tower in set(TOWERS) - set(settings.lock):
         if groups := getattr(settings.unlocked_groups, tower):
             yield f"unlocked_groups.{tower}={groups}: config.lock={settings.lock} does not lock that tower"

@@ -166,6 +166,7 @@ class TrainSettings:
     profile_steps: tuple[int, ...] = ()
     unlocked_groups: UnlockedGroups = UnlockedGroups()
     patch_dropout: float = 0.0
+    resume: str = ""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:

@@ -118,7 +118,7 @@ def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.
     """Prints the figures, and returns how many samples, members or tars are left out."""
     import dataclasses
 
-    from flair_jax.data.bucket_reads import filesystem, is_url
+    from flair_jax.bucket_reads import filesystem, is_url
     from flair_jax.data.build import survey
     from flair_jax.data.shards import is_tars
     from flair_jax.data.sources import Source, TfdsSource
@@ -187,6 +187,7 @@ def _add_build(commands: Commands) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
+    from flair_jax.bucket_reads import is_url
     from flair_jax.data.build.recaptioned import build
     from flair_jax.data.shards import expand_shards
     from flair_jax.data.sources import TfdsSource
@@ -194,7 +195,7 @@ def _build(options: argparse.Namespace) -> None:
 
     if options.shorter_side < 0:
         raise DatasetError(f"--shorter-side {options.shorter_side} must not be negative")
-    folder = options.data_dir if "://" in options.data_dir else str(expand(options.data_dir))
+    folder = options.data_dir if is_url(options.data_dir) else str(expand(options.data_dir))
     left_out, beside = build(
         options.name,
         expand_shards(options.tars),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flair_jax.commands.own_model import own_model
@@ -64,8 +65,8 @@ def _run(options: argparse.Namespace) -> None:
         found,
         model,
         params,
-        root=os.path.abspath(options.folder),
-        checkpoint=os.path.abspath(checkpoint),
+        root=_lasting(options.folder),
+        checkpoint=_lasting(checkpoint),
         settings=IndexSettings(options.batch_size, options.local_dtype),
     )
     if options.faiss:
@@ -76,6 +77,13 @@ def _run(options: argparse.Namespace) -> None:
         f"{outcome.dropped:,} dropped (gone or changed)"
     )
     report(outcome, where=f"; all in {output}/{BROKEN}")
+
+
+def _lasting(path: Path) -> str:
+    """A path that means the same from another folder, and however often it leads up and down."""
+    from flair_jax.buckets import is_remote
+
+    return str(path) if is_remote(path) else os.path.abspath(path)
 
 
 def report(outcome: IndexUpdate, where: str = "") -> None:

@@ -50,16 +50,21 @@ def _run(options: argparse.Namespace) -> None:
         import_jinja()  # fails before the work, not after it
     index = SearchIndex.open(options.index)
 
-    from flair_jax.checkpoint import load
+    from flair_jax.checkpoint import load, read_description
     from flair_jax.errors import SearchIndexError, printable
     from flair_jax.search.searcher import Searcher
+    from flair_jax.weights.origin import check_pooling
 
     if not options.checkpoint and not os.path.exists(index.manifest.checkpoint):
         raise SearchIndexError(
             f"{options.index}: its checkpoint, {index.manifest.checkpoint}, is gone; name it by --checkpoint DIR"
         )
+    checkpoint = options.checkpoint or index.manifest.checkpoint
+    check_pooling(
+        checkpoint, read_description(checkpoint).get("source", {}), "search re-ranks with it, so train it first"
+    )
     model = own_model(options, options.dtype)
-    model, params = load(options.checkpoint or index.manifest.checkpoint, model=model, dtype=options.dtype)
+    model, params = load(checkpoint, model=model, dtype=options.dtype)
     searcher = Searcher(index, model, params)
     if not index.complete:
         print(

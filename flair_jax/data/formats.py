@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (the last registers its format)
 
+from flair_jax.bucket_reads import BucketFile
+from flair_jax.buckets import is_remote
 from flair_jax.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "PPM")
@@ -64,12 +66,18 @@ class Examined(NamedTuple):
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes; never waits for a pipe or device.
+    """The bytes of a file, or of an object in a bucket; never waits for a pipe or device.
 
     Raises:
       ImageError: if it is not a file, or too large; the message does not name it.
       OSError: if it cannot be read.
+      StorageError: if a bucket refuses, or does not answer for minutes.
     """
+    if is_remote(path):
+        with BucketFile(str(path)) as file:
+            _check_length(file.seek(0, os.SEEK_END))
+            file.seek(0)
+            return file.readall()
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import fsspec
 from braceexpand import braceexpand
 
-from flair_jax.data.bucket_reads import BucketFile, ask, filesystem, is_url
+from flair_jax.bucket_reads import BucketFile, ask, filesystem, is_url
 from flair_jax.errors import DatasetError
 from flair_jax.files import expand
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flair_jax.data.bucket_reads import ask, filesystem, is_url
+from flair_jax.bucket_reads import ask, filesystem, is_url
 from flair_jax.data.damage import Damage
 from flair_jax.data.shards import fingerprint_of
 from flair_jax.errors import OutageError, StorageError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.data.bucket_reads import ask, filesystem, is_url
+from flair_jax.bucket_reads import ask, filesystem, is_url
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.shards import expand_shards, open_shard
 from flair_jax.data.sources import Record

@@ -23,6 +23,7 @@ from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
+from flair_jax.weights.origin import check_pooling, check_texts
 
 
 def evaluate_checkpoint(
@@ -107,6 +108,9 @@ def _load(checkpoint: str | Path, dtype: str, model: Flair | None, settings: Any
     everywhere = NamedSharding(data_mesh(jax.devices()), PartitionSpec())
     model, params = processes.together(lambda: load(files, model=model, dtype=dtype, sharding=everywhere))
     source = processes.together(lambda: read_description(files).get("source", {}))
+    check_texts(checkpoint, source)
+    if getattr(settings, "mode", "") in ("text-conditioned", "top-k"):
+        check_pooling(checkpoint, source, "score them with --mode global, as a CLIP is")
     environment = report.environment(reported_name(checkpoint, files), source, model.config.dtype, settings)
     return _Loaded(files, source, model, Retriever(model, params), environment)
 

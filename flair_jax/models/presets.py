@@ -35,6 +35,8 @@ PRESETS |= {
     f"{name}-quickgelu": dataclasses.replace(PRESETS[name], quick_gelu=True)
     for name in ("ViT-B-16-FLAIR", "ViT-B-32-FLAIR", "ViT-L-14-FLAIR")
 }
+# The released model with Long-CLIP's context, as `flair-jax convert --context-length 248` makes it of the weights.
+PRESETS["ViT-B-16-FLAIR-248"] = FlairConfig(text=TextConfig(context_length=248))
 
 
 def read_config(name_or_path: str | Path) -> FlairConfig:

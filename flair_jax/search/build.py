@@ -17,7 +17,7 @@ from tqdm import tqdm
 from flair_jax.buckets import is_remote
 from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
-from flair_jax.files import locked
+from flair_jax.files import expand, locked
 from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.embedding import errors_returned, read_ahead
 from flair_jax.scoring.scorer import Retriever
@@ -186,7 +186,7 @@ def _manifest(
             raise SearchIndexError(
                 f"{index}: was made by another checkpoint, {manifest.checkpoint}; choose another --output, or remove it"
             )
-        if manifest.root != root and os.path.isdir(manifest.root):
+        if manifest.root not in ("", root) and expand(manifest.root).is_dir():
             raise SearchIndexError(
                 f"{index}: is the index of another folder, {manifest.root}; choose another --output, or remove it"
             )

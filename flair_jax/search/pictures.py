@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from flair_jax.buckets import is_remote, list_objects
 from flair_jax.data.formats import what_is
 from flair_jax.data.names import PICTURE_ENDINGS, is_hidden, is_picture
 from flair_jax.errors import DatasetError, is_utf8, printable
@@ -55,7 +56,44 @@ def find_pictures(folder: Path) -> Found:
 
     Raises:
       DatasetError: if there is no such folder, or it cannot be read, or no picture is in it.
+      StorageError: if a bucket refuses, or does not answer for minutes.
     """
+    found = _in_bucket(folder) if is_remote(folder) else _on_disk(folder)
+    if not (found.pictures or found.unseen):
+        passed_over = "".join(f"\n  {message}" for message in found.unusable[:20])
+        raise DatasetError(
+            f"{printable(folder)}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}"
+            f"{passed_over}"
+        )
+    return found
+
+
+def _in_bucket(folder: Path) -> Found:
+    found = Found()
+    objects = list_objects(folder)
+    for name in sorted(objects, key=_folders_last):
+        if any(map(is_hidden, name.split("/"))):
+            found.others["hidden"] += 1
+        elif not is_picture(name):
+            found.others[_ending(name)] += 1
+        elif not is_utf8(name):
+            found.unusable.append(f"{printable(folder / name)}: the object's name is not UTF-8; rename it")
+        else:
+            found.pictures.append(Picture(name, str(folder / name), objects[name].size, objects[name].mtime_ns))
+    return found
+
+
+def _folders_last(name: str) -> list[tuple[bool, str]]:
+    """A key that puts the files of a folder before its sub-folders."""
+    *folders, file = name.split("/")
+    return [*((True, each) for each in folders), (False, file)]
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "no ending"
+
+
+def _on_disk(folder: Path) -> Found:
     found, todo = Found(), [""]
     while todo:
         place = todo.pop()
@@ -78,12 +116,6 @@ def find_pictures(folder: Path) -> Found:
             else:
                 _take(found, entry, name)
         todo += reversed(folders)
-    if not (found.pictures or found.unseen):
-        passed_over = "".join(f"\n  {message}" for message in found.unusable[:20])
-        raise DatasetError(
-            f"{printable(folder)}: no pictures in it or below; their names end in {', '.join(PICTURE_ENDINGS)}"
-            f"{passed_over}"
-        )
     return found
 
 
@@ -94,7 +126,7 @@ def _take(found: Found, entry: os.DirEntry[str], name: str) -> None:
         if entry.is_symlink() and _is_folder(entry):
             found.unusable.append(f"{shown}: a link to a folder, which is not followed")
         else:
-            found.others[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
+            found.others[_ending(entry.name)] += 1
         return
     try:
         found.pictures.append(picture_at(name, entry.path))

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import flair_jax
+from flair_jax.checkpoint import read_description
 from flair_jax.console import environment_variables
 from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
@@ -19,6 +20,7 @@ from flair_jax.packages import how_to_install
 from flair_jax.show.draw import new_figure
 from flair_jax.show.guard import Guard
 from flair_jax.show.page import MAX_BYTES, MEAN, STYLE, Page
+from flair_jax.weights.origin import check_pooling
 
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
@@ -43,6 +45,9 @@ def serve(checkpoint: str | Path, index: Path | None, port: int | None, model: F
     """
     _gradio()
     new_figure(1, 1)
+    check_pooling(
+        checkpoint, read_description(checkpoint).get("source", {}), "the page would show noise; train it first"
+    )
     model, params = flair_jax.load(checkpoint, model=model)
     searcher = None
     if index is not None:

@@ -13,12 +13,14 @@ import numpy as np
 from PIL import Image
 
 import flair_jax
+from flair_jax.checkpoint import read_description
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair
 from flair_jax.show.draw import contact_sheet, new_figure, overlay
 from flair_jax.show.maps import Explanation, explain_picture
+from flair_jax.weights.origin import check_pooling
 
 Kind = Literal["attention", "patches"]
 _HEADINGS = {
@@ -53,6 +55,9 @@ def attend(
         matplotlib is missing.
     """
     new_figure(1, 1)  # a missing library is an error before the work
+    check_pooling(
+        checkpoint, read_description(checkpoint).get("source", {}), "its maps would show noise; train it first"
+    )
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
     found = explain_picture(model, params, pixels, sentences)

@@ -37,7 +37,7 @@ LENGTH = ("epochs", "steps", "data.epoch_samples", "optimizer.cooldown_steps")
 # These change nothing that is trained: names of things that are compared by their contents, or were used up by step 1
 # (`model`, `init`), where things lie, how the work is divided, what is saved and logged and how often.
 FREE = (
-    *("model", "init", "remat", "unroll", "attention", "accumulation_steps", "loss.pairs_per_block"),
+    *("model", "init", "resume", "remat", "unroll", "attention", "accumulation_steps", "loss.pairs_per_block"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "packing.row_tokens", "packing.tokens_per_caption"),
     *("data.dir", "data.index_dir", "data.workers"),
     *("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every_steps"),
@@ -56,7 +56,7 @@ _ONCE_UNRECORDED = {
     *(f"optimizer.{name}" for name in ("b1", "b2", "eps", "weight_decay")),
 }
 
-_INITIAL = ("init", "model.init_logit_scale", "model.init_logit_bias")
+_INITIAL = ("init", "resume", "model.init_logit_scale", "model.init_logit_bias")
 _MODEL_SIZES = {
     f"model.{prefix}{field.name}"
     for prefix, kind in (("", FlairConfig), ("vision.", VisionConfig), ("text.", TextConfig))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from flair_jax.errors import ConfigError
 from flair_jax.models.flair import Params
 
 # The fields that a state has beside a leaf's, the leaf's own, and the path below it: ("count,mu,nu", "mu", "vision",
@@ -62,6 +64,33 @@ def restore_what_fits(
     state = {**restored, **dict(zip(anew, begun, strict=True))}
     lost = [*_groups(anew, kept, "starts anew"), *_groups(saved.keys() - kept, kept, "has no use any more")]
     return jax.tree.unflatten(target_structure, [state[name] for name in wanted]), lost
+
+
+def fill_adamw(
+    target: dict[str, Any], step: int, mean: Params, square: Params, put: Callable[[Any, np.ndarray], jax.Array]
+) -> dict[str, Any]:
+    """The state of an AdamW, in whatever form, after so many updates.
+
+    Args:
+      target: tree of `jax.ShapeDtypeStruct`, with `step` and `opt_state`.
+      step: the number of updates; schedules are at that step too.
+      mean: of the gradients, a tree like the parameters.
+      square: mean of their squares, likewise.
+      put: (what `target` has in a place, the array [...] of its shape) -> the array as it should be there.
+
+    Raises:
+      ConfigError: if the optimiser has another state than AdamW's.
+    """
+    values: dict[_Name, Any] = {}
+    for field, tree in (("mu", mean), ("nu", square)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            values["count,mu,nu", field, *(jax.tree_util.keystr((key,), simple=True) for key in path)] = leaf
+    wanted, structure = _named(target)
+    counts = {name for name in wanted if name[:2] in (_STEPS, ("step", "step"), ("count,mu,nu", "count"))}
+    if unknown := [name for name in wanted if name not in values and name not in counts]:
+        raise ConfigError(f"the optimiser has {'/'.join(unknown[0][1:])} in its state, which AdamW has not")
+    filled = [put(leaf, np.asarray(step) if name in counts else values[name]) for name, leaf in wanted.items()]
+    return dict(jax.tree.unflatten(structure, filled))
 
 
 def _fits(saved: Any, leaf: jax.ShapeDtypeStruct) -> bool:

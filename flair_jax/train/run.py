@@ -28,6 +28,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.from_release import resume_release
 from flair_jax.train.goodput import EVERY
 from flair_jax.train.health import Health
 from flair_jax.train.identity import describe_run
@@ -182,6 +183,8 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
     resumed = checkpoints.restore(target, optimizer, accept_changes)
     if resumed is not None:
         return resumed
+    if settings.resume:
+        return resume_release(settings, setup.steps, model, target)
     params = _initial_params(settings.init, model, target.params) if settings.init else None
     return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from flair_jax.models.config import FlairConfig
 from flair_jax.weights.infer import infer_config
+from flair_jax.weights.long_text import is_long_clip
 from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.read import OPENAI_SIZES, Weights
 
@@ -20,6 +21,8 @@ def told_by(weights: Weights, name: str) -> dict[str, bool]:
     told = {}
     if weights.sizes.keys() == OPENAI_SIZES.keys():
         told["a file of OpenAI's CLIP"] = True
+    if is_long_clip(weights.tensors):  # its model/model_longclip.py, the only one with that table, has no other
+        told["a file of Long-CLIP"] = True
     if weights.quick_gelu is not None:
         told["what stands in the file beside the tensors"] = weights.quick_gelu
     if re.search(r"quick[-_]?gelu", name, re.IGNORECASE):

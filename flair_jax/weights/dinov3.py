@@ -84,5 +84,4 @@ LAYOUT = Layout(
         resize_mode="squash",
     ),
     tokenizer="",
-    random="the text tower and the pooling are random and must be trained",
 )

@@ -32,8 +32,7 @@ class Layout:
       passed_over: names of tensors that are left out, being of no use here.
       vision: how pictures are prepared where `preprocessor_config.json` does not say it.
       tokenizer: the kind of tokenizer that `tokenizer.json` is, see `flair_jax.data.tokenizer_files`; "" for a model
-        without texts, which gets FLAIR's own text tower, or that of `--config`.
-      random: what is drawn at random, in words.
+        without texts, which gets a random text tower, FLAIR's own or that of `--config`.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Layout:
     passed_over: tuple[str, ...]
     vision: VisionConfig
     tokenizer: str
-    random: str
 
 
 def read_fields(data: Any, where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flair_jax.models.flair import Flair, Params
 from flair_jax.models.tokenizer_names import with_file
 from flair_jax.weights import dinov3, siglip
 from flair_jax.weights.layout import PREPROCESSOR, TOKENIZER, Layout, prepared
+from flair_jax.weights.origin import TEXTS, TOWERS
 from flair_jax.weights.param_map import ConversionError, params_from_torch
 
 # `model_type` in config.json -> how it is read. docs/extend.md says what a further one needs.
@@ -30,13 +31,13 @@ class Towers(NamedTuple):
       config: the model.
       params: nested dict of float32 arrays.
       remarks: on how it was read, each a phrase.
-      origin: whose towers they are, and what is random, in words.
+      origin: whose towers they are, and what is random, for `source` of a checkpoint's description.
     """
 
     config: FlairConfig
     params: Params
     remarks: list[str]
-    origin: str
+    origin: dict[str, str]
 
 
 def is_read(description: Any) -> bool:
@@ -82,7 +83,10 @@ def read_towers(
         remarks.append(f"passed over: {', '.join(left_out)}")
     taken = {name: _scalar(tensor) for name, tensor in tensors.items() if name not in left_out}
     params = params_from_torch(taken, config, layout.rows)
-    return Towers(config, _completed(params, config), remarks, f"{layout.name}; {layout.random}")
+    origin = {TOWERS: f"{layout.name}; the pooling is random and must be trained"}
+    if not layout.tokenizer:
+        origin[TEXTS] = "random"
+    return Towers(config, _completed(params, config), remarks, origin)
 
 
 _PREPARATION = ("image_mean", "image_std", "interpolation", "resize_mode")

@@ -66,7 +66,7 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
     loaded, facts, files = _read_shards(path) if kind_of(path) == INDEX else (*_read_file(path), (path,))
     try:
         entries = choose_model(loaded, _is_tensor, state_dict)
-        arrays = {name: _array(name, value) for name, value in entries.items() if name not in _PASSED_OVER}
+        arrays = {name: array_of(name, value) for name, value in entries.items() if name not in _PASSED_OVER}
         tensors, remarks = _as_float32(arrays)
         sizes = {name: _size(name, entries[name]) for name in OPENAI_SIZES if name in entries}
     except ConversionError as error:
@@ -75,6 +75,15 @@ def read_weights(path: str | Path, state_dict: str | None = None) -> Weights:
     if passed_over:
         remarks.append(f"passed over, because they are no parameters: {', '.join(passed_over)}")
     return Weights(tensors, files, sizes, _quick_gelu(path, facts), tuple(remarks))
+
+
+def read_contents(path: str | Path) -> Mapping[str, Any]:
+    """All that a weight file holds, whatever it is, as its reader gives it.
+
+    Raises:
+      ConversionError: as `read_weights`.
+    """
+    return _read_file(local_copy(expand(path)))[0]
 
 
 def _quick_gelu(path: Path, facts: Mapping[str, Any]) -> bool | None:
@@ -192,8 +201,12 @@ def _size(name: str, value: Any) -> int:
         raise ConversionError(f"{name} is not a whole number") from None
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """A tensor of any reader as an array of its own dtype."""
+def array_of(name: str, value: Any) -> np.ndarray:
+    """A tensor of any reader as an array [...] of its own shape and dtype.
+
+    Raises:
+      ConversionError: if it is quantised, or no plain tensor; it names it.
+    """
     if isinstance(value, int | float | np.ndarray):
         return np.asarray(value)
     dtype = str(value.dtype).removeprefix("torch.")

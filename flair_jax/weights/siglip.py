@@ -112,5 +112,4 @@ LAYOUT = Layout(
         image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), interpolation="bilinear", resize_mode="squash"
     ),
     tokenizer="siglip2",
-    random="the pooling is random and must be trained",
 )

@@ -37,3 +37,20 @@ def s3(s3_server: Server) -> Iterator[Bucket]:
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     """Either, in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def indexed_tars(gcs: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three tars in the bucket, indexed there."""
+    folder = tmp_path_factory.mktemp("tars")
+    from made_tars import write_tars
+
+    from flair_jax import buckets
+    from flair_jax.cli import main
+    from flair_jax.files import expand
+
+    write_tars(folder, 3, 16)
+    buckets.upload(folder, expand(f"{gcs.url}/tars"))
+    pattern = f"{gcs.url}/tars/{{00000..00002}}.tar"
+    assert main(["data", "index", pattern]) == 0
+    return pattern

@@ -54,14 +54,14 @@ def forget_clients() -> None:
     import etils.epath.backend
     import fsspec
 
-    from flair_jax.data import shards
+    from flair_jax import bucket_reads
 
     for protocol in ("gs", "s3"):
         fsspec.get_filesystem_class(protocol).clear_instance_cache()
     for cached in vars(etils.epath.backend).values():
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
-    shards.filesystem.cache_clear()
+    bucket_reads.filesystem.cache_clear()
 
 
 @contextlib.contextmanager

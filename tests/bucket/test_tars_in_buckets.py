@@ -13,7 +13,7 @@ import pytest
 from made_tars import picture, sample, write_tar, write_tars
 from own_bucket import Bucket, connected
 
-from flair_jax.data import bucket_reads
+from flair_jax import bucket_reads
 from flair_jax.data.pipeline import SampleSettings, batches
 from flair_jax.data.sources import TfdsSource
 from flair_jax.data.tars import TarSource
@@ -135,7 +135,7 @@ def test_what_is_missing_is_named(bucket: Bucket, tars: str) -> None:
         source_of(f"{tars}/none*.tar")
     scheme = bucket.url.partition("://")[0]
     for pattern in ("a.tar", "*.tar"):
-        with pytest.raises(StorageError, match=rf"{scheme}://no-bucket/.*: there is no bucket no-bucket; correct"):
+        with pytest.raises(StorageError, match=rf"{scheme}://no-bucket/.*: there is no such bucket; make"):
             source_of(f"{scheme}://no-bucket/{pattern}")
     with pytest.raises(DatasetError, match="is a folder; name its tars"):
         source_of(tars)

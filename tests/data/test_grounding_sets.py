@@ -196,10 +196,13 @@ def test_a_damaged_annotation_is_one_sentence(tmp_path, annotation, message: str
         (coco_form() | {"images": [coco_form()["images"][0] | {"expressions": []}]}, "must be a text or a list of"),
         (coco_form() | {"images": [coco_form()["images"][0] | {"caption": ["\ud800"]}]}, "has half a surrogate pair"),
         (
-            {"images": [*coco_form()["images"], coco_form()["images"][0] | {"width": 9}], **coco_form()}
-            | {"images": [*coco_form()["images"], coco_form()["images"][0] | {"width": 9}]},
+            {
+                "images": [coco_form()["images"][0] | {"id": 1}, coco_form()["images"][0] | {"id": 2, "width": 9}],
+                "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": 2, "bbox": [0, 0, 1, 1]}],
+            },
             "gives a.png two sizes",
         ),
+        (coco_form() | {"images": coco_form()["images"] * 2}, "record 2: no annotation has image_id 7, or an image"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, contents, message: str) -> None:

@@ -1,6 +1,7 @@
 """Towers other than CLIP's: their features are those of transformers' PyTorch classes, with the same random weights."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax

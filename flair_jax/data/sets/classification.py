@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from flair_jax.buckets import is_remote
 from flair_jax.data.folders import pictures_below
 from flair_jax.data.names import is_hidden, is_picture
 from flair_jax.data.sets.cifar import read_binary, read_pickle
 from flair_jax.data.sets.labelled import ArrayExamples, Examples, FileExamples, TfdsExamples
 from flair_jax.data.sets.prompts import cifar_names, imagenet_names, read_class_names, template_lists
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
@@ -82,7 +84,7 @@ class ClassificationSet:
         Raises:
           DatasetError: if the folder or a file in it is not as the set has them.
         """
-        folder = Path(folder)
+        folder = expand(folder)
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; --data-dir must be {self.name}'s")
         marks = [mark for mark, _ in self.layouts if mark]
@@ -96,9 +98,11 @@ class ClassificationSet:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    """Those that are not hidden; a link that leads back to where it lies would hold all pictures again."""
-    above = {root.resolve(), *root.resolve().parents}
+    """Those that are not hidden; on a disk, a link that leads back to where it lies would hold all pictures again."""
     folders = [path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    if is_remote(root):
+        return sorted(folders)
+    above = {root.resolve(), *root.resolve().parents}
     return sorted(path for path in folders if path.resolve() not in above)
 
 

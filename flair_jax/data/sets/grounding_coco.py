@@ -17,7 +17,10 @@ from flair_jax.data.sets.records import captions, field, read_json, rows
 from flair_jax.errors import DatasetError
 
 # Where COCO's pictures of 2014 lie, from the folder of the set; the first that exists counts.
-_PICTURES = ("train2014", "coco/train2014", "coco2014/train2014", "images/train2014", "images", ".")
+_PICTURES = (
+    *("train2014", "coco/train2014", "coco2014/train2014", "images/train2014"),
+    *("images/mscoco/train2014", "images/mscoco/images/train2014", "images", "."),
+)
 
 
 def read_coco_form(
@@ -54,10 +57,10 @@ def read_coco_form(
     regions: dict[str, Region] = {}  # an object's are one, which is decoded once
     for image, where in rows(field(data, "images", list, name), marker):
         number = field(image, "id", int, where)
-        if not annotations[number]:
-            raise DatasetError(f"{where}: no annotation has image_id {number}")
+        if not (known_as := annotations.pop(number, [])):
+            raise DatasetError(f"{where}: no annotation has image_id {number}, or an image before has it")
         size = field(image, "width", int, where), field(image, "height", int, where)
-        region = read_region(annotations[number])
+        region = read_region(known_as)
         region = regions.setdefault(repr(region), region)
         path = pictures / field(image, "file_name", str, where)
         for text in captions(image, "caption" if "caption" in image else "expressions", where):
@@ -67,8 +70,8 @@ def read_coco_form(
 def read_seqtr(folder: Path, marker: Path, _: collections.Counter[str], *, split: str) -> Iterator[Phrase]:
     """SeqTR's instances.json: the splits' names with lists of objects, which have `expressions` and a `mask`.
 
-    Fields: github.com/MasterBin-IIAU/UNINEXT, conversion/convert_ref2coco.py, which reads these files; that also says
-    how a picture's name follows from `image_id`. A `mask` is as COCO's `segmentation`.
+    Fields: github.com/seanzhuh/SeqTR, seqtr/datasets/pipelines/loading.py, also for the picture's name, which follows
+    from `image_id`. A `mask` is as COCO's `segmentation`.
 
     Args:
       folder: the set's.

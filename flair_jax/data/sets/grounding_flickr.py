@@ -39,7 +39,7 @@ def read_entities(folder: Path, split: Path, left_out: collections.Counter[str])
         annotation = folder / "Annotations" / f"{name}.xml"
         size, boxes = _read_boxes(annotation)
         sentences = folder / "Sentences" / f"{name}.txt"
-        for number, sentence in enumerate(_read_text(sentences).splitlines(), start=1):
+        for number, sentence in enumerate(_read_text(sentences).split("\n"), start=1):
             phrases = _PHRASE.findall(sentence)
             if len(phrases) != sentence.count("[/EN#"):
                 raise DatasetError(f"{sentences}, line {number}: has a phrase that is not [/EN#ID/TYPE WORDS]")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 
 def imagenet_names() -> dict[str, str]:
@@ -40,12 +41,12 @@ def read_templates(choice: str) -> tuple[str, ...]:
         return template_lists()[choice]
     if "{}" in choice:
         return (choice,)
-    if not Path(choice).is_file():
+    if not expand(choice).is_file():
         raise DatasetError(
             f"templates {choice}: no such file, nor one of the lists {', '.join(template_lists())}; "
             "a template itself must hold {} where the class's name goes"
         )
-    lines = numbered_lines(Path(choice))
+    lines = numbered_lines(expand(choice))
     for number, line in lines:
         if "{}" not in line:
             raise DatasetError(f"{choice}, line {number}: a template must hold {{}} where the class's name goes")
@@ -70,7 +71,7 @@ def read_class_names(path: str | Path, keys: Sequence[str]) -> list[str]:
     Raises:
       DatasetError: if the file cannot be read, or does not name each class once.
     """
-    path = Path(path)
+    path = expand(path)
     names: Any = _json(path) if path.suffix.lower() == ".json" else [line for _, line in numbered_lines(path)]
     if isinstance(names, dict):
         missing = [key for key in keys if key not in names]

@@ -18,6 +18,7 @@ from flair_jax.data.captions import fault_of, rejoin
 from flair_jax.data.names import is_hidden
 from flair_jax.data.sets.records import captions, field, read_json, rows
 from flair_jax.errors import DatasetError
+from flair_jax.files import absolute, expand
 
 Pair = tuple[Path, str]
 _Set = TypeVar("_Set")
@@ -86,7 +87,7 @@ class RetrievalSet:
         Raises:
           DatasetError: if the folder or a file in it is not as the set has them.
         """
-        folder = Path(folder)
+        folder = expand(folder)
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.annotations}")
         annotations = self.find(folder)
@@ -120,7 +121,7 @@ def _read_coco(folder: Path, annotations: Path) -> Iterator[Pair]:
 def _read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
     for record, where in rows(read_json(annotations), annotations):
         image = field(record, "image", str, where)
-        path = folder.absolute().parent / image
+        path = absolute(folder).parent / image
         if not path.exists():  # the folder was renamed: the pictures stand in it all the same
             path = folder / Path(image).name
         for caption in captions(record, "caption", where):

@@ -22,6 +22,7 @@ from flair_jax.data.sets.scenes import (
 )
 from flair_jax.data.sets.segmentation_data import IGNORED, THINGS, SegmentationData, labels, labels_of, open_files
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SegmentationSet:
         Raises:
           DatasetError: if the folder is not as the set has it.
         """
-        data_dir = Path(data_dir)
+        data_dir = expand(data_dir)
         if not data_dir.is_dir():
             raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
         parts = Path(self.folder).parts

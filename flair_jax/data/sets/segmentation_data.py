@@ -17,6 +17,7 @@ from PIL import Image
 from flair_jax.data.folders import pictures_below
 from flair_jax.data.image import open_picture, open_rgb
 from flair_jax.errors import DatasetError, ImageError
+from flair_jax.files import expand
 
 IGNORED = 255  # a pixel that is not judged
 THINGS = 80  # how many of COCO-Stuff's classes, the first ones, are objects
@@ -117,10 +118,10 @@ def open_files(
 
     def read(number: int) -> tuple[Image.Image, np.ndarray]:
         stem = folder / annotations.format(names[number])
-        endings = [ending for ending in labels if Path(f"{stem}{ending}").exists()]
+        endings = [ending for ending in labels if expand(f"{stem}{ending}").exists()]
         ending = next(iter(endings or labels))
         picture = open_rgb(folder / pictures.format(names[number]))
-        return picture, _read_labels(Path(f"{stem}{ending}"), labels[ending], picture.size)
+        return picture, _read_labels(expand(f"{stem}{ending}"), labels[ending], picture.size)
 
     return SegmentationData(
         names,

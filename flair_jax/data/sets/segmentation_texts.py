@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flair_jax.data.sets.prompts import numbered_lines
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 
 def read_words(path: str | Path, classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -15,7 +16,7 @@ def read_words(path: str | Path, classes: Sequence[str]) -> tuple[tuple[str, ...
     Raises:
       DatasetError: if the file cannot be read, or its lines are not as many as the classes.
     """
-    lines = numbered_lines(Path(path))
+    lines = numbered_lines(expand(path))
     if len(lines) != len(classes):
         raise DatasetError(
             f"{path}: holds {len(lines)} lines for {len(classes)} classes, which go from {classes[0]} to {classes[-1]}"

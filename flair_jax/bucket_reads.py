@@ -1,7 +1,8 @@
-"""Reads from buckets through fsspec: with patience, and with what they refuse in a sentence. Imports no JAX."""
+"""Requests to buckets through fsspec: with patience, and with what they refuse in a sentence. Imports no JAX."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
@@ -14,12 +15,14 @@ import fsspec
 
 from flair_jax.errors import FlairError, OutageError, StorageError
 from flair_jax.packages import how_to_install
-from flair_jax.refusals import EXTRAS, in_a_line, is_of_client, refusal
+from flair_jax.refusals import EXTRAS, NO_BUCKET, in_a_line, is_of_client, refusal
 
 _Answer = TypeVar("_Answer")
 
 # Seconds between tries of what may pass, besides the clients' own: half a minute (gcsfs) or a few seconds (s3fs) each.
 _DELAYS = (1, 2, 4, 8, 16, 32)
+# Faults of this machine's disk, where an object is fetched to.
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def is_url(path: object) -> bool:
@@ -63,6 +66,7 @@ def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
       FileExistsError: if the request was not to replace what is there.
       StorageError: if there is no such bucket, or it refuses.
       OutageError: if it has not answered for minutes.
+      OSError: if the disk of this machine is at fault.
     """
     for delay in (*_DELAYS, None):
         try:
@@ -73,7 +77,7 @@ def ask(url: str, question: Callable[[], _Answer]) -> _Answer:
         except (FileExistsError, FlairError):
             raise
         except Exception as error:  # each client has its own, and not all are OSErrors
-            if not is_of_client(error) and not isinstance(error, OSError):
+            if not is_of_client(error) and (not isinstance(error, OSError) or error.errno in _OF_DISK):
                 raise
             if reason := refusal(url, error):
                 raise StorageError(f"{url}: {reason}") from error
@@ -93,7 +97,7 @@ def _require_bucket(url: str) -> None:
     try:
         files.info(bucket)
     except FileNotFoundError:
-        raise StorageError(f"{url}: there is no bucket {bucket}; correct the name") from None
+        raise StorageError(f"{url}: {NO_BUCKET}") from None
     except Exception:  # whatever it is, the file is missing
         return
 
@@ -124,6 +128,11 @@ class BucketFile(io.RawIOBase):
     def tell(self) -> int:
         """The place in bytes from the beginning."""
         return self._place
+
+    def readall(self) -> bytes:
+        """The rest of it, by one request."""
+        rest = bytearray(max(self._size - self._place, 0))
+        return bytes(rest[: self.readinto(memoryview(rest))])
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, or as much of it as there is, and returns how many bytes that is."""
