@@ -228,6 +228,16 @@ def export(source: str | Path, target: str | Path) -> int:
     return len(tensors)
 
 
+def _verifiable(source: str) -> Path:
+    found = find_weights(source)
+    if found.layout:
+        raise ConversionError(
+            f"{source}: --verify computes FLAIR's and CLIP's towers alone; convert without it (the tests compare these "
+            "towers with transformers)"
+        )
+    return found.file
+
+
 def verify(
     source: str, target: str | Path, state_dict: str | None = None, stretch: Stretch | None = None
 ) -> dict[str, float]:
@@ -246,16 +256,11 @@ def verify(
       ConversionError: if torch is missing, or a difference exceeds `VERIFY_TOLERANCE`.
     """
     torch = require_torch("--verify")
-    found = find_weights(source)
-    if found.layout:
-        raise ConversionError(
-            f"{source}: --verify computes FLAIR's and CLIP's towers alone; convert without it (the tests compare these "
-            "towers with transformers)"
-        )
+    file = _verifiable(source)
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    held = read_weights(found.file, state_dict).tensors
+    held = read_weights(file, state_dict).tensors
     tensors = _tensors(held) if stretch is None else stretch.tensors(_tensors(held))
     if is_clip(held):
         tensors = complete(tensors, model.config)

@@ -13,7 +13,7 @@ TOWERS, TEXTS = "towers", "text tower"
 
 
 def check_texts(checkpoint: str | Path, source: Mapping[str, str]) -> None:
-    """Raises CheckpointError if the text tower is random, by `source` of the description of a checkpoint of this name."""
+    """Raises CheckpointError if the text tower is random; see `check_pooling`."""
     if TEXTS in source:
         raise CheckpointError(
             f"{checkpoint}: its text tower is {source[TEXTS]}, so no text means anything to it; train it first"
