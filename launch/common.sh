@@ -116,13 +116,15 @@ make_command() {
   else
     need CONFIG "a configuration file, such as configs/cc3m_recap.py"
     need WORKDIR "the run's folder, in a bucket or where all machines share it"
+    [[ $WORKDIR != s3://* ]] ||
+      die "$settings: WORKDIR=$WORKDIR: checkpoints of a run are written to gs:// and to disks; mount the bucket instead"
     [[ -f ${CONFIG%%:*} ]] || die "$settings: CONFIG=$CONFIG: there is no such file in $repository"
     command+=(train "--config=$CONFIG" "--workdir=$WORKDIR" "${OVERRIDES[@]}" "--stopped-status=$stopped_status" "$@")
   fi
 }
 
 # Whether a path is in a bucket, such as gs://bucket/runs/cc3m.
-in_bucket() { [[ $1 =~ ^(gs|s3):// ]]; }
+in_bucket() { [[ $1 == gs://* ]]; }
 
 # Machines elsewhere get this checkout alone, and a folder of their own would be lost with them.
 need_shared_paths() {

@@ -27,8 +27,18 @@ def winning_patches(mask: np.ndarray, grid: int) -> np.ndarray:
     return patch_coverage(mask, grid) >= COVERED
 
 
+def centres_within(mask: np.ndarray, grid: int) -> np.ndarray:
+    """The patches whose centre the mask covers: bool [H, W] -> bool [G, G].
+
+    A map that is enlarged bilinearly is highest in the centre of its highest patch, so these are what wins where
+    others judge the highest pixel.
+    """
+    rows, columns = ((2 * np.arange(grid) + 1) * side // (2 * grid) for side in mask.shape)
+    return mask[rows[:, None], columns[None, :]]
+
+
 def points_at(attention: np.ndarray, winning: np.ndarray) -> bool:
-    """The pointing game: whether the highest patch of a map [G, G] wins; of several, each must."""
+    """The pointing game: whether the highest patch of a map [G, G] is one of `winning` [G, G]; of several, each."""
     highest = attention == attention.max()
     return bool(highest.any() and winning[highest].all())  # nothing is the highest where there is NaN
 

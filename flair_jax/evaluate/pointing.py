@@ -17,19 +17,25 @@ from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.sets.grounding_data import GroundingData
-from flair_jax.evaluate.localization import boxes_match, chosen_pixels, intersection_over_union, points_at
-from flair_jax.evaluate.localization import winning_patches as patches_that_win
+from flair_jax.evaluate.localization import (
+    boxes_match,
+    centres_within,
+    chosen_pixels,
+    intersection_over_union,
+    points_at,
+    winning_patches,
+)
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
-from flair_jax.scoring.maps import MAPS, pair_maps
+from flair_jax.scoring.maps import maps_of, pair_maps
 from flair_jax.scoring.scorer import Retriever
 
-# What is measured: the model's maps, then what needs no model. A map that is the higher the nearer to the centre, and
-# one that is the same everywhere, which points at random and chooses the whole picture.
-MEASURED = (*MAPS, "centre", "uniform")
-METRICS = ("pointing", "mean_iou", "box_accuracy")
+# Maps that need no model, measured after the model's own: one that is the higher the nearer to the centre, and one that
+# is the same everywhere, which points at random and chooses the whole picture.
+BASELINES = ("centre", "uniform")
+METRICS = ("pointing", "pixel_pointing", "mean_iou", "box_accuracy")
 _PAIRS = 64  # pairs of picture and phrase whose maps are made at once over all devices
 
 
@@ -51,7 +57,8 @@ class Pointing:
     """The outcome.
 
     Attributes:
-      metrics: one of `MEASURED` -> one of `METRICS` -> mean over the phrases, from 0 to 1.
+      metrics: one of the model's maps (see `flair_jax.scoring.maps.MAPS`) or of `BASELINES` -> one of `METRICS` -> mean
+        over the phrases, from 0 to 1.
       kinds: the same for the phrases of each kind, with their number as `phrases`.
       images: number of pictures.
       phrases: number of phrases.
@@ -84,7 +91,7 @@ def point(
     what a phrase names may lie at the edge.
 
     Args:
-      model: for its image size and context length; its pooling must have attention weights.
+      model: for its image size, its context length and which maps it has.
       retriever: the model on its devices.
       data: pictures, phrases and regions.
       settings: how.
@@ -92,7 +99,6 @@ def point(
 
     Raises:
       DatasetError: listing the pictures that could not be read.
-      FlairError: if the pooling has no attention weights.
     """
     start = time.monotonic()
     texts = {text: number for number, text in enumerate(dict.fromkeys(data.texts))}
@@ -102,7 +108,10 @@ def point(
             return embed_texts(model, retriever, list(texts), settings.batch_size, bar)
 
     features = store.get_or_compute("texts", embed)[[texts[text] for text in data.texts]]
-    mapper = _Mapper(retriever, jax.jit(partial(pair_maps, model)), model.config.vision.grid, settings.batch_size)
+    maps = maps_of(model)
+    mapper = _Mapper(
+        retriever, jax.jit(partial(pair_maps, model)), len(maps), model.config.vision.grid, settings.batch_size
+    )
     blocks, broken = compute_in_blocks(
         range(len(data.images)),
         partial(_read, data, model.config.vision),
@@ -116,13 +125,14 @@ def point(
     rows = np.concatenate([np.asarray(block.read()) for block in blocks])
     rows = rows[~np.isnan(rows[..., 0, 0])]
     store.remove()
+    measured = (*maps, *BASELINES)
     return Pointing(
-        _means(rows),
-        _by_kind(rows, [data.kinds[phrase] for phrase in judged]),
+        _means(measured, rows),
+        _by_kind(measured, rows, [data.kinds[phrase] for phrase in judged]),
         len(data.images) - len(broken),
         len(judged),
         sum(bool(data.regions[phrase].outlines) for phrase in judged),
-        int((rows[:, MEASURED.index("uniform"), METRICS.index("pointing")] == 0).sum()),
+        int((rows[:, measured.index("uniform"), METRICS.index("pointing")] == 0).sum()),
         data.left_out,
         cut_off(data.texts, model.config.text),
         list(broken.values()),
@@ -148,7 +158,8 @@ class _Mapper(NamedTuple):
     """A model on its devices that makes maps of pictures."""
 
     retriever: Retriever
-    maps: Callable[..., jax.Array]  # jitted `pair_maps`
+    pair_maps: Callable[..., jax.Array]  # jitted
+    each: int  # how many maps a pair has
     grid: int
     batch_size: int
 
@@ -163,19 +174,19 @@ class _Mapper(NamedTuple):
         features = text[[phrase for picture in pictures for phrase in picture.phrases]]
         found = [
             self.retriever.by_rows(
-                self.maps, _PAIRS, local[image[start : start + _PAIRS]], features[start : start + _PAIRS]
+                self.pair_maps, _PAIRS, local[image[start : start + _PAIRS]], features[start : start + _PAIRS]
             )
             for start in range(0, len(image), _PAIRS)
         ]
-        maps = np.concatenate(found).reshape(len(image), len(MAPS), self.grid, self.grid)
+        maps = np.concatenate(found).reshape(len(image), self.each, self.grid, self.grid)
         return np.split(maps, np.cumsum(counts)[:-1])
 
 
 def _measure(
     mapper: _Mapper, text: Float[np.ndarray, "N D"], most: int, pictures: Sequence[_Picture]
-) -> Float[np.ndarray, "B most M 3"]:
+) -> Float[np.ndarray, "B most M 4"]:
     """The metrics of each picture's phrases; NaN after the last."""
-    result = np.full((len(pictures), most, len(MEASURED), len(METRICS)), np.nan, np.float32)
+    result = np.full((len(pictures), most, mapper.each + len(BASELINES), len(METRICS)), np.nan, np.float32)
     masks = [picture.masks for picture in pictures]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row, measured in zip(result, pool.map(measure_phrases, mapper(pictures, text), masks), strict=True):
@@ -185,7 +196,7 @@ def _measure(
 
 def measure_phrases(
     maps: Float[np.ndarray, "P M G G"], masks: Sequence[Bool[np.ndarray, "H W"]]
-) -> Float[np.ndarray, "P M+2 3"]:
+) -> Float[np.ndarray, "P M+2 4"]:
     """The metrics of one picture's P phrases by M maps each, then of the centre and of a uniform map.
 
     Args:
@@ -193,21 +204,26 @@ def measure_phrases(
       masks: what each phrase names; all of one size.
 
     Returns:
-      For each map whether it points at what is named, its IoU with it, and whether the boxes around both match; see
-      `flair_jax.evaluate.localization`. Where a map that needs no model is highest in several patches, the share of
-      them that win.
+      For each map whether it points at what is named, by patch and by pixel, its IoU with it, and whether the boxes
+      around both match; see `flair_jax.evaluate.localization`. Where a map that needs no model is highest in several
+      patches, the share of them that win.
     """
     grid, shape = maps.shape[-1], masks[0].shape
     baselines = [(each, chosen_pixels(each, shape)) for each in (centre_map(grid), np.zeros((grid, grid), np.float32))]
     result = np.empty((len(maps), maps.shape[1] + len(baselines), len(METRICS)), np.float32)
     for row, of_phrase, mask in zip(result, maps, masks, strict=True):
-        winning = patches_that_win(mask, grid)
-        judged = [(float(points_at(each, winning)), chosen_pixels(each, shape)) for each in of_phrase]
-        judged += [(float(winning[each == each.max()].mean()), chosen) for each, chosen in baselines]
+        games = winning_patches(mask, grid), centres_within(mask, grid)
         row[:] = [
-            (points, intersection_over_union(chosen, mask), boxes_match(chosen, mask)) for points, chosen in judged
+            *(_judge([points_at(each, won) for won in games], chosen_pixels(each, shape), mask) for each in of_phrase),
+            *(_judge([won[each == each.max()].mean() for won in games], chosen, mask) for each, chosen in baselines),
         ]
     return result
+
+
+def _judge(
+    points: Sequence[float | bool], chosen: Bool[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]
+) -> list[float | bool]:
+    return [*points, intersection_over_union(chosen, mask), boxes_match(chosen, mask)]
 
 
 def centre_map(grid: int) -> Float[np.ndarray, "G G"]:
@@ -216,16 +232,18 @@ def centre_map(grid: int) -> Float[np.ndarray, "G G"]:
     return -np.hypot(distance[:, None], distance[None, :]).astype(np.float32)
 
 
-def _means(rows: Float[np.ndarray, "N M 3"]) -> dict[str, dict[str, float]]:
+def _means(measured: tuple[str, ...], rows: Float[np.ndarray, "N M 4"]) -> dict[str, dict[str, float]]:
     means = rows.mean(axis=0, dtype=np.float64)
-    return {name: dict(zip(METRICS, map(float, row), strict=True)) for name, row in zip(MEASURED, means, strict=True)}
+    return {name: dict(zip(METRICS, map(float, row), strict=True)) for name, row in zip(measured, means, strict=True)}
 
 
-def _by_kind(rows: Float[np.ndarray, "N M 3"], kinds: Sequence[tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def _by_kind(
+    measured: tuple[str, ...], rows: Float[np.ndarray, "N M 4"], kinds: Sequence[tuple[str, ...]]
+) -> dict[str, dict[str, Any]]:
     """The means of each kind, the most frequent first; a phrase may be of several."""
     members: dict[str, list[int]] = {}
     for number, each in enumerate(kinds):
         for kind in dict.fromkeys(each):
             members.setdefault(kind, []).append(number)
     ordered = sorted(members, key=lambda kind: (-len(members[kind]), kind))
-    return {kind: {"phrases": len(members[kind]), **_means(rows[members[kind]])} for kind in ordered}
+    return {kind: {"phrases": len(members[kind]), **_means(measured, rows[members[kind]])} for kind in ordered}

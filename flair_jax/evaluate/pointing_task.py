@@ -9,11 +9,12 @@ from typing import Any
 
 from flair_jax.data.sets.grounding import GROUNDING_SETS
 from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
-from flair_jax.evaluate.pointing import MEASURED, METRICS, Pointing, PointSettings, point
+from flair_jax.evaluate.pointing import METRICS, Pointing, PointSettings, point
 from flair_jax.evaluate.report import aligned, count_of, notes
 from flair_jax.evaluate.task import Task
+from flair_jax.scoring.maps import MAPS
 
-_HEADINGS = ("pointing", "mean IoU", "box accuracy")
+_HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
 
 
 def task() -> Task:
@@ -45,9 +46,9 @@ def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
             count_of(entry["images"], entry["images_of_whole_set"]),
             f"{entry['phrases']:,}",
         ]
-        for name in MEASURED:
-            values = [f"{100 * entry['metrics'][name][metric]:.1f}" for metric in METRICS]
-            rows.append([*(counts if name == MEASURED[0] else [""] * len(counts)), name, *values])
+        for name, values in entry["metrics"].items():
+            rows.append([*counts, name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)])
+            counts = [""] * len(counts)
     lines = [
         "pointing at what phrases name, per cent of the phrases "
         f"(a patch counts of which {100 * COVERED:.0f} % are covered; maps are cut at {CHOSEN} of their range; boxes "
@@ -66,10 +67,13 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
         f"{count:,} phrases with {what}" for count, what in ((entry["outlined"], "outlines"), (boxes, "boxes")) if count
     )
     yield f"{entry['dataset']}: {compared}"
+    for name in MAPS:
+        if name not in entry["metrics"]:
+            yield f"{entry['dataset']}: no map of {name}, which the model's pooling does not have"
     if entry["too_small"]:
         yield (
             f"{entry['dataset']}: {entry['too_small']:,} phrases name what covers {100 * COVERED:.0f} % of no patch, "
-            "so that no map points at it; they count as missed"
+            "so that no map points at it but by pixel; they count as missed"
         )
     for reason, count in entry["left_out"].items():
         yield f"{entry['dataset']}: {count:,} more phrases are not judged ({reason})"
@@ -78,8 +82,8 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
 def _kinds(entry: dict[str, Any]) -> list[str]:
     """The pointing game by kinds of phrases, as lines; nothing if the set has none."""
     rows = [
-        [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in MEASURED)]
+        [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in entry["metrics"])]
         for kind, values in entry["kinds"].items()
     ]
-    head = [f"{entry['dataset']}, pointing by kind", "phrases", *MEASURED]
+    head = [f"{entry['dataset']}, pointing by kind", "phrases", *entry["metrics"]]
     return ["", *aligned([head, *rows])] if rows else []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flair_jax.scoring.embedding import embed_texts as embed_texts
     from flair_jax.scoring.embedding import embed_tokens as embed_tokens
     from flair_jax.scoring.maps import MAPS as MAPS
+    from flair_jax.scoring.maps import maps_of as maps_of
     from flair_jax.scoring.maps import pair_maps as pair_maps
     from flair_jax.scoring.metrics import Ranks as Ranks
     from flair_jax.scoring.metrics import Ties as Ties
@@ -39,7 +40,7 @@ else:
                 "embed_texts",
                 "embed_tokens",
             ],
-            "maps": ["MAPS", "pair_maps"],
+            "maps": ["MAPS", "maps_of", "pair_maps"],
             "metrics": ["Ranks", "Ties", "class_ranks", "classification_metrics", "retrieval_metrics"],
             "ranking": ["ScoreBlock", "rank"],
             "scorer": ["RetrievalModel", "Retriever", "top_k"],

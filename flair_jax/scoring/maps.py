@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flair_jax.errors import FlairError
 from flair_jax.models.flair import AnyArray, Flair, Params
 from flair_jax.models.normalize import l2_normalize
 
@@ -14,28 +15,42 @@ from flair_jax.models.normalize import l2_normalize
 MAPS = ("attention", "patches", "pooled-patches")
 
 
+def maps_of(model: Flair) -> tuple[str, ...]:
+    """The `MAPS` that a model has: all, or all but the first if its pooling has no attention weights."""
+    width = model.config.embed_dim
+    local, text = jax.ShapeDtypeStruct((1, 2, width), jnp.float32), jax.ShapeDtypeStruct((1, width), jnp.float32)
+    try:
+        jax.eval_shape(model.pool_with_weights, model.abstract_params(), local, text)
+    except FlairError:
+        return MAPS[1:]
+    return MAPS
+
+
 def pair_maps(
     model: Flair, params: Params, local: Float[AnyArray, "P L D"], text: Float[AnyArray, "P D"]
-) -> Float[Array, "P 3 L"]:
-    """The three `MAPS` of each pair, in their order.
+) -> Float[Array, "P M L"]:
+    """The maps of each pair.
 
     Args:
-      model: whose pooling has attention weights.
+      model: any.
       params: its parameters.
       local: local tokens of P images.
       text: features of P texts, one for each image.
 
-    Raises:
-      FlairError: if the pooling has no attention weights.
+    Returns:
+      One for each of `maps_of` the model, in their order.
     """
+    attends = MAPS[0] in maps_of(model)
 
     def one(tokens: Array, feature: Array) -> Array:
-        _, weights = model.pool_with_weights(params, tokens[None], feature[None])
         pooled = model.pool(params, tokens[:, None], feature[None])[:, 0]
         direction = l2_normalize(feature)
-        cosines = (
+        found = [
             jnp.matmul(l2_normalize(each), direction, precision=jax.lax.Precision.HIGHEST) for each in (tokens, pooled)
-        )
-        return jnp.stack([weights[0, :, 0, :-1].mean(axis=0), *cosines])
+        ]
+        if attends:
+            _, weights = model.pool_with_weights(params, tokens[None], feature[None])
+            found.insert(0, weights[0, :, 0, :-1].mean(axis=0))
+        return jnp.stack(found)
 
     return jax.vmap(one)(jnp.asarray(local), jnp.asarray(text))

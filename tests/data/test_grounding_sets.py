@@ -49,14 +49,21 @@ def test_entities_are_phrases_with_the_boxes_of_their_chain(tmp_path) -> None:
     assert load("flickr30k-entities-val", tmp_path).images == [tmp_path / "flickr30k-images/20.jpg"]
 
 
+def test_brackets_in_a_caption_and_phrases_without_words(tmp_path) -> None:
+    make_entities(tmp_path)
+    text = "A sign [ that says ] \u2028 [/EN#1/people a [sic man] and [/EN#2/other ] or [/EN#2 it]"
+    (tmp_path / "Sentences/20.txt").write_text(text, encoding="utf-8")
+    data = load("flickr30k-entities-val", tmp_path)
+    assert (data.texts, data.kinds, data.left_out) == (["a [sic man", "it"], [("people",), ()], {"no words": 1})
+
+
 @pytest.mark.parametrize(
     ("file", "contents", "message"),
     [
         ("Sentences/10.txt", None, "10.txt: cannot be read (No such file or directory)"),
         ("Annotations/10.xml", None, "10.xml: cannot be read (No such file or directory)"),
         ("Sentences/10.txt", b"[/EN#1/people caf\xe9]", "10.txt: cannot be read as text in UTF-8"),
-        ("Sentences/10.txt", b"[/EN#1/people ]\n", "10.txt, line 1: has a phrase that is not [/EN#ID/TYPE WORDS]"),
-        ("Sentences/10.txt", b"x\n[/EN#1/people a man", "10.txt, line 2: has a phrase"),
+        ("Sentences/10.txt", b"x\n[/EN#1/people a man\n", "10.txt, line 2: ends within a phrase"),
         ("Annotations/10.xml", entities_xml()[:-20].encode(), "10.xml: is not an annotation of Flickr30k Entities ("),
         ("Annotations/10.xml", b"<annotation/>", "(`width` is missing)"),
         ("Annotations/10.xml", entities_xml().replace("<xmin>2", "<xmin>9").encode(), "(a box from 9, 1 to 3, 2)"),

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flair_jax.evaluate.localization import (
     attention_by_object,
     boxes_match,
+    centres_within,
     chosen_pixels,
     intersection_over_union,
     patch_coverage,
@@ -41,6 +43,18 @@ def test_a_quarter_of_a_patch_wins_and_less_does_not() -> None:
     assert winning_patches(mask_of((4, 4), slice(0, 1), slice(0, 1)), 2).tolist() == [[True, False], [False, False]]
     assert not winning_patches(mask_of((6, 6), slice(0, 1), slice(0, 2)), 2).any(), "2 of 9 pixels"
     assert winning_patches(mask_of((6, 6), slice(0, 1), slice(0, 3)), 2)[0, 0], "3 of 9 pixels"
+
+
+def test_by_pixel_a_patch_wins_whose_centre_is_covered() -> None:
+    # Centres of patches of 3 x 3 pixels are pixels 1 and 4; of 2 x 2, pixels 1 and 3.
+    assert centres_within(mask_of((6, 6), slice(1, 2), slice(4, 5)), 2).tolist() == [[False, True], [False, False]]
+    assert not centres_within(mask_of((6, 6), slice(2, 4), slice(2, 4)), 2).any()
+    assert centres_within(mask_of((4, 6), slice(3, 4), slice(0, 6)), 2).tolist() == [[False, False], [True, True]]
+    peak = np.zeros((3, 3), np.float32)
+    peak[1, 2] = 1
+    enlarged = np.asarray(Image.fromarray(peak).resize((33, 27), Image.Resampling.BILINEAR))
+    row, column = np.unravel_index(enlarged.argmax(), enlarged.shape)
+    assert centres_within(mask_of((27, 33), slice(row, row + 1), slice(column, column + 1)), 3).argmax() == 5
 
 
 def test_of_several_highest_patches_each_must_win() -> None:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from made_grounding import make_entities, make_folder
+from own_modules import GatedMean
 
 import flair_jax
 from flair_jax.data.sets import scenes_builder
@@ -16,10 +17,11 @@ from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import pointing
 from flair_jax.evaluate.localization import chosen_pixels, intersection_over_union, points_at, winning_patches
-from flair_jax.evaluate.pointing import MEASURED, PointSettings, centre_map, measure_phrases, point
+from flair_jax.evaluate.pointing import PointSettings, centre_map, measure_phrases, point
+from flair_jax.evaluate.pointing_task import result, table
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.blocks import BlockStore
-from flair_jax.scoring.maps import pair_maps
+from flair_jax.scoring.maps import maps_of, pair_maps
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.show.maps import attention_maps, patch_similarity
 
@@ -44,12 +46,13 @@ def test_metrics_of_a_phrase_are_those_computed_by_hand() -> None:
     rows = dict(zip(("good", "bad", "flat", "centre", "uniform"), measured.tolist(), strict=True))
     assert rows["good"][0] == 1
     # Half of the range is 1: the three patches of 1 are chosen where bilinear resizing leaves them at least that.
-    assert rows["good"][1] == pytest.approx(intersection_over_union(chosen_pixels(good, (8, 8)), mask))
-    assert rows["bad"] == [0, 0, 0]
-    assert rows["flat"] == [0, 0.25, 0], "all patches tie, and chosen is the whole picture"
-    assert rows["uniform"] == [0.25, 0.25, 0], "one patch in four wins"
-    assert rows["centre"][0] == 0.25, "one of the middle four wins"
-    assert rows["centre"][1] == pytest.approx(intersection_over_union(chosen_pixels(centre_map(4), (8, 8)), mask))
+    assert rows["good"][1] == 1
+    assert rows["good"][2] == pytest.approx(intersection_over_union(chosen_pixels(good, (8, 8)), mask))
+    assert rows["bad"] == [0, 0, 0, 0]
+    assert rows["flat"] == [0, 0, 0.25, 0], "all patches tie, and chosen is the whole picture"
+    assert rows["uniform"] == [0.25, 0.25, 0.25, 0], "one patch in four wins"
+    assert rows["centre"][:2] == [0.25, 0.25], "one of the middle four wins"
+    assert rows["centre"][2] == pytest.approx(intersection_over_union(chosen_pixels(centre_map(4), (8, 8)), mask))
 
 
 def test_the_centre_of_an_odd_grid_is_one_patch() -> None:
@@ -115,12 +118,25 @@ def test_a_set_is_measured_phrase_by_phrase(small_model, retriever, tmp_path, mo
     assert again.metrics == found.metrics
 
 
+def test_a_pooling_without_weights_has_the_other_maps(small_config, tmp_path) -> None:
+    model = Flair(small_config, pooling=GatedMean())
+    assert maps_of(model) == ("patches", "pooled-patches")
+    params = jax.jit(model.init)(jax.random.key(0))
+    make_folder(tmp_path)
+    data = GROUNDING_SETS["folder"].load(tmp_path)
+    found = point(model, Retriever(model, params), data, SETTINGS, BlockStore(None))
+    assert tuple(found.metrics) == ("patches", "pooled-patches", "centre", "uniform")
+    printed = table([result("folder", tmp_path, found, SETTINGS, {})], SETTINGS)
+    assert "folder: no map of attention, which the model's pooling does not have" in printed
+
+
 def test_what_covers_a_quarter_of_no_patch_is_counted(small_model, retriever, tmp_path) -> None:
     make_folder(tmp_path, segmentation={"size": [4, 8], "counts": [0, 1, 31]})
     data = GROUNDING_SETS["folder"].load(tmp_path)
     found = point(small_model[0], retriever, data, SETTINGS, BlockStore(None))
     assert (found.phrases, found.outlined, found.too_small) == (2, 2, 2)
-    assert {name: each["pointing"] for name, each in found.metrics.items()} == dict.fromkeys(MEASURED, 0)
+    for game in ("pointing", "pixel_pointing"):
+        assert [each[game] for each in found.metrics.values()] == [0] * 5
     assert found.kinds == {}
 
 

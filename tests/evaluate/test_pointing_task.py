@@ -10,9 +10,12 @@ from made_grounding import CODE, make_entities, make_folder, make_mdetr
 from flair_jax.cli import main
 from flair_jax.data.sets.grounding_data import GroundingData
 from flair_jax.evaluate import tasks
-from flair_jax.evaluate.pointing import MEASURED, METRICS
+from flair_jax.evaluate.pointing import BASELINES, METRICS
 from flair_jax.scoring.blocks import BlockStore
+from flair_jax.scoring.maps import MAPS
 from flair_jax.scoring.scorer import Retriever
+
+MEASURED = (*MAPS, *BASELINES)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_from_a_folder_to_a_table_and_a_file(compiled, small_checkpoint, tmp_pat
     assert tuple(result["metrics"]) == MEASURED
     rows = [line.split() for line in printed.splitlines() if any(f" {name} " in line for name in MEASURED)][:5]
     for row, name in zip(rows, MEASURED, strict=True):
-        assert row[-4:] == [name, *(f"{100 * result['metrics'][name][metric]:.1f}" for metric in METRICS)]
+        assert row[-5:] == [name, *(f"{100 * result['metrics'][name][metric]:.1f}" for metric in METRICS)]
     assert rows[0][:5] == ["flickr30k-entities-test", "2", "of", "1,000", "6"]
     assert (
         "a patch counts of which 25 % are covered; maps are cut at 0.5 of their range; boxes match from an IoU of 0.5"
@@ -64,7 +67,7 @@ def test_what_has_outlines_and_what_is_too_small_is_said(compiled, small_checkpo
     assert not evaluate(small_checkpoint, "--dataset", "folder", "--data-dir", tmp_path)
     printed = capsys.readouterr().out
     assert "folder: 2 phrases with outlines\n" in printed
-    assert "folder: 2 phrases name what covers 25 % of no patch, so that no map points at it" in printed
+    assert "folder: 2 phrases name what covers 25 % of no patch, so that no map points at it but by pixel" in printed
     assert "by kind" not in printed
 
 

@@ -191,7 +191,7 @@ def test_a_run_in_a_bucket_needs_no_disk(programs, tmp_path) -> None:
         "--file=launch/Dockerfile --tag=i -"
     )
     assert "--workdir=gs://b/runs/x --config.data.dir=s3://c/data" in workload
-    settings = {**SETTINGS, "WORKDIR": "s3://b/runs/x", "GPUS_PER_NODE": 1, "CPUS_PER_PROCESS": 8}
+    settings = {**SETTINGS, "WORKDIR": "gs://b/runs/x", "GPUS_PER_NODE": 1, "CPUS_PER_PROCESS": 8}
     folder, _, _, step = dry_run("slurm.sh", programs, tmp_path, settings)
     assert folder == f"mkdir -p {REPOSITORY}/logs/b/runs/x"
     assert f"--output={REPOSITORY}/logs/b/runs/x/process-%t.log" in step

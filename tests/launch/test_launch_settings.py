@@ -14,6 +14,11 @@ CLOUD = {**TRAIN, "ZONE": "z", "ACCELERATOR_TYPE": "v6e-16", "CLUSTER": "c", "IM
         ("local.sh", {"CONFIG": "configs/demo.py", "VENV": "-"}, "WORKDIR is not set; set it to the run's folder"),
         ("local.sh", {"WORKDIR": "/w", "VENV": "-"}, "CONFIG is not set; set it to a configuration file, such as"),
         ("local.sh", {**TRAIN, "CONFIG": "configs/none.py"}, "CONFIG=configs/none.py: there is no such file in /"),
+        (
+            "local.sh",
+            {**TRAIN, "WORKDIR": "s3://b/x"},
+            "checkpoints of a run are written to gs:// and to disks",
+        ),
         ("local.sh", {**TRAIN, "WORKDRI": "/w"}, "WORKDRI is not a setting; launch/settings.env.example explains"),
         ("local.sh", {**TRAIN, "OVERRIDES": "--a --b"}, "OVERRIDES must be a list in parentheses, such as OVERRIDES=("),
         ("local.sh", {**TRAIN, "VENV": "/none"}, "VENV=/none holds no bin/flair-jax; install there, or set VENV"),

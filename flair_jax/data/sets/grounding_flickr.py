@@ -7,7 +7,6 @@ Plummer et al., "Flickr30k Entities", IJCV 2017; the files' forms are those of i
 from __future__ import annotations
 
 import collections
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,7 @@ from flair_jax.data.sets.grounding_data import Phrase
 from flair_jax.data.sets.grounding_regions import Box, Region
 from flair_jax.errors import DatasetError, printable
 
-# [/EN#<chain id>/<type 1>/.../<type n> <word 1> ... <word m>]
-_PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\[\]]*[^\s\[\]])\s*\]")
+_START = "[/EN#"
 _NOT_VISUAL = "0"
 # Where the pictures lie beside the annotations; the first that exists counts.
 _PICTURES = ("flickr30k-images", "flickr30k_images", "images", ".")
@@ -40,17 +38,32 @@ def read_entities(folder: Path, split: Path, left_out: collections.Counter[str])
         size, boxes = _read_boxes(annotation)
         sentences = folder / "Sentences" / f"{name}.txt"
         for number, sentence in enumerate(_read_text(sentences).split("\n"), start=1):
-            phrases = _PHRASE.findall(sentence)
-            if len(phrases) != sentence.count("[/EN#"):
-                raise DatasetError(f"{sentences}, line {number}: has a phrase that is not [/EN#ID/TYPE WORDS]")
-            for chain, kinds, words in phrases:
+            for chain, kinds, words in _phrases(sentence, f"{sentences}, line {number}"):
                 if chain == _NOT_VISUAL:
                     left_out["nothing that is seen"] += 1
+                elif not words:
+                    left_out["no words"] += 1
                 elif chain not in boxes:
                     left_out["no box: the whole scene, or not in the picture"] += 1
                 else:
-                    region, types = boxes[chain], tuple(kinds.strip("/").split("/"))
-                    yield Phrase(pictures / f"{name}.jpg", size, " ".join(words.split()), region, types)
+                    yield Phrase(pictures / f"{name}.jpg", size, words, boxes[chain], kinds)
+
+
+def _phrases(sentence: str, where: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Chain, types and words of each [/EN#CHAIN/TYPE/... WORD WORD ...]; the last word is the first that ends in ]."""
+    words: list[str] | None = None
+    for token in sentence.split():
+        if words is None:
+            if token.startswith(_START):
+                chain, *kinds = token.removeprefix(_START).split("/")
+                words = []
+        else:
+            words.append(token.removesuffix("]"))
+            if token.endswith("]"):
+                yield chain, tuple(kinds), " ".join(filter(None, words))
+                words = None
+    if words is not None:
+        raise DatasetError(f"{where}: ends within a phrase")
 
 
 def _read_boxes(path: Path) -> tuple[tuple[int, int], dict[str, Region]]:
