@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from flair_jax.checkpoint import load, read_description
     from flair_jax.errors import SearchIndexError, printable
+    from flair_jax.scoring.embedding import unread
     from flair_jax.search.searcher import Searcher
     from flair_jax.weights.origin import check_pooling
 
@@ -74,6 +75,8 @@ def _run(options: argparse.Namespace) -> None:
         )
     if index.manifest.faiss and searcher.exact:
         print("flair-jax: FAISS is not installed; comparing with every picture instead", file=sys.stderr)
+    for remark in unread([options.sentence], model.config.text):
+        print(f"flair-jax: {remark}", file=sys.stderr)
     hits = searcher.search(options.sentence, top=options.top, rerank=options.rerank)
     for hit in hits:
         print(f"{hit.score:8.4f} {hit.global_score:8.4f}  {printable(hit.path)}")

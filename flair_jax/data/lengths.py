@@ -231,11 +231,11 @@ class _Odds:
 
 
 def _rows_needed(lengths: np.ndarray, row_tokens: int) -> int:
-    """The fewest rows in which no caption is cut."""
-    rows = -(-int(lengths.sum()) // row_tokens)
-    while (place(lengths, rows, row_tokens)[2] < lengths).any():
-        rows += 1
-    return rows
+    """The fewest rows in which no caption is cut: those that `place` uses if it has one for each.
+
+    It begins another only if a caption fits in none of those begun, so with fewer than these some caption is cut.
+    """
+    return len(np.unique(place(lengths, len(lengths), row_tokens)[0]))
 
 
 def _odds_of_more(sums: np.ndarray, images: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 import flair_jax
 from flair_jax.configs.demo import get_config
 from flair_jax.data.sets import scenes_builder
+from flair_jax.demo.choices import choices_in_sugarcrepe_form
 from flair_jax.demo.evaluation import ScenesEvaluation, ScenesResult
 from flair_jax.demo.phrases import phrases_in_coco_form
 from flair_jax.demo.report import Control, examples, print_tables, write_report
@@ -83,7 +84,7 @@ def run_demo(output: Path, *, control: bool = False) -> None:
         f"\nwritten: {output / 'report.html'}\n"
         f"the model: {checkpoint}; try\n"
         f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}\n"
-        "and the same with --task point"
+        "and the same with --task point or --task choose"
     )
 
 
@@ -99,7 +100,8 @@ def _train(config: ConfigDict, workdir: Path) -> Outcome:
 def write_pictures(folder: Path, scenes: list[scenes_builder.LabelledScene]) -> None:
     """Writes scenes as sets of the name `folder` for `flair-jax evaluate`: PNG files, and for each task a file.
 
-    For retrieval that has long captions, for pointing the objects' descriptions and outlines.
+    For retrieval that has long captions, for pointing the objects' descriptions and outlines, for choosing sentences
+    with one word changed: those that the demonstration asks about.
     """
     from PIL import Image
 
@@ -112,3 +114,7 @@ def write_pictures(folder: Path, scenes: list[scenes_builder.LabelledScene]) -> 
             lines.append(json.dumps({"image": name, "caption": labelled.long_caption}) + "\n")
         (partial / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
         (partial / "phrases.json").write_text(json.dumps(phrases_in_coco_form(scenes, names)), encoding="utf-8")
+        (partial / "choices").mkdir()
+        for attribute, records in choices_in_sugarcrepe_form(ScenesEvaluation(scenes).swaps, names).items():
+            text = json.dumps(records, indent=1)
+            (partial / "choices" / f"{attribute}.json").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: retrieval, classification, segmentation, pointing."""
+"""Evaluation of a trained model: retrieval, classification, segmentation, pointing, choosing captions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
+    from flair_jax.evaluate.choosing import ChooseSettings as ChooseSettings
+    from flair_jax.evaluate.choosing import Choosing as Choosing
+    from flair_jax.evaluate.choosing import choose as choose
     from flair_jax.evaluate.classification import CLASSIFICATION_MODES as CLASSIFICATION_MODES
     from flair_jax.evaluate.classification import Classification as Classification
     from flair_jax.evaluate.classification import ClassificationSettings as ClassificationSettings
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.segmentation import SegmentationSettings as SegmentationSettings
     from flair_jax.evaluate.segmentation import segment as segment
     from flair_jax.evaluate.segmentation_metrics import confusion_matrix as confusion_matrix
-    from flair_jax.evaluate.segmentation_task import segment_checkpoint as segment_checkpoint
     from flair_jax.evaluate.task import Task as Task
+    from flair_jax.evaluate.tasks import Job as Job
     from flair_jax.evaluate.tasks import evaluate_checkpoint as evaluate_checkpoint
     from flair_jax.evaluate.windows import Windows as Windows
     from flair_jax.evaluate.windows import plan_windows as plan_windows
@@ -36,6 +39,7 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
+            "choosing": ["ChooseSettings", "Choosing", "choose"],
             "classification": [
                 "CLASSIFICATION_MODES",
                 "Classification",
@@ -49,9 +53,8 @@ else:
             "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],
             "segmentation": ["SEGMENT_BY", "PatchScorer", "Segmentation", "SegmentationSettings", "segment"],
             "segmentation_metrics": ["confusion_matrix"],
-            "segmentation_task": ["segment_checkpoint"],
             "task": ["Task"],
-            "tasks": ["evaluate_checkpoint"],
+            "tasks": ["Job", "evaluate_checkpoint"],
             "windows": ["Windows", "plan_windows"],
         },
     )

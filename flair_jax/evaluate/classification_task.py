@@ -26,7 +26,9 @@ def task(class_names: str | None = None) -> Task:
     Args:
       class_names: file of names to use in place of the sets' own.
     """
-    return Task(CLASSIFICATION_SETS, lambda entry, folder: entry.load(folder, class_names), classify, result, table)
+    return Task(
+        "classify", CLASSIFICATION_SETS, lambda entry, folder: entry.load(folder, class_names), classify, result, table
+    )
 
 
 def result(

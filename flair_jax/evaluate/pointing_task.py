@@ -19,7 +19,7 @@ _HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
 
 def task() -> Task:
     """The task."""
-    return Task(GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
+    return Task("point", GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
 
 
 def result(

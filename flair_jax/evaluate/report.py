@@ -74,9 +74,25 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def document(results: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
-    """The contents of `--output`: one form for one or several sets, and for every task."""
-    return {"results": list(results), **environment}
+def document(outcomes: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """The contents of `--output`: one form for one or several sets, and for every task.
+
+    Args:
+      outcomes: task, result and environment of each set. Settings that they have not in common go with the results.
+    """
+    environments = [environment for _, _, environment in outcomes]
+    shared = environments[0]["settings"]
+    for each in environments:
+        shared = {
+            name: value
+            for name, value in shared.items()
+            if name in each["settings"] and each["settings"][name] == value
+        }
+    results = []
+    for task, result, environment in outcomes:
+        own = {name: value for name, value in environment["settings"].items() if name not in shared}
+        results.append({"task": task, **result, **({"settings": own} if own else {})})
+    return {"results": results, **environments[0], "settings": shared}
 
 
 def count_of(count: int, whole: int | None) -> str:

@@ -32,6 +32,7 @@ _COLUMNS = tuple(
 def task(processes: Processes = ALONE) -> Task:
     """Retrieval, shared by processes."""
     return Task(
+        "retrieval",
         RETRIEVAL_SETS,
         lambda entry, folder: entry.load(folder),
         partial(evaluate, processes=processes),

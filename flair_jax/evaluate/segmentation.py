@@ -46,6 +46,7 @@ class SegmentationSettings:
         by its word.
       batch_size: windows embedded at once over all devices.
       skip_broken: leave out pictures that cannot be read, or whose annotation cannot, instead of failing.
+      templates: sentences with `{}` for the words; the set's own if None.
     """
 
     segment_by: str = "patches"
@@ -53,6 +54,7 @@ class SegmentationSettings:
     background_threshold: float | None = None
     batch_size: int = 64
     skip_broken: bool = False
+    templates: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +92,17 @@ class PatchScorer:
           model: for its context length.
           retriever: the model on its devices.
           data: for its words and templates; of several words of a class, the best counts.
-          settings: only `segment_by` and `batch_size` are used.
+          settings: only `segment_by`, `batch_size` and `templates` are used.
         """
         self._retriever, self._batch = retriever, settings.batch_size
         self._first_word = np.cumsum([0, *map(len, data.texts[:-1])])
-        words = [word for alternatives in data.texts for word in alternatives]
-        sentences = [template.replace("{}", word) for word in words for template in data.templates]
+        words, templates = [word for alternatives in data.texts for word in alternatives], settings.templates
+        templates = data.templates if templates is None else templates
+        sentences = [template.replace("{}", word) for word in words for template in templates]
         self.cut_off = cut_off(sentences, model.config.text)
         with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
-        text = class_features(features.reshape(len(words), len(data.templates), -1))
+        text = class_features(features.reshape(len(words), len(templates), -1))
         if settings.segment_by == "patches":
             self._cosines: Callable[[np.ndarray], np.ndarray] = partial(self._of_patches, text)
         else:

@@ -27,15 +27,21 @@ class Task:
     """Something to score a model by.
 
     Attributes:
+      name: for `--task`.
       sets: its data sets, by name.
       load: (set, folder) -> data, with a method `digest` that says whether it is the same.
       evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `retrieval_task.result`.
       table: (results, settings) -> text.
+      fit: (settings, data, the model's config, set's name) -> the settings that this set and model are evaluated with.
+      extra: what unfinished work depends on besides, as plain JSON values.
     """
 
+    name: str
     sets: Mapping[str, Set]
     load: Callable[[Any, Path], Any]
     evaluate: Callable[..., Any]
     result: Callable[..., dict[str, Any]]
     table: Callable[[Sequence[dict[str, Any]], Any], str]
+    fit: Callable[..., Any] = lambda settings, *_: settings
+    extra: tuple[Any, ...] = ()

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flair_jax.models.attention import split_heads
 from flair_jax.models.cosine_kernel import kernel_cosines, takes
@@ -23,6 +23,14 @@ class PreparedImage(NamedTuple):
 
     key: Float[Array, "*B H L C"]
     value: Float[Array, "*B H L C"]
+
+
+class PartialImage(NamedTuple):
+    """`PreparedImage` of which only some tokens count."""
+
+    key: Float[Array, "*B H L C"]
+    value: Float[Array, "*B H L C"]
+    kept: Bool[Array, "*B L"]
 
 
 class TextQueries(NamedTuple):
@@ -78,10 +86,16 @@ class TextConditionedPooling(Pooling):
         weights = _softmax_with_empty_slot(logits)
         return self._mix(value, weights), weights
 
-    def pool_queries(self, query: Float[Array, "B C D"], images: PreparedImage) -> Float[Array, "B C D"]:
+    def keep_tokens(self, images: PreparedImage, kept: Bool[Array, "B L"]) -> PartialImage:
+        """Images of which only some tokens are keys and values."""
+        return PartialImage(*images, kept)
+
+    def pool_queries(self, query: Float[Array, "B C D"], images: PreparedImage | PartialImage) -> Float[Array, "B C D"]:
         """Each image as seen by its own C texts, which come as `project_texts` gives them."""
         query = split_heads(query, self.heads)
         logits = jnp.einsum("bnhc,bhlc->bhnl", query, images.key, preferred_element_type=jnp.float32)
+        if isinstance(images, PartialImage):
+            logits = jnp.where(images.kept[:, None, None], logits, -jnp.inf)
         return self._mix(images.value, _softmax_with_empty_slot(logits))
 
     def _mix(self, value: Float[Array, "B H L C"], weights: Float[Array, "B H N L+1"]) -> Float[Array, "B N D"]:

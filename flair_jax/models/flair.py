@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.models.config import FlairConfig
@@ -238,6 +238,14 @@ class Flair:
     def prepare_images(self, params: Params, local: Float[AnyArray, "B L D"]) -> Any:
         """The part of text-conditioned scoring that depends on images alone; `local` is from `encode_image`."""
         return self._apply(params, lambda module, local: module.pooling.prepare_images(local), local)
+
+    def keep_tokens(self, params: Params, images: Any, kept: Bool[AnyArray, "B L"]) -> Any:
+        """Images of `prepare_images` for `pool_queries` of which only some tokens count.
+
+        Raises:
+          NotImplementedError: if the pooling cannot do that.
+        """
+        return self._apply(params, lambda module, kept: module.pooling.keep_tokens(images, kept), kept)
 
     def prepare_texts(self, params: Params, text: Float[AnyArray, "N D"]) -> PreparedTexts:
         """The part of text-conditioned scoring that depends on texts alone; `text` is from `encode_text`."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flair_jax.models.normalize import l2_normalize
 
@@ -37,7 +37,8 @@ class Pooling(nn.Module):
     other methods are here in their plain form: correct for every pooling, with time and memory that grow with D for
     each pair. A pooling that can do better overrides them, as `flair_jax.models.attention_pooling` does:
     `prepare_texts` together with `cosines` for scoring and classification, `cosines_with_text` for search, and
-    `__call__` if it has attention weights to show. Overriding them changes results by rounding only.
+    `__call__` if it has attention weights to show. Overriding them changes results by rounding only. `keep_tokens` is
+    for pooling parts of images, which no training needs.
 
     Letters: B images, L local tokens of each, N texts, C texts of an image's own, D embedding width, Q that of a query.
     """
@@ -69,6 +70,15 @@ class Pooling(nn.Module):
           images: from `prepare_images`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no pool_queries, which every pooling must have")
+
+    def keep_tokens(self, images: Any, kept: Bool[Array, "B L"]) -> Any:
+        """Images for `pool_queries` of which only some tokens count, as if the others were not there.
+
+        Args:
+          images: from `prepare_images`.
+          kept: which tokens count; there may be none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no keep_tokens, so it cannot pool parts of images")
 
     def __call__(
         self, local: Float[Array, "B L D"], text: Float[Array, "N D"]

@@ -174,6 +174,17 @@ def cut_off(texts: Sequence[str], text: TextConfig) -> CutOff:
     return CutOff(text.context_length, longer, longer / len(texts), int(lost.sum()) / max(int(tokens.sum()), 1))
 
 
+def unread(sentences: Sequence[str], text: TextConfig) -> list[str]:
+    """A remark on each sentence of which the model does not read the end, for whoever wrote it."""
+    tokenizer = find_tokenizer(text.tokenizer)
+    room = tokenizer.room(text.context_length)
+    return [
+        f"sentence {number} has {count:,} tokens, of which the model reads the first {room:,}: its end changes nothing"
+        for number, count in enumerate(tokenizer.count_tokens(sentences).tolist(), start=1)
+        if count > room
+    ]
+
+
 def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
     """Features [N, D] of texts, as `embed_tokens` makes them."""
     return embed_tokens(model, retriever, tokenize_for(model.config.text, texts), batch_size, bar)

@@ -18,6 +18,7 @@ from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair
+from flair_jax.scoring.embedding import unread
 from flair_jax.show.draw import contact_sheet, new_figure, overlay
 from flair_jax.show.maps import Explanation, explain_picture
 from flair_jax.weights.origin import check_pooling
@@ -61,7 +62,7 @@ def attend(
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
     found = explain_picture(model, params, pixels, sentences)
-    print(report(sentences, found))
+    print("\n".join([report(sentences, found), *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
     for number, (sentence, shown) in enumerate(zip(sentences, maps, strict=True), start=1):

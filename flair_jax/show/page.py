@@ -18,6 +18,7 @@ from flair_jax.data.image import open_picture, open_rgb, preprocess
 from flair_jax.errors import FlairError, ImageError, printable
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair, Params
+from flair_jax.scoring.embedding import unread
 from flair_jax.show.draw import overlay
 from flair_jax.show.maps import explain_picture
 
@@ -123,6 +124,7 @@ class Page:
             f"<table><tr>{''.join(f'<th>{name}</th>' for name in heading)}"
             f"<th class='map'>attention, {head}</th><th class='map'>patches, one by one</th></tr>{rows}</table>"
             "<p>Scores are logits, the highest of each column in bold. Yellow is the highest value of its own map.</p>"
+            + "".join(f"<p>{_escape(remark)}</p>" for remark in unread(sentences, self._model.config.text))
         )
 
     @_or_message

@@ -60,7 +60,8 @@ class RetrievalEvaluation:
     def run(self, params: Params) -> dict[str, float]:
         """Metrics by name, `evaluation/...`, the same on all processes; every process must call this.
 
-        With them, `..._ties`: the share of ranks decided by equal scores, 1 for a model that has collapsed.
+        With them, `..._ties`: the share of ranks decided by equal scores, 1 for a model that has collapsed; and
+        `texts_cut_off` and `tokens_cut_off`: the shares of texts and tokens that exceed the model's context.
 
         While this runs, the parameters are replicated on every device, beside its shard of the training state.
 
@@ -73,7 +74,8 @@ class RetrievalEvaluation:
         except BrokenPicturesError as error:
             raise DatasetError(list_broken(error.broken, error.images, _ADVICE)) from None
         ties = {f"{direction}_ties": share for direction, share in outcome.ties.share.items()}
-        return {f"evaluation/{name}": value for name, value in (outcome.metrics | ties).items()}
+        cut = {"texts_cut_off": outcome.cut_off.texts_share, "tokens_cut_off": outcome.cut_off.tokens_share}
+        return {f"evaluation/{name}": value for name, value in (outcome.metrics | ties | cut).items()}
 
 
 def _check(data: RetrievalData) -> None:

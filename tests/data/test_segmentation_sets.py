@@ -16,7 +16,8 @@ from made_segmentation import (
 from PIL import Image
 
 from flair_jax.data.sets import scenes_builder
-from flair_jax.data.sets.segmentation import SEGMENTATION_SETS, find_segmentation_set
+from flair_jax.data.sets.retrieval import find_row
+from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 from flair_jax.data.sets.segmentation_data import IGNORED
 from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError, ImageError
@@ -188,9 +189,9 @@ def test_a_wrong_folder_is_explained(tmp_path) -> None:
     with pytest.raises(DatasetError, match="val.txt: cannot be read as text in UTF-8"):
         SEGMENTATION_SETS["voc20"].load(tmp_path)
     with pytest.raises(DatasetError, match="dataset voc_21: no such set; did you mean voc21"):
-        find_segmentation_set("voc_21")
+        find_row("voc_21", SEGMENTATION_SETS)
     with pytest.raises(DatasetError, match="dataset q: no such set; choose from voc20, voc21"):
-        find_segmentation_set("q")
+        find_row("q", SEGMENTATION_SETS)
 
 
 def test_words_of_ones_own(tmp_path) -> None:

@@ -22,8 +22,9 @@ for name, kind, _ in CLUSTER_OPTIONS:
 options = parser.parse_args()
 join_cluster({name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}, sigterm_saves=False)
 
+from flair_jax.evaluate import retrieval_task
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings
-from flair_jax.evaluate.tasks import evaluate_checkpoint
+from flair_jax.evaluate.tasks import Job, evaluate_checkpoint
 from flair_jax.scoring.scorer import Retriever
 
 processes = Processes.all()
@@ -45,8 +46,9 @@ def counting_score_all(self, *arguments, **options):
 
 Retriever.encode_images, Retriever.score_all = counting_encode_images, counting_score_all
 for mode in RETRIEVAL_MODES:
+    job = Job(retrieval_task.task(processes), RetrievalSettings(mode, top_k=5, batch_size=4, skip_broken=True))
     evaluate_checkpoint(
-        *(options.checkpoint, "all", options.data, RetrievalSettings(mode, top_k=5, batch_size=4, skip_broken=True)),
+        *(options.checkpoint, "all", options.data, job),
         dtype="float32",
         output=options.output / f"{mode}.json",
         processes=processes,

@@ -190,8 +190,8 @@ def test_a_killed_run_resumes_where_it_was(small_checkpoint, folders, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "imagenet-1k"], "dataset imagenet-1k: no such set; did you mean imagenet?"),
-        (["--dataset", "coco"], "dataset coco: no such set; choose from imagenet, cifar10, cifar100, folder"),
+        (["--dataset", "imagenet-1k"], "dataset imagenet-1k: no such set; did you mean imagenet or imagenet-v2"),
+        (["--dataset", "coco"], "dataset coco: no such set; choose from imagenet, imagenet-v2, "),
         (
             ["--dataset", "folder", "--mode", "top-k"],
             "--mode top-k is not for --task classify; choose text-conditioned",

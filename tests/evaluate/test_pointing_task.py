@@ -115,10 +115,7 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(compiled, small_che
     ("arguments", "message"),
     [
         (("--dataset", "refcoco"), "dataset refcoco: no such set; did you mean refcoco"),
-        (
-            ("--dataset", "folder", "--mode", "global"),
-            "--mode: is for --task retrieval and classify only, not for point",
-        ),
+        (("--dataset", "folder", "--top-k", "5"), "--top-k: is for --task retrieval only, not for point"),
         (("--dataset", "folder"), "folder needs phrases.json there"),
         (("--dataset", "refcocog-test"), "refcocog-test needs annotations/refcocog-umd/instances_test.json or"),
     ],

@@ -17,7 +17,7 @@ from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.data.sets.segmentation import SEGMENTATION_SETS
 from flair_jax.errors import DatasetError
-from flair_jax.evaluate import segmentation, segmentation_task
+from flair_jax.evaluate import segmentation, tasks
 from flair_jax.evaluate.segmentation import PatchScorer, SegmentationSettings, segment
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.models.flair import Flair
@@ -64,7 +64,7 @@ def lively(small_model) -> tuple[Flair, dict]:
 @pytest.fixture
 def compiled(retriever, monkeypatch) -> None:
     """The command with what is compiled already."""
-    monkeypatch.setattr(segmentation_task, "Retriever", lambda *_: retriever)
+    monkeypatch.setattr(tasks, "Retriever", lambda *_: retriever)
 
 
 def evaluate(checkpoint: Path, *arguments: object) -> int:

@@ -17,8 +17,9 @@ from flair_jax import Flair, FlairError, Pooling, TextTower, VisionTower, checkp
 from flair_jax.convert import stablehlo, stablehlo_export
 from flair_jax.demo.evaluation import _Scorer
 from flair_jax.errors import CheckpointError, ConfigError, SearchIndexError
+from flair_jax.evaluate import retrieval_task
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings
-from flair_jax.evaluate.tasks import evaluate_checkpoint
+from flair_jax.evaluate.tasks import Job, evaluate_checkpoint
 from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.scorer import Retriever, score_all_step, top_k
 from flair_jax.search import Searcher, SearchIndex
@@ -136,8 +137,8 @@ def test_a_checkpoint_is_loaded_with_its_model_alone(own, saved, small_checkpoin
 
 @pytest.mark.parametrize("mode", RETRIEVAL_MODES)
 def test_evaluation(own, saved, photographs, mode: str) -> None:
-    settings = RetrievalSettings(mode, top_k=3)
-    (result,) = evaluate_checkpoint(saved, "coco", photographs, settings, dtype="float32", output=None, model=own[0])
+    job = Job(retrieval_task.task(), RetrievalSettings(mode, top_k=3))
+    (result,) = evaluate_checkpoint(saved, "coco", photographs, job, dtype="float32", output=None, model=own[0])
     assert 0 <= result["metrics"]["text_to_image_R@1"] <= 1
 
 

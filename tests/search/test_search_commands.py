@@ -40,6 +40,8 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
         assert Path(path).is_file()
         assert path in page.read_text()
     assert scores == sorted(scores, reverse=True)
+    assert run("search", index, "a kettle" + " ," * 80) == 0
+    assert "flair-jax: sentence 1 has 82 tokens, of which the model reads the first 75" in capsys.readouterr().err
 
     assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--faiss") == 0
     assert "11 pictures, 0 embedded now" in capsys.readouterr().out

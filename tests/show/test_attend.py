@@ -57,6 +57,12 @@ def test_maps_sheet_arrays_and_scores(small_checkpoint, cat, tmp_path, capsys) -
     np.testing.assert_array_equal(np.asarray(first), flair_jax.overlay(pixels, found.attention.heads[0].mean(axis=0)))
 
 
+def test_the_end_of_a_sentence_that_is_not_read_is_named(small_checkpoint, cat, tmp_path, capsys) -> None:
+    assert attend(small_checkpoint, cat, tmp_path / "a", "a cat", "a cat" + " ," * 100) == 0
+    remarks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sentence ")]
+    assert remarks == ["sentence 2 has 102 tokens, of which the model reads the first 75: its end changes nothing"]
+
+
 def test_patches_and_heads(small_checkpoint, cat, tmp_path) -> None:
     assert attend(small_checkpoint, cat, tmp_path, "a cat", "--kind", "patches") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"patches.png", "patches_1_a-cat.png", "maps.npz"}

@@ -58,6 +58,10 @@ def test_scores_and_maps_are_those_of_the_model(small_model, cat, head: str) -> 
     assert [row[1] for row in rows] == numbers(found.logits)
     assert [row[2] for row in rows] == numbers(found.global_logits)
     assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in empty]
+    assert "of which the model reads" not in shown
+    assert "sentence 2 has 80 tokens, of which the model reads the first 75" in page.compare(
+        cat, "a\n" + " ," * 80, head
+    )
     assert shown.count("<b>") == 2, "the highest of both columns"
     drawn = pictures(shown)
     assert len(drawn) == 5

@@ -14,6 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from runs import run, run_distributed
 
 from flair_jax.data.sets import scenes_builder
+from flair_jax.data.sets.retrieval import find_retrieval_set
+from flair_jax.data.tokenizer import count_tokens
 from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError
 from flair_jax.models.flair import Flair
@@ -60,11 +62,17 @@ def alone(config, flags, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_metrics_while_training(alone) -> None:
+def test_metrics_while_training(alone, pictures) -> None:
     measured = evaluations(alone)
     assert set(measured) == {3, 6}
     assert all(1 <= values["evaluation/image_to_text_mean_rank"] <= 16 for values in measured.values())
     assert all(values["evaluation/text_to_image_ties"] == 0 for values in measured.values())
+    # The model reads 16 tokens, 14 of them the text's own.
+    counts = count_tokens(find_retrieval_set("folder").load(pictures).texts)
+    lost = np.maximum(counts - 14, 0)
+    for values in measured.values():
+        assert values["evaluation/texts_cut_off"] == np.mean(lost > 0) > 0
+        assert values["evaluation/tokens_cut_off"] == lost.sum() / counts.sum()
     (start,) = (json.loads(line) for line in (alone / "starts.jsonl").read_text().splitlines())
     assert start["step"] == 0
     assert start["versions"]["pillow"]

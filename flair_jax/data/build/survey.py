@@ -17,9 +17,9 @@ from flair_jax.data.tokenizer import tokenize
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError, ImageError, printable
 
-# Upper ends of the bins of the histograms; a caption of 77 tokens or more is cut.
+# Upper ends of the bins of the histograms. Released models read 77 tokens, stretched ones 248.
 SENTENCE_BINS = (1, 2, 4, 8, 16, 32, 64)
-TOKEN_BINS = (8, 16, 24, 32, 48, 64, 77)
+TOKEN_BINS = (8, 16, 24, 32, 48, 64, 77, 128, 248)
 _CHUNK = 256
 _CONTEXT = 256
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from flair_jax.lazy import public
 
 if TYPE_CHECKING:
+    from flair_jax.data.sets.choice import CHOICE_SETS as CHOICE_SETS
+    from flair_jax.data.sets.choice import ChoiceSet as ChoiceSet
+    from flair_jax.data.sets.choice_data import ChoiceData as ChoiceData
     from flair_jax.data.sets.classification import CLASSIFICATION_SETS as CLASSIFICATION_SETS
     from flair_jax.data.sets.classification import ClassificationData as ClassificationData
     from flair_jax.data.sets.classification import ClassificationSet as ClassificationSet
@@ -38,6 +41,8 @@ else:
     __getattr__, __dir__, __all__ = public(
         __name__,
         {
+            "choice": ["CHOICE_SETS", "ChoiceSet"],
+            "choice_data": ["ChoiceData"],
             "classification": ["CLASSIFICATION_SETS", "ClassificationData", "ClassificationSet"],
             "grounding": ["GROUNDING_SETS", "GroundingSet"],
             "grounding_data": ["GroundingData"],

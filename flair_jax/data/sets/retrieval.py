@@ -106,11 +106,12 @@ class RetrievalSet:
         return RetrievalData(list(index), texts, np.array(image_of_text))
 
 
-def _read_coco(folder: Path, annotations: Path) -> Iterator[Pair]:
+def read_coco(folder: Path, annotations: Path, *, images: str) -> Iterator[Pair]:
+    """Pairs of COCO's caption files; `images` is the folder of the pictures in `images/`."""
     data = read_json(annotations)
     files = {}
     for image, where in rows(field(data, "images", list, str(annotations)), annotations):
-        files[field(image, "id", int, where)] = folder / "images" / "val2017" / field(image, "file_name", str, where)
+        files[field(image, "id", int, where)] = folder / "images" / images / field(image, "file_name", str, where)
     for caption, where in rows(field(data, "annotations", list, str(annotations)), annotations):
         image_id = field(caption, "image_id", int, where)
         if image_id not in files:
@@ -118,7 +119,8 @@ def _read_coco(folder: Path, annotations: Path) -> Iterator[Pair]:
         yield files[image_id], field(caption, "caption", str, where)
 
 
-def _read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
+def read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
+    """Pairs of the files of ALBEF and BLIP, whose paths start at the folder's parent."""
     for record, where in rows(read_json(annotations), annotations):
         image = field(record, "image", str, where)
         path = absolute(folder).parent / image
@@ -171,11 +173,18 @@ def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
 RETRIEVAL_SETS: dict[str, RetrievalSet] = {
     entry.name: entry
     for entry in (
-        RetrievalSet("coco", "annotations/captions_val2017.json", _read_coco, "cocodataset.org", 5_000, 25_014),
+        RetrievalSet(
+            "coco",
+            "annotations/captions_val2017.json",
+            partial(read_coco, images="val2017"),
+            "cocodataset.org",
+            5_000,
+            25_014,
+        ),
         RetrievalSet(
             "flickr30k-val",
             "flickr30k_val.json",
-            _read_flickr,
+            read_flickr,
             "shannon.cs.illinois.edu/DenotationGraph",
             1_014,
             5_070,
@@ -183,7 +192,7 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet(
             "flickr30k-test",
             "flickr30k_test.json",
-            _read_flickr,
+            read_flickr,
             "shannon.cs.illinois.edu/DenotationGraph",
             1_000,
             5_000,

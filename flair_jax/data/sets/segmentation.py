@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from flair_jax.data.sets.retrieval import find_row
 from flair_jax.data.sets.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -36,6 +35,7 @@ class SegmentationSet:
       open: (the set's folder, the file or folder that marks it) -> the data.
       source: where users get it.
       whole: how many pictures the whole set has, as published; None if that is not known.
+      beside: a folder of the set's that must be there too; others have pictures where this set has them.
     """
 
     name: str
@@ -44,6 +44,21 @@ class SegmentationSet:
     open: Callable[[Path, Path], SegmentationData]
     source: str
     whole: int | None = None
+    beside: str = ""
+
+    def _folders(self, data_dir: Path) -> Iterator[tuple[Path, Path]]:
+        """Where the set may be, with what marks it."""
+        parts = Path(self.folder).parts
+        for folder in (data_dir.joinpath(*parts[start:]) for start in range(len(parts) + 1)):
+            yield from ((folder, found) for found in sorted(folder.glob(self.marker))[:1])
+
+    def find(self, data_dir: Path) -> Path | None:
+        """What marks the set's folder, in `data_dir` or in `folder` below it; None if the set is not there."""
+        for folder, marker in self._folders(data_dir):
+            named = folder.resolve().name == Path(self.folder).name
+            if (folder / self.beside).is_dir() if self.beside else named:
+                return marker
+        return None
 
     def load(self, data_dir: str | Path) -> SegmentationData:
         """Lists the pictures; none is opened.
@@ -54,24 +69,12 @@ class SegmentationSet:
         data_dir = expand(data_dir)
         if not data_dir.is_dir():
             raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
-        parts = Path(self.folder).parts
-        for folder in (data_dir.joinpath(*parts[start:]) for start in range(len(parts) + 1)):
-            found = sorted(folder.glob(self.marker))
-            if found:
-                data = self.open(folder, found[0])
-                if not data.names:
-                    raise DatasetError(f"{found[0]}: holds no pictures of {self.name}")
-                return data
+        for folder, marker in self._folders(data_dir):
+            data = self.open(folder, marker)
+            if not data.names:
+                raise DatasetError(f"{marker}: holds no pictures of {self.name}")
+            return data
         raise DatasetError(f"{data_dir}: {self.name} needs {self.marker} there or in {self.folder} below it")
-
-
-def find_segmentation_set(name: str) -> SegmentationSet:
-    """The set of that name.
-
-    Raises:
-      DatasetError: if there is none; the message names the closest.
-    """
-    return find_row(name, SEGMENTATION_SETS)
 
 
 def _open_scenes(folder: Path, marker: Path) -> SegmentationData:
@@ -119,6 +122,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             partial(_voc, labels={".png": labels(1, 20, 0)}),
             "host.robots.ox.ac.uk/pascal/VOC/voc2012",
             1_449,
+            "SegmentationClass",
         ),
         SegmentationSet(
             "voc21",
@@ -127,6 +131,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             partial(_voc, labels={".png": labels(0, 21)}, background=True),
             "as voc20, with background",
             1_449,
+            "SegmentationClass",
         ),
         SegmentationSet(
             "context59",
@@ -134,6 +139,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             "ImageSets/SegmentationContext/val.txt",
             partial(_context, labels={".png": labels(1, 59, 0)}),
             "VOC 2010 and mmsegmentation's pascal_context.py",
+            beside="SegmentationClassContext",
         ),
         SegmentationSet(
             "context60",
@@ -141,6 +147,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             "ImageSets/SegmentationContext/val.txt",
             partial(_context, labels={".png": labels(0, 60)}, background=True),
             "as context59, with background",
+            beside="SegmentationClassContext",
         ),
         SegmentationSet(
             "ade20k",
@@ -155,6 +162,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             ),
             "sceneparsing.csail.mit.edu",
             2_000,
+            "annotations/validation",
         ),
         SegmentationSet(
             "cityscapes",
@@ -173,6 +181,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             ),
             "cityscapes-dataset.com",
             500,
+            "gtFine/val",
         ),
         SegmentationSet(
             "coco-stuff",
@@ -188,6 +197,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             ),
             "github.com/nightrome/cocostuff: stuffthingmaps",
             5_000,
+            "annotations/val2017",
         ),
         SegmentationSet(
             "coco-object",
@@ -205,6 +215,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
             ),
             "as coco-stuff; its 80 objects and background",
             5_000,
+            "annotations/val2017",
         ),
         SegmentationSet(
             "scenes", "scenes", "*/*/dataset_info.json", _open_scenes, "flair-jax demo: the held-out scenes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource
 from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
@@ -12,7 +13,7 @@ from flair_jax.settings import DataSettings
 
 
 def open_sets(settings: DataSettings) -> list[Source]:
-    """The sets that `name` joins by `::`, each a TFDS data set or a pattern of tars.
+    """The sets that `name` joins by `::`, each a TFDS data set, a pattern of tars, or a name in `PICTURE_SETS`.
 
     Raises:
       ConfigError: if there are not as many weights as sets.
@@ -33,4 +34,6 @@ def open_set(name: str, settings: DataSettings) -> Source:
         if lost:
             logging.warning("%s: %d members or tars are left out; `flair-jax data check` names each", name, lost)
         return source
+    if name in PICTURE_SETS:
+        return PictureSource(name, settings.dir)
     return TfdsSource(name, settings.dir, settings.split)

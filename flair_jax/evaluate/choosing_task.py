@@ -1,0 +1,126 @@
+"""Choosing captions as a task of `flair-jax evaluate`: its sets, its result as JSON and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flair_jax.data.sets.choice import CHOICE_SETS
+from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
+from flair_jax.evaluate.choosing_scores import WAYS
+from flair_jax.evaluate.report import aligned, count_of, notes
+from flair_jax.evaluate.task import Task
+
+_MOST_KINDS = 12  # in the table; the JSON file has them all
+
+
+def task() -> Task:
+    """The task."""
+    return Task("choose", CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table)
+
+
+def result(
+    dataset: str, folder: Path, evaluation: Choosing, settings: ChooseSettings, source: dict[str, str]
+) -> dict[str, Any]:
+    """One set's outcome as plain JSON values."""
+    del settings, source
+    return {
+        "dataset": dataset,
+        "data_dir": str(folder),
+        "questions_of_whole_set": CHOICE_SETS[dataset].whole_questions,
+        **dataclasses.asdict(evaluation),
+        "mean_of_kinds": _mean_of_kinds(dataset, evaluation),
+        "seconds": round(evaluation.seconds, 3),
+    }
+
+
+def _mean_of_kinds(dataset: str, evaluation: Choosing) -> dict[str, Any]:
+    """The mean over kinds of their metrics, with their number as `kinds`; empty if there is no kind that counts."""
+    entry = CHOICE_SETS[dataset]
+    counted = [
+        values
+        for kind, values in evaluation.kinds.items()
+        if kind not in entry.mean_without and values["questions"] >= entry.mean_from
+    ]
+    if not counted:
+        return {}
+    means = {
+        way: {metric: sum(values[way][metric] for values in counted) / len(counted) for metric in metrics}
+        for way, metrics in evaluation.metrics.items()
+    }
+    return {"kinds": len(counted), **means}
+
+
+def table(results: Sequence[dict[str, Any]], _: ChooseSettings) -> str:
+    """Results as text: the ways of each set with chance below, its kinds of questions, and notes."""
+    lines = ["choosing the captions that are true, per cent of the questions (equal scores count against the model)"]
+    for several in (False, True):
+        chosen = [entry for entry in results if ("group" in entry["metrics"]["chance"]) == several]
+        if chosen:
+            metrics = list(chosen[0]["metrics"]["chance"])
+            rows = [
+                ["set", "questions", "images", "scored by", *metrics, *(f"{name}, mean of kinds" for name in metrics)]
+            ]
+            for entry in chosen:
+                rows += _rows(entry, metrics)
+            lines += aligned(rows)
+    for entry in results:
+        lines += [*_notes(entry), *notes(entry), *_kinds(entry)]
+    return "\n".join(lines)
+
+
+def _rows(entry: dict[str, Any], metrics: Sequence[str]) -> Iterator[list[str]]:
+    counts = [
+        entry["dataset"],
+        count_of(entry["questions"], entry["questions_of_whole_set"]),
+        f"{entry['images']:,}",
+    ]
+    for place, (way, values) in enumerate(entry["metrics"].items()):
+        means = entry["mean_of_kinds"].get(way, {})
+        yield [
+            *(counts if not place else [""] * len(counts)),
+            way,
+            *(_cell(values[name]) for name in metrics),
+            *(_cell(means[name]) if means else "" for name in metrics),
+        ]
+
+
+def _cell(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _notes(entry: dict[str, Any]) -> Iterator[str]:
+    """Sentences about what is left out, and about equal scores."""
+    name = entry["dataset"]
+    for reason, count in entry["left_out"].items():
+        yield f"{name}: left out: {count:,} {reason}"
+    if entry["skipped_questions"]:
+        yield f"{name}: left out: {entry['skipped_questions']:,} questions about pictures that cannot be read"
+    for way, count in entry["tied"].items():
+        if count:
+            yield f"{name}: equal scores decide {count:,} questions ({way}), all against the model"
+    if (
+        entry["boxes"]
+        and WAYS[1] in entry["metrics"]
+        and WAYS[0] in entry["metrics"]
+        and WAYS[2] not in entry["metrics"]
+    ):
+        yield f"{name}: not scored by {WAYS[2]}, since the model's pooling has no keep_tokens"
+    if entry["mean_of_kinds"]:
+        yield f"{name}: the mean of kinds is over {entry['mean_of_kinds']['kinds']:,} of {len(entry['kinds']):,} kinds"
+
+
+def _kinds(entry: dict[str, Any]) -> list[str]:
+    """The first metric by kinds of questions, the most frequent first, as lines; nothing if the set has none."""
+    ways = list(entry["metrics"])
+    first = next(iter(entry["metrics"]["chance"]))
+    shown = sorted(entry["kinds"].items(), key=lambda item: -item[1]["questions"])
+    rows = [
+        [kind, f"{values['questions']:,}", *(_cell(values[way][first]) for way in ways)]
+        for kind, values in shown[:_MOST_KINDS]
+    ]
+    head = [f"{entry['dataset']}, {first} by kind", "questions", *ways]
+    more = [f"and {len(shown) - len(rows):,} more kinds, which --output has"] if len(shown) > len(rows) else []
+    return ["", *aligned([head, *rows]), *more] if rows else []
