@@ -18,7 +18,27 @@ def get_config() -> ml_collections.ConfigDict:
     _your_own(c)
     c.lock()
     c.extra.unlock()
+    c.evaluations.unlock()
     return c
+
+
+def get_evaluation(**changes: str | int) -> ml_collections.ConfigDict:
+    """The fields of an evaluation while training, some of them changed.
+
+    c.evaluations.imagenet = get_evaluation(task="classify", dataset="imagenet", dir="~/imagenet", every_steps=5000)
+    """
+    e = ml_collections.ConfigDict()
+    e.every_steps = 0  # 0: never
+    e.task = "retrieval"  # as in `flair-jax evaluate`: "retrieval", "classify", "segment", "point", "choose"
+    e.dataset = "coco"  # as there
+    e.dir = "~/datasets/coco"
+    e.mode = "text-conditioned"
+    e.top_k = 128
+    e.templates = ""  # of "classify" and "segment", as there; "": the set's own
+    e.batch_size = 256
+    e.lock()
+    e.update(changes)
+    return e
 
 
 def _model_and_length(c: ml_collections.ConfigDict) -> None:
@@ -113,14 +133,9 @@ def _what_is_kept(c: ml_collections.ConfigDict) -> None:
     c.profile_steps = ()  # such as (20, 24): traces these steps for TensorBoard's profiler (docs/health.md); (): none
     c.wandb_project = ""  # Weights & Biases too (extra `wandb`); "": no
 
-    # Retrieval evaluation while training
-    c.evaluation = ml_collections.ConfigDict()
-    c.evaluation.every_steps = 0  # 0: never
-    c.evaluation.dataset = "coco"  # as in `flair-jax evaluate`
-    c.evaluation.dir = "~/datasets/coco"
-    c.evaluation.mode = "text-conditioned"
-    c.evaluation.top_k = 128
-    c.evaluation.batch_size = 256
+    # Evaluation while training; further ones, of any task, each by a name of your choice: see `get_evaluation`
+    c.evaluation = get_evaluation()
+    c.evaluations = ml_collections.ConfigDict()
 
     # Compiled programs are kept here and found again by the next run; "": nowhere
     c.compilation_cache = "~/.cache/flair_jax/compiled"

@@ -20,7 +20,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_fields(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass of numbers, texts, tuples of them, functions or None, dicts of JSON values, and further dataclasses.
+    """A dataclass of numbers, texts, tuples of them, functions or None, dicts of JSON values or of one kind of
+    dataclass, and further dataclasses.
 
     Args:
       kind: the dataclass.
@@ -73,7 +74,8 @@ def _read(expected: Any, value: Any, where: str) -> Any:
     if get_origin(expected) is tuple:
         return _tuple(get_args(expected), value, where)
     if get_origin(expected) is dict:
-        return _group(value, where)
+        kind = get_args(expected)[1]
+        return _named(kind, value, where) if dataclasses.is_dataclass(kind) else _group(value, where)
     if get_origin(expected) is UnionType:
         return _function(value, where)
     found = f"{where}={reprlib.repr(value)}"
@@ -105,14 +107,23 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     )
 
 
+def _named(kind: Any, values: Any, where: str) -> dict[str, Any]:
+    """Dataclasses of one kind by any names."""
+    return {name: read_fields(kind, _get(values, name, where), f"{where}.{name}") for name in _names(values, where)}
+
+
 def _group(values: Any, where: str) -> dict[str, Any]:
     """Fields of any names, whose values JSON can hold."""
+    return {name: _json(_get(values, name, where), f"{where}.{name}") for name in _names(values, where)}
+
+
+def _names(values: Any, where: str) -> list[str]:
     if not hasattr(values, "keys"):
         raise ConfigError(f"{where}={reprlib.repr(values)} must be a group of fields")
     for name in values:
         if not isinstance(name, str) or not name or "." in name:
             raise ConfigError(f"{where}: a field is named {name!r}; names are texts without dots")
-    return {name: _json(_get(values, name, where), f"{where}.{name}") for name in values}
+    return list(values)
 
 
 def _json(value: Any, where: str) -> Any:

@@ -73,6 +73,12 @@ def _contradictions(settings: TrainSettings) -> Iterator[str]:
     if not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
     yield from _problems_of_loss(settings.loss)
+    for name, each in settings.evaluations.items():
+        if each.every_steps < 0 or each.top_k < 1 or each.batch_size < 1:
+            yield (
+                f"evaluations.{name}: every_steps={each.every_steps} must not be negative, top_k={each.top_k} and "
+                f"batch_size={each.batch_size} be greater than 0"
+            )
     if settings.init and settings.resume:
         yield f"resume={settings.resume} and config.init={settings.init}: a run starts from one of them"
     for tower in set(TOWERS) - set(settings.lock):

@@ -100,7 +100,7 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """Retrieval evaluation while training."""
+    """An evaluation while training."""
 
     every_steps: int
     dataset: str
@@ -108,6 +108,8 @@ class EvaluationSettings:
     mode: str
     top_k: int
     batch_size: int
+    task: str = "retrieval"
+    templates: str = ""
 
 
 # A function that makes one of the objects that training takes.
@@ -167,6 +169,7 @@ class TrainSettings:
     unlocked_groups: UnlockedGroups = UnlockedGroups()
     patch_dropout: float = 0.0
     resume: str = ""
+    evaluations: dict[str, EvaluationSettings] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:

@@ -32,11 +32,18 @@ class ChooseSettings:
       mode: one of "global" and "text-conditioned", to score by it alone; None for all of `WAYS` that there are.
       batch_size: images, and likewise captions, embedded at once over all devices.
       skip_broken: leave out questions about pictures that cannot be read, instead of failing.
+
+    Raises:
+      FlairError: if the mode is none of these.
     """
 
     mode: str | None = None
     batch_size: int = 64
     skip_broken: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in (None, *WAYS[:2]):
+            raise FlairError(f"--mode {self.mode} is not for --task choose; choose {' or '.join(WAYS[:2])}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +94,6 @@ def choose(
 
     Raises:
       DatasetError: listing the pictures that could not be read.
-      FlairError: if the mode is none that there is.
     """
     start, ways = time.monotonic(), _ways(model, data, settings)
 
@@ -134,8 +140,6 @@ def choose(
 
 def _ways(model: Flair, data: ChoiceData, settings: ChooseSettings) -> tuple[str, ...]:
     if settings.mode is not None:
-        if settings.mode not in WAYS[:2]:
-            raise FlairError(f"--mode {settings.mode} is not for --task choose; choose {' or '.join(WAYS[:2])}")
         return (settings.mode,)
     can = type(model.module.pooling).keep_tokens is not Pooling.keep_tokens
     return WAYS if data.boxed and can else WAYS[:2]

@@ -8,7 +8,8 @@ from flair_jax.lazy import public
 
 if TYPE_CHECKING:
     from flair_jax.train.checkpoints import RunCheckpoints as RunCheckpoints
-    from flair_jax.train.evaluation import RetrievalEvaluation as RetrievalEvaluation
+    from flair_jax.train.evaluation import RunEvaluation as RunEvaluation
+    from flair_jax.train.evaluation import find_evaluations as find_evaluations
     from flair_jax.train.flags import parse_config as parse_config
     from flair_jax.train.flops import CHIPS as CHIPS
     from flair_jax.train.flops import Chip as Chip
@@ -62,7 +63,7 @@ else:
         __name__,
         {
             "checkpoints": ["RunCheckpoints"],
-            "evaluation": ["RetrievalEvaluation"],
+            "evaluation": ["RunEvaluation", "find_evaluations"],
             "flags": ["parse_config"],
             "flops": ["CHIPS", "Chip", "count_flops", "peak_flops", "step_flops"],
             "locked": ["keep_locked", "lock_mask"],

@@ -42,7 +42,10 @@ FREE = (
     *("data.dir", "data.index_dir", "data.workers"),
     *("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every_steps"),
     *("log_every_steps", "profile_steps", "wandb_project", "compilation_cache"),
-    *(f"evaluation.{name}" for name in ("every_steps", "dataset", "dir", "mode", "top_k", "batch_size")),
+    *(
+        f"evaluation.{name}"
+        for name in ("every_steps", "task", "dataset", "dir", "mode", "top_k", "templates", "batch_size")
+    ),
 )
 
 # Groups whose fields all belong to the identity: a configuration's own fields, and its objects in place of ours.

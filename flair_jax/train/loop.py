@@ -16,7 +16,7 @@ from flair_jax.parallel.sharding import global_batch
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
-from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.evaluation import RunEvaluation
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.meter import Meter
 from flair_jax.train.preemption import Preempted, Preemption
@@ -35,7 +35,7 @@ class Run:
     train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     meter: Meter
     checkpoints: RunCheckpoints
-    evaluation: RetrievalEvaluation | None
+    evaluations: tuple[RunEvaluation, ...]
     logger: MetricLogger
     preemption: Preemption
     startup: Startup
@@ -112,16 +112,23 @@ class Run:
             ) from error
 
     def _evaluate(self, state: TrainState, done: int) -> None:
-        """Evaluates if it is due. If that fails, it is logged, and training continues."""
-        last = done == self.steps
-        if self.evaluation is None or not (done % self.settings.evaluation.every_steps == 0 or last):
-            return
-        with self.meter.outside("evaluating"):
-            try:
-                with self.preemption.may_break():
-                    values = self.evaluation.run(state.evaluated)
-            except Exception as error:
-                reason = str(error).strip() or type(error).__name__
-                self.logger.say(f"the evaluation after step {done:,} has failed, and training continues: {reason}")
-                values = {"evaluation/failed": 1.0}
-        self.logger.write(done, values)
+        """Makes the evaluations that are due. If one fails, that is logged, and training continues."""
+        values: dict[str, float] = {}
+        try:
+            for evaluation in self.evaluations:
+                if done % evaluation.every_steps == 0 or done == self.steps:
+                    with self.meter.outside("evaluating"):
+                        values |= self._evaluated(evaluation, state, done)
+        finally:  # at a SIGTERM, what is measured is kept
+            if values:
+                self.logger.write(done, values)
+
+    def _evaluated(self, evaluation: RunEvaluation, state: TrainState, done: int) -> dict[str, float]:
+        try:
+            with self.preemption.may_break():
+                return evaluation.run(state.evaluated)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            which = f"the evaluation {evaluation.name}".rstrip()
+            self.logger.say(f"{which} after step {done:,} has failed, and training continues: {reason}")
+            return {f"{evaluation.prefix}failed": 1.0}

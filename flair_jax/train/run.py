@@ -27,7 +27,7 @@ from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
-from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.evaluation import RunEvaluation, find_evaluations
 from flair_jax.train.from_release import resume_release
 from flair_jax.train.goodput import EVERY
 from flair_jax.train.health import Health
@@ -140,7 +140,7 @@ class _Setup(NamedTuple):
     objects: Objects
     names: Mapping[str, str]
     identity: dict[str, Any]
-    evaluation: RetrievalEvaluation | None
+    evaluations: tuple[RunEvaluation, ...]
     attention: str
 
 
@@ -167,11 +167,9 @@ def _set_up(
         try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
     identity = describe_run(settings, samples, objects.model.config, names)
-    evaluation = None
-    if settings.evaluation.every_steps:
-        with startup.phase("data"):
-            evaluation = RetrievalEvaluation.from_settings(settings.evaluation, objects.model)
-    return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluation, attention)
+    with startup.phase("data"):
+        evaluations = find_evaluations(settings, objects.model)
+    return _Setup(settings, steps, mesh, sources, objects, names, identity, evaluations, attention)
 
 
 def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> tuple[TrainState, int]:
@@ -234,7 +232,7 @@ def _train_from(
             train_step=jax.jit(step, donate_argnums=0),
             meter=meter,
             checkpoints=checkpoints,
-            evaluation=setup.evaluation,
+            evaluations=setup.evaluations,
             logger=logger,
             preemption=preemption,
             startup=startup,

@@ -214,6 +214,12 @@ BOX = "`bbox` must be [left, top, width, height] in pixels, with an area, found 
             fgovd(bbox=[0, 0, float("inf"), 2]),
             BOX + "[0, 0, inf, 2]",
         ),
+        (
+            "fg-ovd-hard",
+            "benchmarks/1_attributes.json",
+            {**fgovd(), "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
+            "record 2: its id 1 is another's too",
+        ),
         ("fg-ovd-easy", "benchmarks/3_attributes.json", None, "fg-ovd-easy needs 3_attributes.json or benchmarks/3_"),
         ("folder", "choices/a.json", [], "a.json: holds no questions"),
     ],
@@ -234,6 +240,13 @@ def test_a_box_outside_of_its_picture_is_a_broken_picture(tmp_path) -> None:
     make_genome(tmp_path, bbox_x=8)
     with pytest.raises(ImageError, match=re.escape("1.jpg: no part of its 8x4 pixels is in the box [8.0, 1.0, 4.0,")):
         load("vg-relation", tmp_path).read(0)
+
+
+def test_a_picture_of_another_size_than_was_annotated_is_broken(tmp_path) -> None:
+    make_fgovd(tmp_path)
+    write_picture(tmp_path / "coco/val2017" / NAMES[0], (16, 8))
+    with pytest.raises(ImageError, match=f"{NAMES[0]}: is 16x8 pixels, and 8x4 were annotated"):
+        load("fg-ovd-hard", tmp_path).read(0)
 
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:

@@ -140,16 +140,16 @@ def test_boxes_are_scored_by_their_crops_and_by_their_tokens(small_model, retrie
     logits = score(crop, captions)
     assert found.metrics["text-conditioned"]["accuracy"] == float(logits[0].argmax() == 0)
     assert found.metrics["global"]["accuracy"] == float(logits[1].argmax() == 0)
-    _, local = model.encode_image(params, flair_jax.normalize(np.asarray(whole.resize((32, 32), 3))[None]))
-    text = model.encode_text(params, flair_jax.tokenize(captions))
-    pooled = np.asarray(model.pool(params, local[:, [0, 2]], text)[0])
+    local = retriever.encode_images(np.asarray(whole.resize((32, 32), 3))[None], with_local=True, pad_to=4)[:, 1:]
+    text = retriever.encode_texts(flair_jax.tokenize(captions))
+    pooled = np.asarray(jax.jit(model.pool)(params, local[:, [0, 2]], text)[0])
     cosines = np.sum(pooled * text, axis=1) / np.linalg.norm(pooled, axis=1) / np.linalg.norm(text, axis=1)
     assert found.metrics["box-tokens"]["accuracy"] == float(cosines.argmax() == 0)
     scorer = choosing_scores.CaptionScorer(
         retriever, jax.jit(lambda *arrays: choosing_scores.score_rows(model, WAYS, *arrays)), WAYS, 4
     )
     view = choosing_scores.read_view(data, model.config.vision, True, 0)
-    features = np.asarray(model.encode_text(params, flair_jax.tokenize(data.texts)))
+    features = retriever.encode_texts(flair_jax.tokenize(data.texts))
     # The same sums in other batches; measured 1e-7.
     np.testing.assert_allclose(scorer([view], features, 11)[0, 2], cosines, atol=2e-6)
     assert found.metrics["chance"] == {"accuracy": pytest.approx(1 / 11)}
@@ -171,7 +171,7 @@ def test_a_mode_alone_and_a_mode_that_is_not_there(small_model, retriever, tmp_p
     found = choose(small_model[0], retriever, data, ChooseSettings("global", 4), BlockStore(None))
     assert tuple(found.metrics) == ("global", "chance")
     with pytest.raises(FlairError, match="--mode top-k is not for --task choose; choose global or text-conditioned"):
-        choose(small_model[0], retriever, data, ChooseSettings("top-k"), BlockStore(None))
+        ChooseSettings("top-k")
 
 
 def test_questions_about_broken_pictures_are_listed_or_left_out(small_model, retriever, tmp_path) -> None:
@@ -194,7 +194,8 @@ def test_the_scenes_give_the_numbers_of_the_demonstrations_tables(small_config, 
     scenes = scenes_builder.read(tmp_path / "data", "test", "small")
     write_pictures(tmp_path / "held-out", scenes)
     vision = dataclasses.replace(small_config.vision, image_size=64, patch_size=16, layers=1)
-    model = Flair(dataclasses.replace(small_config, vision=vision))
+    text = dataclasses.replace(small_config.text, layers=1)
+    model = Flair(dataclasses.replace(small_config, vision=vision, text=text))
     params = jax.jit(model.init)(jax.random.key(1))
     monkeypatch.setattr(evaluation, "_ROWS", 16)
     tables = ScenesEvaluation(scenes)

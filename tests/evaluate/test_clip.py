@@ -19,6 +19,7 @@ from flair_jax.models.normalize import normalize
 torch = pytest.importorskip("torch")
 
 from made_clip import clip_tensors
+from made_segmentation import make_voc
 
 from flair_jax.convert.torch_forward import TorchFlair
 from flair_jax.weights.param_map import complete, towers_of_clip
@@ -89,10 +90,13 @@ def test_it_classifies_globally(clip, tmp_path) -> None:
 
 def test_its_random_pooling_is_not_scored(clip, photographs, tmp_path, capsys) -> None:
     common = ["--checkpoint", str(clip), "--dataset", "coco", "--data-dir", str(photographs)]
+    make_voc(tmp_path / "voc" / "VOC2012", [0, 1, 15, 255])
+    voc = ["--dataset", "voc20", "--data-dir", str(tmp_path / "voc")]
     picture = str(photographs / "images" / "val2017" / "chelsea.png")
     for command in (
         ["evaluate", *common],
         ["evaluate", *common, "--mode", "top-k"],
+        ["evaluate", "--task", "segment", *voc, "--checkpoint", str(clip), "--segment-by", "pooled-patches"],
         ["attend", picture, "a cat", "--checkpoint", str(clip), "--output", str(tmp_path / "maps")],
     ):
         assert main(command) == 2

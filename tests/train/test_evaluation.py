@@ -1,4 +1,4 @@
-"""Retrieval evaluation in the middle of training."""
+"""Evaluations in the middle of training."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from flair_jax.errors import DatasetError
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import data_mesh, replicate
 from flair_jax.settings import EvaluationSettings
-from flair_jax.train.evaluation import RetrievalEvaluation
+from flair_jax.train.evaluation import RunEvaluation
 from flair_jax.train.loop import Run
 from flair_jax.train.preemption import Preempted, Preemption
 
@@ -107,8 +107,8 @@ def copied(pictures, tmp_path) -> Path:
     return Path(shutil.copytree(pictures, tmp_path / "pictures"))
 
 
-def evaluation_of(folder: Path, model: Flair) -> RetrievalEvaluation:
-    return RetrievalEvaluation.from_settings(EvaluationSettings(1, "folder", str(folder), "global", 1, 8), model)
+def evaluation_of(folder: Path, model: Flair) -> RunEvaluation:
+    return RunEvaluation.from_settings("", EvaluationSettings(3, "folder", str(folder), "global", 1, 8), model)
 
 
 def test_pictures_and_captions_are_looked_at_before_the_first_step(copied, small_model) -> None:
@@ -134,13 +134,13 @@ def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> Non
     (copied / "0003.png").unlink()
     said, logged = [], []
     run = Run(
-        settings=SimpleNamespace(evaluation=SimpleNamespace(every_steps=3)),
+        settings=None,
         steps=9,
         mesh=None,
         train_step=None,
         meter=SimpleNamespace(outside=lambda what: contextlib.nullcontext()),
         checkpoints=None,
-        evaluation=evaluation,
+        evaluations=(evaluation,),
         logger=SimpleNamespace(say=said.append, write=lambda *values: logged.append(values)),
         preemption=Preemption(0),
         startup=None,

@@ -82,6 +82,8 @@ def _beside(name: str, *folders: str) -> tuple[str, ...]:
     return (name, *(f"{folder}/{name}" for folder in folders))
 
 
+# Questions in whole sets: ARO's by `n_samples` in github.com/embeddings-benchmark/mteb, mteb/tasks/Image/
+# ImageTextPairClassification; Winoground's by its README.
 CHOICE_SETS: dict[str, ChoiceSet] = {
     entry.name: entry
     for entry in (
@@ -110,6 +112,7 @@ CHOICE_SETS: dict[str, ChoiceSet] = {
             ("visual_genome_relation.json",),
             read_visual_genome,
             _ARO,
+            whole_questions=23_937,
             mean_without=SYMMETRIC,
         ),
         ChoiceSet("vg-attribution", ("visual_genome_attribution.json",), read_visual_genome, _ARO, mean_from=25),
@@ -118,12 +121,14 @@ CHOICE_SETS: dict[str, ChoiceSet] = {
             ("coco_order.json",),
             partial(read_order, pictures=(".", "coco", "images")),
             f"`test_cases` of COCO_Order of {_ARO}, with COCO's val2014",
+            whole_questions=25_010,
         ),
         ChoiceSet(
             "flickr30k-order",
             ("flickr30k_order.json",),
             partial(read_order, pictures=(".", "flickr30k", "images")),
             f"`test_cases` of Flickr30k_Order of {_ARO}, with Flickr30k's pictures",
+            whole_questions=5_000,
         ),
         *(
             ChoiceSet(
