@@ -162,7 +162,7 @@ def _set_up(
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
-        config, own = objects.model.config, objects.model.own_modules
+        config, own = objects.model.config, objects.model.other_towers
         attention = describe_choices(config, settings.packing.row_tokens, own=own, patches=settings.patches(config))
         try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
