@@ -46,7 +46,7 @@ def _retrieval_sets() -> Iterator[tuple[str, str, str]]:
     from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 
     for entry in RETRIEVAL_SETS.values():
-        yield entry.name, entry.annotations, entry.source
+        yield entry.name, entry.marker, entry.source
 
 
 def _classify(options: argparse.Namespace, _: Processes) -> Job:

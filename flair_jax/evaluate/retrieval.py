@@ -7,14 +7,14 @@ import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from flair_jax.data.image import preprocess
-from flair_jax.data.sets.retrieval import RetrievalData
+from flair_jax.data.image import open_rgb, preprocess
+from flair_jax.data.sets.retrieval_data import Picture, RetrievalData, StoredPicture
 from flair_jax.data.tokenizer import tokenize_for
+from flair_jax.errors import ImageError
 from flair_jax.models.flair import Flair
 from flair_jax.models.pooling import PreparedTexts
 from flair_jax.parallel.processes import ALONE, Processes
@@ -140,13 +140,22 @@ class _Evaluator:
             time.monotonic() - start,
         )
 
-    def embed_images(self, paths: Sequence[Path]) -> tuple[list[ScoreBlock], dict[int, str]]:
+    def read_image(self, picture: Picture) -> np.ndarray:
+        """uint8 [S, S, 3]; raises ImageError that names the picture."""
+        if not isinstance(picture, StoredPicture):
+            return preprocess(str(picture), size=self.model.config.vision)
+        try:
+            return preprocess(open_rgb(picture.read()), size=self.model.config.vision)
+        except ImageError as error:
+            raise ImageError(f"{picture.name}: {error}", error.kind) from None
+
+    def embed_images(self, paths: Sequence[Picture]) -> tuple[list[ScoreBlock], dict[int, str]]:
         """Blocks of this process's images without the broken pictures, and the latter's messages."""
         part, with_local = self.processes.part(len(paths)), self.settings.mode != "global"
         pad_to = min(self.batch_size, len(part))
         return compute_in_blocks(
-            [str(paths[number]) for number in part],
-            partial(preprocess, size=self.model.config.vision),
+            [paths[number] for number in part],
+            self.read_image,
             lambda pixels: self.retriever.encode_images(np.stack(pixels), with_local=with_local, pad_to=pad_to),
             self.store,
             size=self.batch_size,

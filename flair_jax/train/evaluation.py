@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flair_jax.data.formats import examine, read_file
-from flair_jax.data.sets.retrieval import RetrievalData, find_row
+from flair_jax.data.formats import examine
+from flair_jax.data.sets.retrieval import find_row
+from flair_jax.data.sets.retrieval_data import Picture, RetrievalData, read_picture
 from flair_jax.errors import ConfigError, DatasetError, ImageError
 from flair_jax.evaluate.task import Task
 from flair_jax.files import expand
@@ -207,10 +208,10 @@ def _check(data: RetrievalData, where: str) -> None:
         raise DatasetError(f"{where}: {list_broken(broken, len(data.images), _advice(where))}")
 
 
-def _harm(path: Path) -> str:
+def _harm(path: Picture) -> str:
     """What is wrong with a picture; "" if nothing is."""
     try:
-        examine(read_file(path))
+        examine(read_picture(path))
     except FileNotFoundError:
         return f"{path}: no such picture"
     except OSError as error:

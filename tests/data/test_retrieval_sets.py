@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_parquet import write_parquet
 
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.errors import DatasetError
@@ -60,6 +61,55 @@ def make_sharegpt4v(root: Path) -> None:
     write(root / "share4v_sam_10k.json", rows)
 
 
+def make_karpathy(root: Path, name: str) -> None:
+    """As COCO's file and Flickr30k's are, the second without `filepath`; pictures of other splits are not named."""
+    coco = name.startswith("coco")
+    rows = []
+    for number, split in enumerate(("train", "test", "restval", "val", "test", "val")):
+        folder = {"filepath": "train2014" if split == "restval" else "val2014", "cocoid": number} if coco else {}
+        sentences = [{"raw": f"{split} {number}", "tokens": [split], "imgid": number, "sentid": number}] * 2
+        rows.append({**folder, "filename": f"{number}.jpg", "split": split, "imgid": number, "sentences": sentences})
+        write(root / "images" / folder.get("filepath", "") / f"{number}.jpg", "")
+    file = "karpathy/dataset_coco.json" if coco else "dataset_flickr30k.json"
+    write(root / file, {"images": rows, "dataset": "coco" if coco else "flickr30k"})
+
+
+def make_docci(root: Path) -> None:
+    rows = [
+        {
+            "example_id": f"{split}_{n}",
+            "split": split,
+            "image_file": f"{split}_{n}.jpg",
+            "description": f"Long {n}.\nMore",
+        }
+        for split in ("train", "test", "qual_dev")
+        for n in (1, 2)
+    ]
+    write(root / "docci_descriptions.jsonlines", "\n".join(map(json.dumps, rows)))
+
+
+def make_iiw(root: Path) -> None:
+    write(root / "IIW-400/data.jsonl", json.dumps({"image/key": "aar_1", "IIW": "p", "IIW-P5B": "no", "objects": []}))
+    write(root / "DOCCI_Test/data.jsonl", json.dumps({"image": "test_1.jpg", "IIW": "q", "DOCCI": "no"}) + "\n")
+    write(root / "DCI_TEST/data.jsonl", json.dumps({"image": "sa_1.jpg", "ex_id": "1.json", "IIW": "r"}))
+
+
+def make_summaries(root: Path) -> None:
+    make_dci(root)
+    base = root / "densely_captioned_images/complete"
+    for number, summary in ((1, "short"), (2, ["one", "two"])):
+        write(base / f"{number}.json", {"image": f"{number}.jpg", "summaries": {"base": summary, "0": "a part"}})
+
+
+def make_parquet(root: Path) -> None:
+    """As `datasets` writes them: one file with lists of captions, and one of another split."""
+    images = [{"bytes": b"A", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
+    write_parquet(root / "data/test-00000-of-00001.parquet", images, [["p", "q"], ["r"]])
+    write_parquet(root / "data/train-00000-of-00001.parquet", images, [["no"], ["no"]])
+
+
+BARE = '{"images": [{"split": "val", "filename": "a.jpg", "sentences": [{"tokens": []}]}]}'
+PARQUET = "data/test-00000-of-00001.parquet"
 LAYOUTS = {
     "coco": (make_coco, ["images/val2017/a.jpg", "images/val2017/b.jpg"], ["one", "two", "more"], [0, 1, 0]),
     "flickr30k-val": (lambda root: make_flickr(root, "val"), ["a.jpg", "b.jpg"], ["one", "two", "x"], [0, 0, 1]),
@@ -105,6 +155,40 @@ LAYOUTS = {
         [f"Text {n}. More" for n in range(1200)],
         list(range(1200)),
     ),
+    "coco-karpathy-test": (
+        lambda root: make_karpathy(root, "coco"),
+        ["images/val2014/1.jpg", "images/val2014/4.jpg"],
+        ["test 1", "test 1", "test 4", "test 4"],
+        [0, 0, 1, 1],
+    ),
+    "coco-karpathy-val": (
+        lambda root: make_karpathy(root, "coco"),
+        ["images/val2014/3.jpg", "images/val2014/5.jpg"],
+        ["val 3", "val 3", "val 5", "val 5"],
+        [0, 0, 1, 1],
+    ),
+    "flickr30k-karpathy-test": (
+        lambda root: make_karpathy(root, "flickr30k"),
+        ["images/1.jpg", "images/4.jpg"],
+        ["test 1", "test 1", "test 4", "test 4"],
+        [0, 0, 1, 1],
+    ),
+    "flickr30k-karpathy-val": (
+        lambda root: make_karpathy(root, "flickr30k"),
+        ["images/3.jpg", "images/5.jpg"],
+        ["val 3", "val 3", "val 5", "val 5"],
+        [0, 0, 1, 1],
+    ),
+    "docci": (make_docci, ["images/test_1.jpg", "images/test_2.jpg"], ["Long 1.\nMore", "Long 2.\nMore"], [0, 1]),
+    "iiw": (make_iiw, ["docci/test_1.jpg", "docci_aar/aar_1.jpg", "dci/sa_1.jpg"], ["q", "p", "r"], [0, 1, 2]),
+    "iiw-400": (make_iiw, ["docci_aar/aar_1.jpg"], ["p"], [0]),
+    "dci-summaries": (
+        make_summaries,
+        [f"densely_captioned_images/photos/{n}.jpg" for n in (1, 2)],
+        ["short", "one", "two"],
+        [0, 1, 1],
+    ),
+    "parquet": (make_parquet, [f"{PARQUET}, row 1", f"{PARQUET}, row 2"], ["p", "q", "r"], [0, 0, 1]),
     "folder": (
         lambda root: write(
             root / "any.jsonl", '{"image": "a.jpg", "caption": "p"}\n\n{"image": "b.jpg", "captions": ["q", "r"]}\n'
@@ -123,7 +207,7 @@ def test_layout(name: str, tmp_path) -> None:
     root.mkdir()
     make(root)
     data = RETRIEVAL_SETS[name].load(root)
-    assert [path.relative_to(root).as_posix() for path in data.images] == images
+    assert [str(path).removeprefix(f"{root}/") for path in data.images] == images
     assert data.texts == texts
     assert data.image_of_text.tolist() == image_of_text
     for file in (*root.rglob("*.json"), *root.rglob("*.jsonl")):  # as some editors save them, and macOS copies them
@@ -180,6 +264,11 @@ def test_leaving_out_a_picture_leaves_out_its_captions(tmp_path) -> None:
         ("folder", "a.jsonl", '["a.jpg"]\n', "line 1: `caption` is missing"),
         ("folder", "a.jsonl", "[" * 100_000, "a.jsonl, line 1: not JSON in UTF-8"),
         ("coco", "annotations/captions_val2017.json", "[" * 100_000, "cannot be read as JSON"),
+        ("coco-karpathy-test", "dataset_coco.json", '{"images": [3]}', "record 1: `split` is missing"),
+        ("flickr30k-karpathy-val", "dataset_flickr30k.json", BARE, "record 1: `raw` is missing"),
+        ("docci", "docci_descriptions.jsonlines", '{"split": "test", "image_file": 3}', "line 1: `image_file` must be"),
+        ("iiw-400", "IIW-400/data.jsonl", '{"image/key": "a", "IIW-P5B": "x"}', "line 1: `IIW` is missing"),
+        ("parquet", "a.parquet", "PAR1 no", "a.parquet: cannot be read as parquet"),
         (
             "folder",
             "a.jsonl",
@@ -199,6 +288,10 @@ def test_wrong_folders(tmp_path) -> None:
         RETRIEVAL_SETS["coco"].load(tmp_path / "gone")
     with pytest.raises(DatasetError, match="coco needs exactly one annotations/captions_val2017.json there, found 0"):
         RETRIEVAL_SETS["coco"].load(tmp_path)
+    make_iiw(tmp_path)
+    (tmp_path / "DCI_TEST/data.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"iiw needs IIW-400/data.jsonl and DOCCI_T.* there, found 0"):
+        RETRIEVAL_SETS["iiw"].load(tmp_path)
     write(tmp_path / "a.jsonl", "")
     write(tmp_path / "b.jsonl", "")
     with pytest.raises(DatasetError, match="found 2"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flair_jax.data.sets.retrieval import RetrievalData
+from flair_jax.data.sets.retrieval_data import RetrievalData
 from flair_jax.evaluate.retrieval import RETRIEVAL_MODES, RetrievalSettings, evaluate
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever

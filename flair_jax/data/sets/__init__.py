@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flair_jax.data.sets.prompts import read_templates as read_templates
     from flair_jax.data.sets.prompts import sentences as sentences
     from flair_jax.data.sets.retrieval import RETRIEVAL_SETS as RETRIEVAL_SETS
-    from flair_jax.data.sets.retrieval import RetrievalData as RetrievalData
-    from flair_jax.data.sets.retrieval import RetrievalSet as RetrievalSet
+    from flair_jax.data.sets.retrieval_data import RetrievalData as RetrievalData
+    from flair_jax.data.sets.retrieval_data import RetrievalSet as RetrievalSet
     from flair_jax.data.sets.scenes import Scene as Scene
     from flair_jax.data.sets.scenes import SceneObject as SceneObject
     from flair_jax.data.sets.scenes import draw_scene as draw_scene
@@ -49,7 +49,8 @@ else:
             "grounding_regions": ["Region"],
             "labelled": ["ArrayExamples", "Examples", "FileExamples", "LabelledExample", "TfdsExamples"],
             "prompts": ["read_class_names", "read_templates", "sentences"],
-            "retrieval": ["RETRIEVAL_SETS", "RetrievalData", "RetrievalSet"],
+            "retrieval": ["RETRIEVAL_SETS"],
+            "retrieval_data": ["RetrievalData", "RetrievalSet"],
             "scenes": ["Scene", "SceneObject", "draw_scene", "render"],
             "segmentation": ["SEGMENTATION_SETS", "SegmentationSet"],
             "segmentation_data": ["SegmentationData"],

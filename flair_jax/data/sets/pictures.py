@@ -10,7 +10,9 @@ from pathlib import Path
 from flair_jax.data.captions import split_sentences
 from flair_jax.data.formats import read_file
 from flair_jax.data.sets.records import field, read_json, rows
-from flair_jax.data.sets.retrieval import RETRIEVAL_SETS, Pair, RetrievalSet, read_coco, read_flickr
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.data.sets.retrieval_data import Pair, RetrievalSet
+from flair_jax.data.sets.retrieval_readers import read_coco, read_flickr
 from flair_jax.data.sources import Record
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.files import expand

@@ -24,6 +24,28 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read as JSON ({error})") from None
 
 
+def json_lines(path: Path) -> Iterator[tuple[Any, str]]:
+    """The values of a file of JSON lines, each with its place, which is the file and a number from 1.
+
+    Raises:
+      DatasetError: if it cannot be read as that, in UTF-8.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
+            yield value, where
+
+
 def field(record: Any, name: str | int, kind: type[_Value], where: str) -> _Value:
     """record[name], if it is there and of that kind; `where` is the record's place, for the error.
 

@@ -1,173 +1,39 @@
-"""Retrieval sets as users have them on disk: one table row and one small reader each. Imports no JAX."""
+"""Retrieval sets as users have them on disk: one table row each. Imports no JAX."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
-from flair_jax.data.captions import fault_of, rejoin
-from flair_jax.data.names import is_hidden
-from flair_jax.data.sets.records import captions, field, read_json, rows
+from flair_jax.data.sets.retrieval_data import RetrievalSet
+from flair_jax.data.sets.retrieval_parquet import PARQUET, read_parquet
+from flair_jax.data.sets.retrieval_readers import (
+    read_annotated,
+    read_coco,
+    read_dci,
+    read_dci_summaries,
+    read_docci,
+    read_flickr,
+    read_folder,
+    read_iiw,
+    read_karpathy,
+    read_sharegpt4v,
+)
 from flair_jax.errors import DatasetError
-from flair_jax.files import absolute, expand
 
-Pair = tuple[Path, str]
 _Set = TypeVar("_Set")
 
-
-@dataclasses.dataclass(frozen=True)
-class RetrievalData:
-    """Pictures and captions to match.
-
-    Attributes:
-      images: paths of I pictures, each once.
-      texts: T captions.
-      image_of_text: int64 [T], the index of each caption's picture.
-    """
-
-    images: list[Path]
-    texts: list[str]
-    image_of_text: np.ndarray
-
-    def digest(self) -> str:
-        """A hash of the paths and captions."""
-        listing = "\0".join([*map(str, self.images), *self.texts, *map(str, self.image_of_text)])
-        return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def keep_images(self, keep: np.ndarray) -> RetrievalData:
-        """The set without some pictures and their captions; `keep` is bool [I]."""
-        texts = keep[self.image_of_text]
-        return RetrievalData(
-            [path for path, kept in zip(self.images, keep, strict=True) if kept],
-            [text for text, kept in zip(self.texts, texts, strict=True) if kept],
-            (np.cumsum(keep) - 1)[self.image_of_text[texts]],
-        )
+_KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent: caption_datasets.zip"
+# Folders of ImageInWords' files (the repository has had both spellings), and of their pictures as the FLAIR release has
+# them.
+_IIW_PARTS = {"DOCCI_T[Ee][Ss][Tt]": "docci", "IIW-400": "docci_aar", "DCI_T[Ee][Ss][Tt]": "dci"}
 
 
-@dataclasses.dataclass(frozen=True)
-class RetrievalSet:
-    """One retrieval set.
-
-    Attributes:
-      name: for `--dataset`.
-      annotations: the file, or a pattern that exactly one file matches, that marks the set's folder.
-      read: (folder, annotation file) -> pairs of picture and caption.
-      source: where users get it.
-      whole_images: how many pictures the whole set has, as published; None if that is not known.
-      whole_texts: how many captions, likewise.
-    """
-
-    name: str
-    annotations: str
-    read: Callable[[Path, Path], Iterator[Pair]]
-    source: str
-    whole_images: int | None = None
-    whole_texts: int | None = None
-
-    def find(self, folder: Path) -> Path | None:
-        """The annotation file in `folder`, or None."""
-        found = self._candidates(folder)
-        return found[0] if len(found) == 1 else None
-
-    def _candidates(self, folder: Path) -> list[Path]:
-        return sorted(path for path in folder.glob(self.annotations) if not is_hidden(path.name))
-
-    def load(self, folder: str | Path) -> RetrievalData:
-        """Reads the annotations; pictures are not opened.
-
-        Raises:
-          DatasetError: if the folder or a file in it is not as the set has them.
-        """
-        folder = expand(folder)
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.annotations}")
-        annotations = self.find(folder)
-        if annotations is None:
-            count = len(self._candidates(folder))
-            raise DatasetError(f"{folder}: {self.name} needs exactly one {self.annotations} there, found {count}")
-        index: dict[Path, int] = {}
-        texts, image_of_text = [], []
-        for path, text in self.read(folder, annotations):
-            if fault := fault_of(text):
-                raise DatasetError(f"{annotations}: a caption of {path.name} has {fault}; mend it, or take it out")
-            texts.append(text)
-            image_of_text.append(index.setdefault(path, len(index)))
-        if not texts:
-            raise DatasetError(f"{annotations}: holds no captions")
-        return RetrievalData(list(index), texts, np.array(image_of_text))
-
-
-def read_coco(folder: Path, annotations: Path, *, images: str) -> Iterator[Pair]:
-    """Pairs of COCO's caption files; `images` is the folder of the pictures in `images/`."""
-    data = read_json(annotations)
-    files = {}
-    for image, where in rows(field(data, "images", list, str(annotations)), annotations):
-        files[field(image, "id", int, where)] = folder / "images" / images / field(image, "file_name", str, where)
-    for caption, where in rows(field(data, "annotations", list, str(annotations)), annotations):
-        image_id = field(caption, "image_id", int, where)
-        if image_id not in files:
-            raise DatasetError(f"{where}: image_id {image_id} is not among the images")
-        yield files[image_id], field(caption, "caption", str, where)
-
-
-def read_flickr(folder: Path, annotations: Path) -> Iterator[Pair]:
-    """Pairs of the files of ALBEF and BLIP, whose paths start at the folder's parent."""
-    for record, where in rows(read_json(annotations), annotations):
-        image = field(record, "image", str, where)
-        path = absolute(folder).parent / image
-        if not path.exists():  # the folder was renamed: the pictures stand in it all the same
-            path = folder / Path(image).name
-        for caption in captions(record, "caption", where):
-            yield path, caption
-
-
-def _read_annotated(folder: Path, annotations: Path, *, images: str) -> Iterator[Pair]:
-    for record, where in rows(field(read_json(annotations), "annotations", list, str(annotations)), annotations):
-        yield folder / images / field(record, "image", str, where), field(record, "caption", str, where)
-
-
-def _read_dci(folder: Path, splits: Path) -> Iterator[Pair]:
-    root = folder / "densely_captioned_images"
-    for split, files in field({"splits": read_json(splits)}, "splits", dict, str(splits)).items():
-        for file, where in rows(files, splits):
-            if not isinstance(file, str):
-                raise DatasetError(f"{where} of split {split}: expected a file name")
-            path = root / "annotations" / file
-            record = read_json(path)
-            short, extra = (field(record, name, str, str(path)) for name in ("short_caption", "extra_caption"))
-            yield root / "photos" / field(record, "image", str, str(path)), rejoin(f"{short}\n{extra}")
-
-
-def _read_sharegpt4v(folder: Path, annotations: Path, *, limit: int) -> Iterator[Pair]:
-    records = read_json(annotations)
-    for record, where in list(rows(records, annotations))[:limit]:
-        answer = field(field(record, "conversations", list, where), 1, dict, f"{where}: conversations")
-        image = field(record, "image", str, where).replace("/images", "")
-        yield folder / image, rejoin(field(answer, "value", str, f"{where}: conversations[1]"))
-
-
-def _read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
-    with lines.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{lines}, line {number}"
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{where}: not JSON in UTF-8 ({error})") from None
-            name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
-            for caption in captions(record, name, where):
-                yield folder / field(record, "image", str, where), caption
+def _karpathy_places(file: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{file}" for folder in ("karpathy", "caption_datasets", "annotations"))
 
 
 RETRIEVAL_SETS: dict[str, RetrievalSet] = {
@@ -200,16 +66,16 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet(
             "docci-fg",
             "annotations/test_annotations.json",
-            partial(_read_annotated, images="images"),
+            partial(read_annotated, images="images"),
             "google.github.io/docci",
         ),
         RetrievalSet(
-            "iiw-fg", "test_annotations.json", partial(_read_annotated, images="."), "github.com/google/imageinwords"
+            "iiw-fg", "test_annotations.json", partial(read_annotated, images="."), "github.com/google/imageinwords"
         ),
         RetrievalSet(
             "urban-1k",
             "annotations/annotations.json",
-            partial(_read_annotated, images="images"),
+            partial(read_annotated, images="images"),
             "github.com/beichenzbc/Long-CLIP",
             1_000,
             1_000,
@@ -217,7 +83,7 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet(
             "dci",
             "densely_captioned_images/splits.json",
-            _read_dci,
+            read_dci,
             "github.com/facebookresearch/DCI",
             7_805,
             7_805,
@@ -225,7 +91,7 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet(
             "sharegpt4v-1k",
             "share4v_sam_10k.json",
-            partial(_read_sharegpt4v, limit=1_000),
+            partial(read_sharegpt4v, limit=1_000),
             "sharegpt4v.github.io",
             1_000,
             1_000,
@@ -233,12 +99,73 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
         RetrievalSet(
             "sharegpt4v-10k",
             "share4v_sam_10k.json",
-            partial(_read_sharegpt4v, limit=10_000),
+            partial(read_sharegpt4v, limit=10_000),
             "sharegpt4v.github.io",
             10_000,
             10_000,
         ),
-        RetrievalSet("folder", "*.jsonl", _read_folder, "your own pictures"),
+        *(
+            RetrievalSet(
+                f"coco-karpathy-{split}",
+                "dataset_coco.json",
+                partial(read_karpathy, split=split, places=(".", "images", "coco", "coco2014", "coco/images")),
+                _KARPATHY,
+                5_000,
+                elsewhere=_karpathy_places("dataset_coco.json"),
+            )
+            for split in ("test", "val")
+        ),
+        *(
+            RetrievalSet(
+                f"flickr30k-karpathy-{split}",
+                "dataset_flickr30k.json",
+                partial(
+                    read_karpathy,
+                    split=split,
+                    places=("flickr30k-images", "flickr30k_images", "images", "Images", "flickr30k/images", "."),
+                ),
+                _KARPATHY,
+                images,
+                5 * images,
+                _karpathy_places("dataset_flickr30k.json"),
+            )
+            for split, images in (("test", 1_000), ("val", 1_014))
+        ),
+        RetrievalSet(
+            "docci",
+            "docci_descriptions.jsonlines",
+            partial(read_docci, split="test"),
+            "google.github.io/docci",
+            5_000,
+            5_000,
+        ),
+        RetrievalSet(
+            "iiw",
+            "IIW-400/data.jsonl",
+            partial(read_iiw, parts=_IIW_PARTS),
+            "github.com/google/imageinwords",
+            612,
+            612,
+            beside=tuple(f"{part}/data.jsonl" for part in _IIW_PARTS),
+        ),
+        RetrievalSet(
+            "iiw-400",
+            "IIW-400/data.jsonl",
+            partial(read_iiw, parts={"IIW-400": "docci_aar"}),
+            "github.com/google/imageinwords",
+            400,
+            400,
+        ),
+        RetrievalSet(
+            "dci-summaries",
+            "densely_captioned_images/splits.json",
+            read_dci_summaries,
+            "github.com/facebookresearch/DCI",
+            7_805,
+            beside=("densely_captioned_images/complete/*.json",),
+        ),
+        RetrievalSet("parquet", "*.parquet", read_parquet, "huggingface.co/datasets", elsewhere=PARQUET, several=True),
+        RetrievalSet("folder", "*.jsonl", read_folder, "your own pictures"),
     )
 }
 

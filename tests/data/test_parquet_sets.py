@@ -1,0 +1,132 @@
+"""Folders of parquet files with pictures in them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_parquet import write_parquet
+
+from flair_jax.cli import main
+from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.data.sets.retrieval_data import read_picture
+from flair_jax.errors import DatasetError, ImageError
+
+PARQUET = RETRIEVAL_SETS["parquet"]
+
+
+def image(data: bytes | None, path: str | None = None) -> dict:
+    return {"bytes": data, "path": path}
+
+
+def test_pictures_are_read_from_their_rows_in_any_order(tmp_path) -> None:
+    """Over more row groups than are kept, and from a second file."""
+    images = [image(bytes([65 + number])) for number in range(9)]
+    write_parquet(tmp_path / "0.parquet", images[:7], [f"text {number}" for number in range(7)])
+    write_parquet(tmp_path / "1.parquet", images[7:], ["text 7", "text 8"], groups=5)
+    data = PARQUET.load(tmp_path)
+    assert data.texts == [f"text {number}" for number in range(9)]
+    assert data.image_of_text.tolist() == list(range(9))
+    for number in (8, 0, 6, 3, 7, 1, 0):
+        assert read_picture(data.images[number]) == bytes([65 + number])
+
+
+def test_a_row_without_bytes_names_a_file(tmp_path) -> None:
+    write_parquet(
+        tmp_path / "0.parquet", [image(None, "p/a.jpg"), image(None, "gone.jpg"), image(None)], ["x", "y", "z"]
+    )
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/a.jpg").write_bytes(b"A")
+    first, gone, nothing = PARQUET.load(tmp_path).images
+    assert read_picture(first) == b"A"
+    with pytest.raises(ImageError, match="gone.jpg: no such picture"):
+        read_picture(gone)
+    with pytest.raises(ImageError, match="the row holds no picture"):
+        read_picture(nothing)
+
+
+def test_a_picture_of_several_rows_is_one(tmp_path) -> None:
+    """If both its path and its bytes are the same: a path alone may be the name of a file in many folders."""
+    images = [image(b"A", "0.jpg"), image(b"B", "0.jpg"), image(b"A", "0.jpg"), image(b"A", "1.jpg"), image(b"A")]
+    write_parquet(tmp_path / "0.parquet", images, ["p", "q", "r", "s", "t"])
+    data = PARQUET.load(tmp_path)
+    assert data.image_of_text.tolist() == [0, 1, 0, 2, 3]
+
+
+def test_pictures_as_bytes_and_captions_in_lists(tmp_path) -> None:
+    write_parquet(tmp_path / "0.parquet", [b"A", b"B"], [["p"], ["q", "r"]], column="captions")
+    data = PARQUET.load(tmp_path)
+    assert (data.texts, data.image_of_text.tolist()) == (["p", "q", "r"], [0, 1, 1])
+    assert read_picture(data.images[1]) == b"B"
+
+
+def test_what_is_of_another_split_is_named(tmp_path, caplog) -> None:
+    for split in ("train", "validation", "test"):
+        write_parquet(tmp_path / f"data/{split}-00000-of-00001.parquet", [image(b"A")], [split])
+    assert PARQUET.load(tmp_path).texts == ["test"]
+    assert "2 file(s) not named test* are passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [b"A"], "text": ["x"]}, "needs the columns image and caption, has image, text"),
+        ({"image": ["a.jpg"], "caption": ["x"]}, "image must be a struct of bytes and path, or bytes, is string"),
+        ({"image": [{"bytes": b"A"}], "caption": ["x"]}, "image must be a struct of bytes and path"),
+        ({"image": [b"A"], "caption": [3]}, "row 1: `caption` must be a text or a list of texts"),
+        ({"image": [b"A"], "caption": [None]}, "row 1: `caption` must be a text or a list of texts"),
+        ({"image": [b"A"], "caption": [[]]}, "row 1: `caption` must be a text or a list of texts"),
+    ],
+)
+def test_other_columns_say_what_is_wrong(tmp_path, columns: dict, message: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=f"a.parquet.*{message}"):
+        PARQUET.load(tmp_path)
+
+
+def test_an_empty_table_and_a_cut_off_file(tmp_path) -> None:
+    pq.write_table(
+        pa.table({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DatasetError, match="holds no captions"):
+        PARQUET.load(tmp_path)
+    write_parquet(tmp_path / "a.parquet", [image(b"A")], ["x"])
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(DatasetError, match="a.parquet: cannot be read as parquet"):
+        PARQUET.load(tmp_path)
+
+
+def test_an_evaluation_gives_the_numbers_of_the_same_pictures_in_files(
+    small_checkpoint, photographs, tmp_path, capsys
+) -> None:
+    data = RETRIEVAL_SETS["coco"].load(photographs)
+    images = [image(path.read_bytes(), path.name) for path in data.images]
+    captions = [
+        [text for text, own in zip(data.texts, data.image_of_text, strict=True) if own == number]
+        for number in range(len(images))
+    ]
+    folder = tmp_path / "set"
+    write_parquet(folder / "data/test-0.parquet", images, captions, groups=3)
+    found = []
+    for name, where in (("coco", photographs), ("parquet", folder)):
+        output = tmp_path / f"{name}.json"
+        words = [
+            "evaluate",
+            "--checkpoint",
+            small_checkpoint,
+            "--dataset",
+            name,
+            "--data-dir",
+            where,
+            "--output",
+            output,
+        ]
+        assert not main([*map(str, words)])
+        found.append(json.loads(output.read_text())["results"][0]["metrics"])
+    # The order of the texts differs, which decides nothing without ties.
+    assert found[0] == found[1]
+
+    images[1]["bytes"] = images[1]["bytes"][:200]
+    write_parquet(folder / "data/test-0.parquet", images, captions, groups=3)
+    assert main([*map(str, words)]) == 2
+    assert "test-0.parquet, row 2: the picture: cannot be read as a picture" in capsys.readouterr().err
