@@ -57,6 +57,30 @@ def test_flickr30k(tmp_path) -> None:
     assert [record.sentences for record in map(source.__getitem__, range(len(source)))] == [["a dog", "a cat"]]
 
 
+def test_karpathys_split_of_coco(tmp_path) -> None:
+    """train and restval, in this order, and nothing that is tested on."""
+    images = [
+        {"filepath": "val2014", "filename": f"{n}.jpg", "split": split, "sentences": [{"raw": f"{split} {n}."}]}
+        for n, split in enumerate(("test", "restval", "val", "train"))
+    ]
+    write(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"})
+    for number in range(4):
+        draw(tmp_path / f"images/val2014/{number}.jpg")
+    source = PictureSource("coco-karpathy-train", tmp_path)
+    assert [source[number].sentences for number in range(len(source))] == [["train 3."], ["restval 1."]]
+
+
+def test_docci(tmp_path) -> None:
+    rows = [
+        {"example_id": n, "split": n, "image_file": f"{n}.jpg", "description": "A cat. It sits."}
+        for n in ("train", "test", "qual_dev")
+    ]
+    (tmp_path / "docci_descriptions.jsonlines").write_text("\n".join(map(json.dumps, rows)))
+    draw(tmp_path / "images/train.jpg")
+    source = PictureSource("docci-train", tmp_path)
+    assert [source[number].sentences for number in range(len(source))] == [["A cat", "It sits"]]
+
+
 @pytest.mark.parametrize(("name", "skipped"), [("sharegpt4v", 0), ("sharegpt4v-pt", 10_000)])
 def test_sharegpt4v(tmp_path, name: str, skipped: int) -> None:
     """The answer of each conversation, split; of the captioner's file without the records that others test on."""
