@@ -10,7 +10,7 @@ from PIL import Image
 
 from flair_jax.cli import main
 from flair_jax.data.pipeline import SampleSettings, load_sample
-from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource
+from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource, is_pictures
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
@@ -102,6 +102,16 @@ def test_sharegpt4v(tmp_path, name: str, skipped: int) -> None:
     assert source[1].sentences == [f"Picture {skipped + 1}", "It is red", "Nothing else"]
     with pytest.raises(ImageError, match="no such picture"):
         source[0]
+
+
+def test_a_set_of_tfds_keeps_its_name(tmp_path) -> None:
+    assert is_pictures("sharegpt4v", tmp_path)
+    assert not is_pictures("recaptioned/cc3m", tmp_path)
+    assert not is_pictures("sharegpt4v", "gs://bucket/tfds")
+    (tmp_path / "sharegpt4v/full/1.0.0").mkdir(parents=True)
+    (tmp_path / "sharegpt4v/full/1.0.0/dataset_info.json").write_text("{}")
+    assert not is_pictures("sharegpt4v", tmp_path)
+    assert is_pictures("folder", tmp_path)
 
 
 def test_a_missing_picture_is_replaced_and_named(coco, caplog) -> None:

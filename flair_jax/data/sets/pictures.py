@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from flair_jax.buckets import is_remote
 from flair_jax.data.captions import split_sentences
 from flair_jax.data.formats import read_file
 from flair_jax.data.sets.records import field, read_json, rows
@@ -103,6 +104,16 @@ PICTURE_SETS: dict[str, PictureSet] = {
         PictureSet(RETRIEVAL_SETS["folder"]),
     )
 }
+
+
+def is_pictures(name: str, folder: str | Path) -> bool:
+    """Whether a data set's name is a row of `PICTURE_SETS`, whose files are in `folder`.
+
+    It is none in a bucket, or where TFDS has prepared a set of that name.
+    """
+    if name not in PICTURE_SETS or is_remote(folder):
+        return False
+    return not any(any(expand(folder).glob(f"{name}/{levels}/dataset_info.json")) for levels in ("*", "*/*"))
 
 
 class PictureSource:
