@@ -189,6 +189,7 @@ def test_what_differs_is_said(run, release, tmp_path, caplog) -> None:
             "exp_avg of .* infinite",
         ),
         (lambda content: content["optimizer"]["state"].update(x={}), "is not AdamW's state"),
+        (lambda content: content["optimizer"]["param_groups"][1].update(eps="small"), "is not AdamW's state"),
     ],
 )
 def test_damaged_files(file, tmp_path, change, message: str) -> None:
