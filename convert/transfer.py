@@ -12,6 +12,7 @@ import numpy as np
 
 from flair_jax import checkpoint
 from flair_jax.convert.folder import load_tensors, preprocessing
+from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import ConfigError
 from flair_jax.files import absolute, expand
 from flair_jax.models.config import FlairConfig
@@ -22,13 +23,7 @@ from flair_jax.weights.infer import infer_config
 from flair_jax.weights.layouts import read_towers
 from flair_jax.weights.long_text import KEPT_POSITIONS, Stretch, is_long_clip, joined_tables
 from flair_jax.weights.origin import TOWERS
-from flair_jax.weights.param_map import (
-    ConversionError,
-    complete,
-    is_clip,
-    params_from_torch,
-    towers_of_clip,
-)
+from flair_jax.weights.param_map import ConversionError, complete, is_clip, params_from_torch, towers_of_clip
 from flair_jax.weights.read import OPENAI_SIZES, Weights, read_weights
 from flair_jax.weights.sources import FoundWeights, find_weights
 from flair_jax.weights.write import require_torch, write_tensors
@@ -142,6 +137,7 @@ def _convert_layout(
         )
     try:
         towers = read_towers(weights.tensors, found.layout, found.file.parent, config)
+        find_tokenizer(towers.config.text.tokenizer)  # a damaged file is said now
     except (ConversionError, ConfigError) as error:
         raise ConversionError(f"{source}: {error}") from None
     origin = {**_origin(found, weights, clip=False, stretch=None), **towers.origin}
@@ -228,7 +224,8 @@ def export(source: str | Path, target: str | Path) -> int:
     return len(tensors)
 
 
-def _verifiable(source: str) -> Path:
+def check_verifiable(source: str) -> Path:
+    """The weight file; raises ConversionError if `verify` cannot compute what is in it."""
     found = find_weights(source)
     if found.layout:
         raise ConversionError(
@@ -256,7 +253,7 @@ def verify(
       ConversionError: if torch is missing, or a difference exceeds `VERIFY_TOLERANCE`.
     """
     torch = require_torch("--verify")
-    file = _verifiable(source)
+    file = check_verifiable(source)
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)

@@ -87,7 +87,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import read_description
-    from flair_jax.convert.transfer import convert, verify
+    from flair_jax.convert.transfer import check_verifiable, convert, verify
     from flair_jax.models.presets import read_config
     from flair_jax.weights.origin import TEXTS, TOWERS
     from flair_jax.weights.write import require_torch
@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> None:
     stretch = _stretch(options.context_length, options.keep_positions)
     if options.verify:
         require_torch("--verify")  # fails before the work, not after it
+        check_verifiable(options.source)
     done = convert(
         options.source,
         options.target,

@@ -50,7 +50,7 @@ def read_fields(data: Any, where: str, defaults: Mapping[str, Any]) -> dict[str,
       ConversionError: if one is of another type, or the part is no object.
     """
     if not isinstance(data, Mapping):
-        raise ConversionError(f"config.json: {where or 'it'} must be an object, found {reprlib.repr(data)}")
+        raise ConversionError(f"config.json: {where.rstrip('.') or 'it'} must be an object, found {reprlib.repr(data)}")
     fields = {name: data.get(name, default) for name, default in defaults.items()}
     for name, value in fields.items():
         kinds = (int, float) if isinstance(defaults[name], float) else (type(defaults[name]),)

@@ -120,6 +120,7 @@ def paths_without(mask: dict, prefix: tuple[str, ...] = ()):
         ("siglip", "vision_config", {"num_hidden_layers": 3}, "missing: vision_model.encoder.layers.2"),
         ("siglip", "vision_config", {"num_hidden_layers": 1}, "left over: vision_model.encoder.layers.1"),
         ("siglip", "text_config", {"projection_size": 16}, "projection_size is 16, and images have 32 channels"),
+        ("siglip", None, {"vision_config": "x"}, "vision_config must be an object, found 'x'"),
         ("siglip", "text_config", {"vocab_size": True}, "vocab_size is True"),
         ("siglip", "text_config", {"layer_norm_eps": "1e-6"}, "layer_norm_eps is '1e-6'"),
         ("dinov3", None, {"num_register_tokens": 0}, "num_register_tokens is 0, and .* with 4 alone"),
@@ -147,6 +148,9 @@ def test_what_is_missing_or_has_no_meaning_is_said(siglip, dinov3, tmp_path) -> 
     ):
         with pytest.raises(ConversionError, match=reason):
             convert(str(siglip), tmp_path / "ours", **options)
+    (siglip / "tokenizer.json").write_bytes(b"\xff{")
+    with pytest.raises(ConversionError, match="cannot be read as a tokenizer"):
+        convert(str(siglip), tmp_path / "ours")
     (siglip / "tokenizer.json").unlink()
     with pytest.raises(ConversionError, match="tokenizer.json is not beside the weights"):
         convert(str(siglip), tmp_path / "ours")
@@ -158,6 +162,8 @@ def test_what_is_missing_or_has_no_meaning_is_said(siglip, dinov3, tmp_path) -> 
         convert(str(dinov3), tmp_path / "ours")
     with pytest.raises(ConversionError, match="--verify computes FLAIR's and CLIP's towers alone"):
         verify(str(siglip), tmp_path / "ours")
+    assert main(["convert", str(siglip), str(tmp_path / "ours"), "--verify"]) == 2
+    assert not (tmp_path / "ours").exists(), "refused before the work"
 
 
 @pytest.mark.parametrize(
