@@ -141,7 +141,9 @@ def compiled_tower(chip: str, tower: str, attention: str, remat: str, residual: 
         @nn.compact
         def __call__(self, x, segments):
             block = Block(
-                *(heads, 4 * width, causal, False, None, jnp.dtype("bfloat16")), implementation=attention, name="blocks"
+                *(heads, 4 * width, causal, "gelu", None, jnp.dtype("bfloat16")),
+                implementation=attention,
+                name="blocks",
             )
             return run_stacked(block, x, segments, layers=LAYERS, remat=remat, unroll=1, residual_dtype=residual)
 

@@ -5,6 +5,7 @@
 
 DIR holds `images/train2017/` and `annotations/captions_train2017.json`. Evaluate on COCO's val2017, no picture of which
 is among them. Karpathy's test split is no test of this model: it is of val2014, and most of that is in train2017.
+For that one, train with `--config.data.name=coco-karpathy-train` (docs/data.md).
 """
 
 import ml_collections

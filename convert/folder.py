@@ -51,7 +51,7 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
     """The model in a checkpoint, and its weights as a state dict.
 
     Raises:
-      CheckpointError: if `source` is no checkpoint, or one of a model with modules of its own.
+      CheckpointError: if `source` is no checkpoint, or one of a model with other towers or modules of its own.
       ConversionError: if a weight is NaN or infinite.
     """
     if modules := checkpoint.read_description(source).get(checkpoint.MODULES):
@@ -60,6 +60,11 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
             "place; export it to StableHLO"
         )
     model, params = checkpoint.load(source)
+    if model.other_towers:
+        raise CheckpointError(
+            f"{source}: the PyTorch release's form has no place for other towers than CLIP's, and here "
+            f"{' and '.join(sorted(model.other_towers))} is one; export it to StableHLO"
+        )
     tensors = torch_from_params(jax.device_get(params), model.config)
     check_finite(source, tensors)
     return model, tensors

@@ -19,6 +19,7 @@ from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.infer import infer_config
+from flair_jax.weights.layouts import read_towers
 from flair_jax.weights.long_text import KEPT_POSITIONS, Stretch, is_long_clip, joined_tables
 from flair_jax.weights.origin import TOWERS
 from flair_jax.weights.param_map import (
@@ -57,7 +58,7 @@ def convert(
     """Imports PyTorch weights as a checkpoint that `flair_jax.load` reads.
 
     From a CLIP of open_clip, OpenAI or Long-CLIP, the towers and projections are taken, as a start for training; the
-    rest is initialised at random.
+    rest is initialised at random. So it is with the models of `flair_jax.weights.layouts`, which are transformers'.
 
     Args:
       source: a weight file, the `.index.json` of shards, a folder with one of them, or one of these on the hub
@@ -78,6 +79,8 @@ def convert(
     checkpoint.check_target(target)
     found = find_weights(source)
     weights = read_weights(found.file, state_dict)
+    if found.layout:
+        return _convert_layout(source, target, found, weights, config, activation or stretch)
     clip = is_clip(weights.tensors)
     try:
         tensors = _tensors(weights.tensors)
@@ -121,6 +124,29 @@ def _about_positions(weights: Weights, trained_length: int, stretch: Stretch | N
             f"positions are kept, and of the others there are {times:.3g} times as many. Texts of more than "
             f"{stretch.keep} tokens have other features than before, until training mends that"
         )
+
+
+def _convert_layout(
+    source: str,
+    target: Path,
+    found: FoundWeights,
+    weights: Weights,
+    config: FlairConfig | None,
+    other: object,
+) -> Conversion:
+    """`convert` of a model in the layout of transformers; `other` are settings that it does not have."""
+    if other:
+        raise ConversionError(
+            f"{source}: its config.json says the activation, and its text tower, if it has one, cannot be stretched; "
+            "leave --activation and --context-length out"
+        )
+    try:
+        towers = read_towers(weights.tensors, found.layout, found.file.parent, config)
+    except (ConversionError, ConfigError) as error:
+        raise ConversionError(f"{source}: {error}") from None
+    origin = {**_origin(found, weights, clip=False, stretch=None), **towers.origin}
+    checkpoint.save(target, Flair(towers.config), towers.params, origin)
+    return Conversion(towers.config, (*weights.remarks, *towers.remarks))
 
 
 def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig | None, list[str]]:
@@ -202,6 +228,16 @@ def export(source: str | Path, target: str | Path) -> int:
     return len(tensors)
 
 
+def _verifiable(source: str) -> Path:
+    found = find_weights(source)
+    if found.layout:
+        raise ConversionError(
+            f"{source}: --verify computes FLAIR's and CLIP's towers alone; convert without it (the tests compare these "
+            "towers with transformers)"
+        )
+    return found.file
+
+
 def verify(
     source: str, target: str | Path, state_dict: str | None = None, stretch: Stretch | None = None
 ) -> dict[str, float]:
@@ -220,10 +256,11 @@ def verify(
       ConversionError: if torch is missing, or a difference exceeds `VERIFY_TOLERANCE`.
     """
     torch = require_torch("--verify")
+    file = _verifiable(source)
     from flair_jax.convert.torch_forward import TorchFlair
 
     model, params = checkpoint.load(target)
-    held = read_weights(find_weights(source).file, state_dict).tensors
+    held = read_weights(file, state_dict).tensors
     tensors = _tensors(held) if stretch is None else stretch.tensors(_tensors(held))
     if is_clip(held):
         tensors = complete(tensors, model.config)

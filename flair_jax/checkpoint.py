@@ -23,6 +23,8 @@ from flair_jax.files import absolute, expand, local_copy, replace_when_complete
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json, config_to_json, read_json_object
 from flair_jax.models.flair import Flair, Params
+from flair_jax.models.tokenizer_names import FILE as TOKENIZER
+from flair_jax.models.tokenizer_names import found_beside, kept_beside
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests
 from flair_jax.weights.activation import flair_config
@@ -59,8 +61,9 @@ def save(path: str | Path, model: Flair, params: Params, source: dict[str, str])
         partial.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / PARAMS, params)
-        (partial / CONFIG).write_text(json.dumps(describe(model, source), indent=2) + "\n", encoding="utf-8")
-        digests.write(partial, (CONFIG, PARAMS))
+        described = dataclasses.replace(model, config=kept_beside(model.config, partial))
+        (partial / CONFIG).write_text(json.dumps(describe(described, source), indent=2) + "\n", encoding="utf-8")
+        digests.write(partial, (CONFIG, PARAMS, TOKENIZER))
 
 
 def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def describe(model: Flair, source: dict[str, str]) -> dict[str, Any]:
 
 def check_target(path: Path) -> None:
     """Raises CheckpointError if `path` holds something that `save` would destroy."""
-    ours = {CONFIG, PARAMS, digests.FILE}
+    ours = {CONFIG, PARAMS, TOKENIZER, digests.FILE}
     if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
         raise CheckpointError(f"{path}: exists and is not a flair_jax checkpoint; choose another folder or remove it")
 
@@ -113,14 +116,8 @@ def load(
       ConversionError: if it cannot be fetched from the hub, or is a weight file that cannot be read.
     """
     path = locate(path)
-    config = dataclasses.replace(
-        read_model_config(path),
-        dtype=dtype,
-        remat=remat,
-        unroll=unroll,
-        attention=attention,
-        residual_dtype=residual_dtype,
-    )
+    compute: dict[str, Any] = {"dtype": dtype, "remat": remat, "unroll": unroll, "attention": attention}
+    config = dataclasses.replace(read_model_config(path), **compute, residual_dtype=residual_dtype)
     model = model or Flair(config)
     _check_model(path, config, model)
     if sharding is None:
@@ -219,7 +216,7 @@ def read_model_config(path: str | Path) -> FlairConfig:
       ConfigError: if its description is wrong.
     """
     path = absolute(locate(path))
-    return config_from_json(read_description(path), where=str(description_file(path)))
+    return found_beside(config_from_json(read_description(path), where=str(description_file(path))), path)
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
@@ -239,7 +236,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no checkpoint here (no {CONFIG}); make one with `flair-jax convert FILE {path}`"
         )
-    _check(path, [file.relative_to(path).parts[0]])
+    _check(path, [file.relative_to(path).parts[0], TOKENIZER])
     try:
         description = read_json_object(file)
     except (OSError, ValueError) as error:

@@ -337,8 +337,8 @@ def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> No
     [
         ("data check x.tar --processes -3", "'-3' is not a whole number of at least 1"),
         (
-            "data check folder",
-            "no prepared data set folder there; correct the name or the folder; tars are named as in",
+            "data check somewhere",
+            "no prepared data set somewhere there; correct the name or the folder; tars are named as in",
         ),
         ("data check a.tar::folder", "a.tar::folder: is not the name of a data set"),
         ("data attach t.csv x.tar --output FILE", "is a file; name a folder"),

@@ -29,6 +29,9 @@ def add(commands: Commands) -> None:
         "  flair-jax convert hf://laion/CLIP-ViT-B-16-laion2B-s34B-b88K checkpoints/clip\n"
         "  flair-jax convert b16_400m.pt checkpoints/clip --activation quick_gelu\n"
         "  flair-jax convert longclip-B.pt checkpoints/longclip         # reads 248 tokens\n"
+        "SigLIP 2 and DINOv3, as transformers saves them, to start from:\n"
+        "  flair-jax convert hf://google/siglip2-base-patch16-224 checkpoints/siglip2\n"
+        "  flair-jax convert hf://facebook/dinov3-vitb16-pretrain-lvd1689m checkpoints/dinov3\n"
         "for longer texts than a model was trained with, to train on:\n"
         "  flair-jax convert hf://xiaorui638/flair/flair-merged30m.pt checkpoints/long --context-length 248\n\n"
         "Every tensor of the file must be used exactly once; if not, all that is missing, left over or misshapen is\n"
@@ -86,7 +89,7 @@ def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import read_description
     from flair_jax.convert.transfer import convert, verify
     from flair_jax.models.presets import read_config
-    from flair_jax.weights.origin import TOWERS
+    from flair_jax.weights.origin import TEXTS, TOWERS
     from flair_jax.weights.write import require_torch
 
     stretch = _stretch(options.context_length, options.keep_positions)
@@ -109,12 +112,13 @@ def _run(options: argparse.Namespace) -> None:
     )
     for remark in done.remarks:
         print(f"  {remark}")
-    towers = read_description(options.target).get("source", {}).get(TOWERS)
-    if towers:
+    source = read_description(options.target).get("source", {})
+    if TOWERS in source:
+        scored = ", or score them as they are with `flair-jax evaluate --mode global`"
         print(
-            f"towers of {towers}: start training with --config.init={options.target} "
-            f"--config.model={options.target}/config.json, or score them as they are with "
-            f"`flair-jax evaluate --mode global`"
+            f"towers of {source[TOWERS]}: start training with --config.init={options.target} "
+            f"--config.model={options.target}/config.json"
+            + ("; the text tower is random too" if TEXTS in source else scored)
         )
     if options.verify:
         print("largest difference from PyTorch, over the largest value:")

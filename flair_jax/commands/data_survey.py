@@ -74,14 +74,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Source:
-    from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource
+    from flair_jax.data.sets.pictures import PictureSource, is_pictures
     from flair_jax.data.shards import is_tars
     from flair_jax.data.sources import TfdsSource
     from flair_jax.data.tars import TarSource
 
     if is_tars(options.data):
         return TarSource(options.data, index_dir=options.index_dir, processes=options.processes)
-    if options.data in PICTURE_SETS:
+    if is_pictures(options.data, options.data_dir):
         return PictureSource(options.data, options.data_dir)
     return TfdsSource(options.data, options.data_dir, options.split)
 

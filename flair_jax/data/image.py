@@ -49,7 +49,7 @@ def preprocess(
     """
     picture = open_rgb(image, remarks)
     width, height = picture.size
-    vision = VisionConfig(image_size=size) if isinstance(size, int) else size
+    vision = size if isinstance(size, VisionConfig) else VisionConfig(image_size=int(size))
     placed, side = place(width, height, vision), vision.image_size
     if 4 * (placed.width * placed.height + width * height) > MOST_MEMORY:
         raise too_large(

@@ -21,6 +21,7 @@ import regex
 
 from flair_jax.errors import ConfigError
 from flair_jax.models.config import TextConfig
+from flair_jax.models.tokenizer_names import split_name
 
 CONTEXT_LENGTH = 77
 _START, _END = "<start_of_text>", "<end_of_text>"
@@ -99,11 +100,16 @@ TOKENIZERS: dict[str, Tokenizer] = {
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a name.
+    """The tokenizer of a name: one of `TOKENIZERS`, or `KIND:FILE`, see `flair_jax.data.tokenizer_files`.
 
     Raises:
       ConfigError: if there is none.
     """
+    kind, file = split_name(name)
+    if file:
+        from flair_jax.data.tokenizer_files import open_tokenizer
+
+        return open_tokenizer(kind, file)
     if name not in TOKENIZERS:
         raise ConfigError(f"text.tokenizer={name!r} is unknown; the tokenizers are {', '.join(TOKENIZERS)}")
     return TOKENIZERS[name]

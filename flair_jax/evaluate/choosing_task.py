@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.choice import CHOICE_SETS
+from flair_jax.errors import printable
 from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
 from flair_jax.evaluate.choosing_scores import WAYS
 from flair_jax.evaluate.report import aligned, count_of, notes
@@ -129,7 +130,7 @@ def _kinds(entry: dict[str, Any]) -> list[str]:
     first = next(iter(entry["metrics"]["chance"]))
     shown = sorted(entry["kinds"].items(), key=lambda item: -item[1]["questions"])
     rows = [
-        [kind, f"{values['questions']:,}", *(_cell(values[way][first]) for way in ways)]
+        [printable(kind), f"{values['questions']:,}", *(_cell(values[way][first]) for way in ways)]
         for kind, values in shown[:_MOST_KINDS]
     ]
     head = [f"{entry['dataset']}, {first} by kind", "questions", *ways]

@@ -26,7 +26,7 @@ from flair_jax.parallel.sharding import data_mesh
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.weights.locate import locate, reported_name
-from flair_jax.weights.origin import check_pooling
+from flair_jax.weights.origin import check_pooling, check_texts
 
 
 class Job(NamedTuple):
@@ -81,6 +81,7 @@ def evaluate_checkpoint(
     if output and any(processes.gather(output.is_dir())):
         raise DatasetError(f"--output {output}: is a folder; name a JSON file")
     loaded = _load(checkpoint, dtype, model, jobs, processes)
+    check_texts(checkpoint, loaded.source)
     say = print if processes.index == 0 else _say_nothing
     done, failures = _evaluate_sets(works, loaded, output and expand(f"{output}.partial"), say, processes)
     if done:

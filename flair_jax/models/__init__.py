@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flair_jax.models.flair import Params as Params
     from flair_jax.models.module import FlairModule as FlairModule
     from flair_jax.models.module import text_conditioned_pooling as text_conditioned_pooling
-    from flair_jax.models.module import text_tower as text_tower
-    from flair_jax.models.module import vision_tower as vision_tower
     from flair_jax.models.normalize import l2_normalize as l2_normalize
     from flair_jax.models.pooling import Pooling as Pooling
     from flair_jax.models.pooling import PreparedTexts as PreparedTexts
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from flair_jax.models.resize import resize_position_embedding as resize_position_embedding
     from flair_jax.models.text import TextTower as TextTower
     from flair_jax.models.tokens import PackedTexts as PackedTexts
+    from flair_jax.models.towers import text_tower as text_tower
+    from flair_jax.models.towers import vision_tower as vision_tower
     from flair_jax.models.transformer import Attention as Attention
     from flair_jax.models.transformer import Block as Block
     from flair_jax.models.transformer import Mlp as Mlp
@@ -40,13 +40,14 @@ else:
             "config": ["FlairConfig", "TextConfig", "VisionConfig"],
             "description": ["config_from_json", "config_to_json"],
             "flair": ["Flair", "Params"],
-            "module": ["FlairModule", "text_conditioned_pooling", "text_tower", "vision_tower"],
+            "module": ["FlairModule", "text_conditioned_pooling"],
             "normalize": ["l2_normalize"],
             "pooling": ["Pooling", "PreparedTexts"],
             "presets": ["PRESETS", "read_config"],
             "resize": ["resize_position_embedding"],
             "text": ["TextTower"],
             "tokens": ["PackedTexts"],
+            "towers": ["text_tower", "vision_tower"],
             "transformer": ["Attention", "Block", "Mlp", "run_stacked"],
             "vision": ["VisionTower"],
         },

@@ -73,7 +73,7 @@ def describe_choices(
     Args:
       config: the model's.
       row_tokens: of rows of packed captions; 0: each has a row of the context's length.
-      own: towers that are not those of `config`, "vision" or "text"; they are left out.
+      own: towers that are not CLIP's, "vision" or "text"; they are left out.
       patches: that the image tower sees of each image; all if not given.
 
     Raises:
@@ -127,7 +127,7 @@ def split_heads(x: Float[Array, "*batch D"], heads: int) -> Float[Array, "*batch
 
 
 def attend(
-    query: Float[Array, "B L W"],
+    query: Float[Array, "B Q W"],
     key: Float[Array, "B L W"],
     value: Float[Array, "B L W"],
     *,
@@ -135,11 +135,11 @@ def attend(
     causal: bool,
     segments: Int[Array, "B L"] | None = None,
     implementation: str = "xla",
-) -> Float[Array, "B L W"]:
+) -> Float[Array, "B Q W"]:
     """Softmax attention of every position to those of its row that it may see.
 
     Args:
-      query: its heads, of width W / `heads`, one after the other.
+      query: its heads, of width W / `heads`, one after the other; Q may differ from L where nothing is masked.
       key: likewise.
       value: likewise.
       heads: how many.

@@ -50,6 +50,7 @@ class VisionConfig:
       resize_mode: what becomes of a picture that is no square: "shortest", the shorter side is resized to S and the
         centre cut out; "longest", the longer side is, and the rest filled; "squash", both are.
       fill_color: of the rest, from 0 to 255 in each channel.
+      tower: which module it is, a name in `flair_jax.models.towers.VISION_TOWERS`.
     """
 
     image_size: int = 224
@@ -65,6 +66,7 @@ class VisionConfig:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: int = 0
+    tower: str = dataclasses.field(default="clip", metadata=_CONVENTION)
 
     @property
     def heads(self) -> int:
@@ -94,6 +96,7 @@ class TextConfig:
         as in CLIP.
       causal: whether a token attends only to itself and those before it. Then whatever follows the end of a text
         changes nothing; otherwise padding is attended to like any other token.
+      tower: which module it is, a name in `flair_jax.models.towers.TEXT_TOWERS`.
     """
 
     context_length: int = 77
@@ -106,6 +109,7 @@ class TextConfig:
     tokenizer: str = dataclasses.field(default="clip", metadata=_CONVENTION)
     end_of_text_id: int | None = dataclasses.field(default=None, metadata=_CONVENTION)
     causal: bool = dataclasses.field(default=True, metadata=_CONVENTION)
+    tower: str = dataclasses.field(default="clip", metadata=_CONVENTION)
 
 
 @dataclasses.dataclass(frozen=True)

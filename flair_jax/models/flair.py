@@ -64,6 +64,12 @@ class Flair:
         """`own_modules` by the classes' names alone: a file that moved, or is a program now, holds the same modules."""
         return {name: type(module).__name__ for name, module in self._given().items()}
 
+    @property
+    def other_towers(self) -> frozenset[str]:
+        """Which of "vision" and "text" is not CLIP's transformer, but a module of its own or another that is named."""
+        named = {"vision": self.config.vision.tower, "text": self.config.text.tower}
+        return frozenset(name for name, tower in named.items() if tower != "clip" or name in self._given())
+
     def normalize(self, pixels: UInt8[AnyArray, "*batch 3"]) -> Float[Array, "*batch 3"]:
         """Pixels for `encode_image`: `flair_jax.normalize` with the model's own mean and standard deviation."""
         return normalize(pixels, self.config.vision.image_mean, self.config.vision.image_std)

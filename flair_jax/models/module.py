@@ -11,50 +11,7 @@ from flair_jax.models.attention_pooling import TextConditionedPooling
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import Pooling
-from flair_jax.models.text import TextTower
-from flair_jax.models.vision import VisionTower
-
-
-def vision_tower(config: FlairConfig) -> VisionTower:
-    """The vision tower of a description."""
-    return VisionTower(
-        image_size=config.vision.image_size,
-        patch_size=config.vision.patch_size,
-        width=config.vision.width,
-        layers=config.vision.layers,
-        heads=config.vision.heads,
-        embed_dim=config.embed_dim,
-        mlp_ratio=config.vision.mlp_ratio,
-        quick_gelu=config.quick_gelu,
-        layer_norm_eps=config.vision.layer_norm_eps,
-        dtype=config.dtype,
-        remat=config.remat,
-        unroll=config.unroll,
-        attention=config.attention,
-        residual_dtype=config.residual_dtype,
-    )
-
-
-def text_tower(config: FlairConfig) -> TextTower:
-    """The text tower of a description."""
-    return TextTower(
-        context_length=config.text.context_length,
-        vocab_size=config.text.vocab_size,
-        width=config.text.width,
-        layers=config.text.layers,
-        heads=config.text.heads,
-        embed_dim=config.embed_dim,
-        mlp_ratio=config.text.mlp_ratio,
-        quick_gelu=config.quick_gelu,
-        layer_norm_eps=config.text.layer_norm_eps,
-        end_of_text_id=config.text.end_of_text_id,
-        causal=config.text.causal,
-        dtype=config.dtype,
-        remat=config.remat,
-        unroll=config.unroll,
-        attention=config.attention,
-        residual_dtype=config.residual_dtype,
-    )
+from flair_jax.models.towers import text_tower, vision_tower
 
 
 def text_conditioned_pooling(config: FlairConfig) -> TextConditionedPooling:

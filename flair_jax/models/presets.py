@@ -8,6 +8,7 @@ from pathlib import Path
 from flair_jax.errors import ConfigError
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
 from flair_jax.models.description import config_from_json, read_json_object
+from flair_jax.models.tokenizer_names import found_beside
 
 _VISION_L = VisionConfig(patch_size=14, width=1024, layers=24)
 _TEXT_L = TextConfig(width=768, heads=12)
@@ -53,4 +54,4 @@ def read_config(name_or_path: str | Path) -> FlairConfig:
         data = read_json_object(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
-    return config_from_json(data, where=str(path))
+    return found_beside(config_from_json(data, where=str(path)), path.parent)

@@ -22,12 +22,17 @@ def resize_position_embedding(table: Float[Array, "P W"], grid: tuple[int, int])
     Returns:
       [1 + rows*columns, W]; the table itself if it has that grid already.
     """
-    side = math.isqrt(table.shape[0] - 1)
+    patches = resize_grid(table[1:], grid)
+    return table if patches.shape == table[1:].shape else jnp.concatenate([table[:1], patches])
+
+
+def resize_grid(table: Float[Array, "P W"], grid: tuple[int, int]) -> Float[Array, "Q W"]:
+    """`resize_position_embedding` of a table [G*G, W] without a class token's row."""
+    side = math.isqrt(table.shape[0])
     if grid == (side, side):
         return table
-    patches = table[1:].reshape(side, side, -1)
-    resized = jax.image.resize(patches, (*grid, table.shape[1]), method="bicubic", antialias=True)
-    return jnp.concatenate([table[:1], resized.reshape(grid[0] * grid[1], -1)])
+    resized = jax.image.resize(table.reshape(side, side, -1), (*grid, table.shape[1]), method="bicubic", antialias=True)
+    return resized.reshape(grid[0] * grid[1], -1)
 
 
 def stretch_position_embedding(table: Float[np.ndarray, "P W"], length: int, keep: int) -> Float[np.ndarray, "T W"]:

@@ -65,7 +65,7 @@ class TextTower(nn.Module):
             heads=self.heads,
             hidden=int(self.width * self.mlp_ratio),
             causal=self.causal,
-            quick_gelu=self.quick_gelu,
+            activation="quick_gelu" if self.quick_gelu else "gelu",
             # CLIP's initialisation (Radford et al. 2021): layers that write to the residual stream shrink with depth.
             init_std=(in_std, in_std * (2 * self.layers) ** -0.5, (2 * self.width) ** -0.5),
             dtype=jnp.dtype(self.dtype),

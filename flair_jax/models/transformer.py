@@ -105,16 +105,20 @@ def _side_by_side(arrays: Sequence[Array], heads: int) -> Array:
     return joined.reshape(*joined.shape[:-2], -1)
 
 
-def activate(x: Float[Array, "*batch M"], quick_gelu: bool) -> Float[Array, "*batch M"]:
-    """QuickGELU, x * sigmoid(1.702 x), or the exact (erf) GELU."""
-    return x * jax.nn.sigmoid(1.702 * x) if quick_gelu else jax.nn.gelu(x, approximate=False)
+# What an MLP may have between its layers: the exact (erf) GELU, its tanh form (Hendrycks and Gimpel 2016), and the
+# QuickGELU of OpenAI's CLIP.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 
 
 class Mlp(nn.Module):
-    """Two linear layers around `activate`."""
+    """Two linear layers around one of `ACTIVATIONS`."""
 
     hidden: int
-    quick_gelu: bool
+    activation: str
     up_init: Initializer
     down_init: Initializer
     dtype: jnp.dtype
@@ -125,7 +129,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=self.up_init, bias_init=torch_bias_init(width), name="up"
         )(x)
-        x = activate(shard_rows(x, tensor=2), self.quick_gelu)
+        x = ACTIVATIONS[self.activation](shard_rows(x, tensor=2))
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=self.down_init, bias_init=torch_bias_init(self.hidden), name="down"
         )(x)
@@ -140,7 +144,7 @@ class Block(nn.Module):
       heads: attention heads.
       hidden: width of the MLP between its two layers.
       causal: whether a position attends only to itself and those before it.
-      quick_gelu: the MLP's activation, see `FlairConfig`.
+      activation: the MLP's, one of `ACTIVATIONS`.
       init_std: three standard deviations for normal initialisation: attention in-projections, layers that write to the
         residual stream, first MLP layer. None: PyTorch's defaults.
       dtype: compute dtype.
@@ -151,7 +155,7 @@ class Block(nn.Module):
     heads: int
     hidden: int
     causal: bool
-    quick_gelu: bool
+    activation: str
     init_std: tuple[float, float, float] | None
     dtype: jnp.dtype
     layer_norm_eps: float = 1e-5
@@ -167,7 +171,7 @@ class Block(nn.Module):
         attention = Attention(
             self.heads, self.causal, in_init, residual_init, self.dtype, self.implementation, name="attention"
         )
-        mlp = Mlp(self.hidden, self.quick_gelu, up_init, residual_init, self.dtype, name="mlp")
+        mlp = Mlp(self.hidden, self.activation, up_init, residual_init, self.dtype, name="mlp")
         x = x + attention(norm("ln_1")(x), segments)
         return x + mlp(norm("ln_2")(x))
 
@@ -184,10 +188,9 @@ _SAVED = {
 
 
 def run_stacked(
-    block: Block,
+    block: nn.Module,
     x: Float[Array, "B L W"],
-    segments: Int[Array, "B L"] | None = None,
-    *,
+    *shared: Array | None,
     layers: int,
     remat: str,
     unroll: int,
@@ -196,16 +199,17 @@ def run_stacked(
     """Runs one block `layers` times, each time with its own parameters, stacked along a leading axis.
 
     Args:
-      block: the layer; its parameters gain a leading axis of `layers`.
+      block: the layer, a function of x [B, L, W] and `shared`, such as `Block`; its parameters gain a leading axis of
+        `layers`.
       x: input of the first layer.
-      segments: of every layer's attention; see `attend`.
+      shared: what every layer gets besides: of `Block`, the segments, see `attend`.
       layers: how many.
       remat: one of `REMAT_POLICIES`, and `unroll`: see `FlairConfig`.
       residual_dtype: in which x goes from layer to layer; what comes out has the dtype of x.
     """
 
-    def step(layer: Block, carry: Array, segments: Array | None) -> tuple[Array, None]:
-        return shard_rows(layer(carry, segments)), None
+    def step(layer: nn.Module, carry: Array, *shared: Array | None) -> tuple[Array, None]:
+        return shard_rows(layer(carry, *shared)), None
 
     if remat != "none":
         # Inside a scan the compiler cannot merge the recomputation away, so its guard is only a cost.
@@ -218,4 +222,4 @@ def run_stacked(
         length=layers,
         unroll=min(unroll, layers),
     )
-    return shard_rows(scan(block, shard_rows(x.astype(residual_dtype)), segments)[0]).astype(x.dtype)
+    return shard_rows(scan(block, shard_rows(x.astype(residual_dtype)), *shared)[0]).astype(x.dtype)

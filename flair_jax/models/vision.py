@@ -9,7 +9,41 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from flair_jax.models.resize import resize_position_embedding
-from flair_jax.models.transformer import Block, layer_norm, run_stacked
+from flair_jax.models.transformer import Block, Initializer, layer_norm, run_stacked
+
+# PyTorch's default for the convolution of the patches; fan_in counts all axes but the last.
+patch_init: Initializer = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def embed_patches(
+    images: Float[Array, "B S1 S2 3"], kernel: Float[Array, "M M 3 W"], dtype: DTypeLike
+) -> Float[Array, "B G1 G2 W"]:
+    """Images in patches of M pixels a side, each times a kernel, in `dtype`."""
+    batch, height, width, _ = images.shape
+    patch, dtype = kernel.shape[0], jnp.dtype(dtype)
+    # A convolution whose stride is its kernel is one matrix product over flattened patches.
+    patches = images.reshape(batch, height // patch, patch, width // patch, patch, 3).astype(dtype)
+    return jnp.einsum("bgphqc,pqcw->bghw", patches, kernel.astype(dtype))
+
+
+class PatchEmbedding(nn.Module):
+    """Patches with a bias, as most towers but CLIP's have them; float32.
+
+    Attributes:
+      patch_size: pixels of a patch's side.
+      width: W.
+      dtype: of the product.
+    """
+
+    patch_size: int
+    width: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B S1 S2 3"]) -> Float[Array, "B G1 G2 W"]:
+        kernel = self.param("kernel", patch_init, (self.patch_size, self.patch_size, 3, self.width))
+        bias = self.param("bias", jax.nn.initializers.zeros, (self.width,))
+        return embed_patches(images, kernel, self.dtype).astype(jnp.float32) + bias[None, None, None]
 
 
 class VisionTower(nn.Module):
@@ -53,10 +87,7 @@ class VisionTower(nn.Module):
     def setup(self) -> None:
         normal = jax.nn.initializers.normal(self.width**-0.5)
         patch_shape = (self.patch_size, self.patch_size, 3, self.width)
-        # PyTorch's default for the convolution; fan_in counts all axes but the last.
-        self.patch_embedding = self.param(
-            "patch_embedding", jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), patch_shape
-        )
+        self.patch_embedding = self.param("patch_embedding", patch_init, patch_shape)
         self.class_token = self.param("class_token", normal, (self.width,))
         positions = 1 + (self.image_size // self.patch_size) ** 2
         self.position_embedding = self.param("position_embedding", normal, (positions, self.width))
@@ -65,7 +96,7 @@ class VisionTower(nn.Module):
             heads=self.heads,
             hidden=int(self.width * self.mlp_ratio),
             causal=False,
-            quick_gelu=self.quick_gelu,
+            activation="quick_gelu" if self.quick_gelu else "gelu",
             init_std=None,
             dtype=jnp.dtype(self.dtype),
             layer_norm_eps=self.layer_norm_eps,
@@ -81,16 +112,12 @@ class VisionTower(nn.Module):
           images: see `__call__`.
           kept: see `of_patches`.
         """
-        dtype, patch = jnp.dtype(self.dtype), self.patch_size
-        batch, height, width, _ = images.shape
-        grid = (height // patch, width // patch)
-        # A convolution whose stride is its kernel is one matrix product over flattened patches.
-        patches = images.reshape(batch, grid[0], patch, grid[1], patch, 3).astype(dtype)
-        x = jnp.einsum("bgphqc,pqcw->bghw", patches, self.patch_embedding.astype(dtype))
+        x = embed_patches(images, self.patch_embedding, self.dtype)
+        batch, *grid, _ = x.shape
         # Sums from here on are float32, as under PyTorch's autocast, but for the residual stream if that is asked for.
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
-        x = jnp.concatenate([class_token, x.reshape(batch, grid[0] * grid[1], -1)], axis=1, dtype=jnp.float32)
-        x = x + resize_position_embedding(self.position_embedding, grid)[None]
+        x = jnp.concatenate([class_token, x.reshape(batch, -1, x.shape[-1])], axis=1, dtype=jnp.float32)
+        x = x + resize_position_embedding(self.position_embedding, (grid[0], grid[1]))[None]
         if kept is not None:
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], kept[:, :, None], axis=1)], axis=1)
         x = run_stacked(

@@ -85,7 +85,7 @@ def _deciding(settings: TrainSettings, model: Flair) -> dict[str, int | float | 
     """Settings that decide the time of a step, by their dotted names in a configuration; who computes attention."""
     packing = settings.packing
     attention = describe_choices(
-        model.config, packing.row_tokens, own=model.own_modules, patches=settings.patches(model.config)
+        model.config, packing.row_tokens, own=model.other_towers, patches=settings.patches(model.config)
     )
     return {
         "attention": attention.removeprefix("attention by "),

@@ -134,7 +134,7 @@ class _TowerFlops(NamedTuple):
 
 
 def _tower_flops(model: Flair, packing: PackingSettings, patches: int | None) -> tuple[_TowerFlops, _TowerFlops]:
-    """Of the image tower and the text tower; one that is not our own is counted as a single layer."""
+    """Of the image tower and the text tower; one that is not CLIP's transformer counts as a single layer."""
     vision, text, width = model.config.vision, model.config.text, model.config.embed_dim
     embedding = 2.0 * vision.grid**2 * 3 * vision.patch_size**2 * vision.width  # of all; some are dropped after it
     local = patches or vision.grid**2
@@ -143,10 +143,10 @@ def _tower_flops(model: Flair, packing: PackingSettings, patches: int | None) ->
     length = packing.tokens_per_caption if packing.row_tokens else text.context_length
     layer = _layer(length, text.width, text.mlp_ratio)
     caption = _TowerFlops(0.0, layer, text.layers, 2.0 * text.width * width)
-    if "vision" in model.own_modules:
+    if "vision" in model.other_towers:
         traced = count_flops(jax.make_jaxpr(model.encode_image)(model.abstract_params(), _image(model)))
         image = _TowerFlops(0.0, traced, 1, 0.0)
-    if "text" in model.own_modules:
+    if "text" in model.other_towers:
         tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
         traced = count_flops(jax.make_jaxpr(model.encode_text)(model.abstract_params(), tokens))
         caption = _TowerFlops(0.0, traced, 1, 0.0)

@@ -41,7 +41,7 @@ FREE = (
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "packing.row_tokens", "packing.tokens_per_caption"),
     *("data.dir", "data.index_dir", "data.workers"),
     *("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every_steps"),
-    *("log_every_steps", "profile_steps", "wandb_project", "compilation_cache"),
+    *("log_every_steps", "profile_steps", "wandb_project", "compilation_cache", "evaluations"),
     *(
         f"evaluation.{name}"
         for name in ("every_steps", "task", "dataset", "dir", "mode", "top_k", "templates", "batch_size")

@@ -15,7 +15,7 @@ from flair_jax.models.flair import Params
 
 # Under a tower's name: its layers, stacked along the first axis of each array; and the parameters below the first.
 _BLOCKS = "blocks"
-BELOW = ("class_token", "patch_embedding", "position_embedding", "token_embedding", "ln_pre")
+BELOW = ("class_token", "register_tokens", "patch_embedding", "position_embedding", "token_embedding", "ln_pre")
 
 
 def name_of(path: KeyPath[Any]) -> str:

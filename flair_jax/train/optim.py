@@ -17,7 +17,7 @@ from flair_jax.train.locked import TOWER, keep_locked
 
 # Parameters without weight decay, by the last part of their names. The original's rule (fewer than 2 dimensions, or
 # `bn`, `ln`, `bias`, `logit_scale` in the name) cannot be applied to shapes here, because layers are stacked.
-_NO_DECAY_LEAVES = ("bias", "scale", "class_token", "logit_scale", "logit_bias")
+_NO_DECAY_LEAVES = ("bias", "scale", "class_token", "register_tokens", "probe_token", "logit_scale", "logit_bias")
 
 # exp(logit_scale) stays from 1 to 100 (Radford et al. 2021, section 2.5; the lower bound is the PyTorch release's).
 _MAX_LOGIT_SCALE = math.log(100)
@@ -60,7 +60,7 @@ def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 def decay_mask(params: Params) -> Params:
     """True where weight decay applies: matrices, embeddings and position tables, told by their names.
 
-    Biases, LayerNorms, the class token, `logit_scale` and `logit_bias` do not decay.
+    Biases, LayerNorms, class, register and probe tokens, `logit_scale` and `logit_bias` do not decay.
     """
     return map_names(lambda name: name.split("/")[-1] not in _NO_DECAY_LEAVES, params)
 

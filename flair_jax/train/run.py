@@ -162,7 +162,7 @@ def _set_up(
     steps = settings.total_steps(samples)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
-        config, own = objects.model.config, objects.model.own_modules
+        config, own = objects.model.config, objects.model.other_towers
         attention = describe_choices(config, settings.packing.row_tokens, own=own, patches=settings.patches(config))
         try_out(objects, settings)
     names = {**name_of_sources, **objects.names}
@@ -252,7 +252,12 @@ def _initial_params(name: str, model: Flair, target: Params) -> Params:
     names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
     wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
     if wrong:
-        raise ConfigError(f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}")
+        shorter = wrong == ["text_cfg"] and config.text.context_length < model.config.text.context_length
+        longer = f"; `flair-jax convert --context-length {model.config.text.context_length}` stretches it"
+        raise ConfigError(
+            f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}"
+            + (longer if shorter else "")
+        )
     try:
         return checkpoint.restore_params(path, target, processes)
     except CheckpointError as error:  # a module of one's own may well have the parameters of another

@@ -75,7 +75,7 @@ def _described(config: FlairConfig) -> Iterator[tuple[str, Any]]:
 
 def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The sizes that the tensors show."""
-    foreign = any(name.startswith("vision_model.") for name in tensors)
+    foreign = any(name.startswith(("vision_model.", "embeddings.")) for name in tensors)
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors or len(np.shape(tensors[name])) != rank:
@@ -84,7 +84,12 @@ def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
                 f"not a FLAIR checkpoint: {name}, which gives the model's size, is {found}; "
                 f"the file holds {len(tensors)} tensor(s)"
                 + (f", such as {next(iter(tensors))}" if tensors else "")
-                + ("; these names are transformers', so take the open_clip_* file of the same model" if foreign else "")
+                + (
+                    "; these names are transformers', of which docs/convert.md lists what is read, by the config.json "
+                    "beside it; of others take the open_clip_* file of the same model"
+                    if foreign
+                    else ""
+                )
             )
         return np.shape(tensors[name])
 

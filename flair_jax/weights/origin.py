@@ -7,8 +7,17 @@ from pathlib import Path
 
 from flair_jax.errors import CheckpointError
 
-# In `source` of a checkpoint that `flair-jax convert` made of a CLIP.
-TOWERS = "towers"
+# In `source` of a checkpoint that `flair-jax convert` made of a CLIP, or of other towers; and beside it where the text
+# tower is not among them, but random.
+TOWERS, TEXTS = "towers", "text tower"
+
+
+def check_texts(checkpoint: str | Path, source: Mapping[str, str]) -> None:
+    """Raises CheckpointError if the text tower is random; see `check_pooling`."""
+    if TEXTS in source:
+        raise CheckpointError(
+            f"{checkpoint}: its text tower is {source[TEXTS]}, so no text means anything to it; train it first"
+        )
 
 
 def check_pooling(checkpoint: str | Path, source: Mapping[str, str], advice: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,35 +35,38 @@ class Row:
     axes: tuple[int, ...] = ()
 
 
-_LINEAR = (1, 0)  # [out, in] -> [in, out]
-_CONV = (2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
+LINEAR = (1, 0)  # [out, in] -> [in, out]
+CONV = (2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
 
 
-def _layer_norm(torch: str, params: str) -> list[Row]:
+def layer_norm_rows(torch: str, params: str) -> list[Row]:
+    """A LayerNorm by its names in PyTorch and in the parameter tree."""
     return [Row(f"{torch}.weight", (f"{params}/scale",)), Row(f"{torch}.bias", (f"{params}/bias",))]
 
 
-def _linear(torch: str, params: str) -> list[Row]:
-    return [Row(f"{torch}.weight", (f"{params}/kernel",), _LINEAR), Row(f"{torch}.bias", (f"{params}/bias",))]
+def linear_rows(torch: str, params: str) -> list[Row]:
+    """A linear layer with a bias, likewise."""
+    return [Row(f"{torch}.weight", (f"{params}/kernel",), LINEAR), Row(f"{torch}.bias", (f"{params}/bias",))]
 
 
-def _attention(torch: str, params: str) -> list[Row]:
+def packed_attention_rows(torch: str, params: str) -> list[Row]:
+    """A `torch.nn.MultiheadAttention`, likewise."""
     packed = [f"{params}/{name}" for name in ("query", "key", "value")]
     return [
-        Row(f"{torch}.in_proj_weight", tuple(f"{name}/kernel" for name in packed), _LINEAR),
+        Row(f"{torch}.in_proj_weight", tuple(f"{name}/kernel" for name in packed), LINEAR),
         Row(f"{torch}.in_proj_bias", tuple(f"{name}/bias" for name in packed)),
-        *_linear(f"{torch}.out_proj", f"{params}/out"),
+        *linear_rows(f"{torch}.out_proj", f"{params}/out"),
     ]
 
 
 def _blocks(torch: str, params: str) -> list[Row]:
     torch += ".resblocks.{}"
     return [
-        *_layer_norm(f"{torch}.ln_1", f"{params}/ln_1"),
-        *_attention(f"{torch}.attn", f"{params}/attention"),
-        *_layer_norm(f"{torch}.ln_2", f"{params}/ln_2"),
-        *_linear(f"{torch}.mlp.c_fc", f"{params}/mlp/up"),
-        *_linear(f"{torch}.mlp.c_proj", f"{params}/mlp/down"),
+        *layer_norm_rows(f"{torch}.ln_1", f"{params}/ln_1"),
+        *packed_attention_rows(f"{torch}.attn", f"{params}/attention"),
+        *layer_norm_rows(f"{torch}.ln_2", f"{params}/ln_2"),
+        *linear_rows(f"{torch}.mlp.c_fc", f"{params}/mlp/up"),
+        *linear_rows(f"{torch}.mlp.c_proj", f"{params}/mlp/down"),
     ]
 
 
@@ -73,17 +76,17 @@ TABLE: tuple[Row, ...] = (
     Row("logit_bias", ("logit_bias",)),
     Row("visual.class_embedding", ("vision/class_token",)),
     Row("visual.positional_embedding", ("vision/position_embedding",)),
-    Row("visual.conv1.weight", ("vision/patch_embedding",), _CONV),
-    *_layer_norm("visual.ln_pre", "vision/ln_pre"),
+    Row("visual.conv1.weight", ("vision/patch_embedding",), CONV),
+    *layer_norm_rows("visual.ln_pre", "vision/ln_pre"),
     *_blocks("visual.transformer", "vision/blocks"),
-    *_layer_norm("visual.ln_post", "vision/ln_post"),
-    *_attention("visual_proj.attn", "pooling"),
-    *_layer_norm("visual_proj.ln_q", "pooling/ln_q"),
-    *_layer_norm("visual_proj.ln_k", "pooling/ln_k"),
-    *_layer_norm("visual_proj.ln_v", "pooling/ln_v"),
+    *layer_norm_rows("visual.ln_post", "vision/ln_post"),
+    *packed_attention_rows("visual_proj.attn", "pooling"),
+    *layer_norm_rows("visual_proj.ln_q", "pooling/ln_q"),
+    *layer_norm_rows("visual_proj.ln_k", "pooling/ln_k"),
+    *layer_norm_rows("visual_proj.ln_v", "pooling/ln_v"),
     *_blocks("transformer", "text/blocks"),
     Row("token_embedding.weight", ("text/token_embedding",)),
-    *_layer_norm("ln_final", "text/ln_final"),
+    *layer_norm_rows("ln_final", "text/ln_final"),
     Row("image_post.proj", ("vision/projection/kernel",)),
     Row("text_post.proj", ("text/projection/kernel",)),
 )
@@ -93,7 +96,7 @@ def _layers(row: Row, config: FlairConfig) -> int | None:
     """How many tensors a row stands for; None if it is a single one."""
     if "{}" not in row.torch:
         return None
-    return (config.vision if row.torch.startswith("visual.") else config.text).layers
+    return (config.vision if row.params[0].startswith("vision/") else config.text).layers
 
 
 def _tensor_names(row: Row, config: FlairConfig) -> list[str]:
@@ -101,11 +104,11 @@ def _tensor_names(row: Row, config: FlairConfig) -> list[str]:
     return [row.torch] if layers is None else [row.torch.format(layer) for layer in range(layers)]
 
 
-def torch_shapes(config: FlairConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the PyTorch model that `config` describes."""
+def torch_shapes(config: FlairConfig, rows: Iterable[Row] = TABLE) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that rows take of the PyTorch model that `config` describes."""
     params = flatten_dict(Flair(config).abstract_params(), sep="/")
     shapes = {}
-    for row in TABLE:
+    for row in rows:
         shape = params[row.params[0]].shape
         if _layers(row, config) is not None:
             shape = shape[1:]
@@ -116,22 +119,23 @@ def torch_shapes(config: FlairConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def params_from_torch(tensors: Mapping[str, np.ndarray], config: FlairConfig) -> Params:
+def params_from_torch(tensors: Mapping[str, np.ndarray], config: FlairConfig, rows: Sequence[Row] = TABLE) -> Params:
     """The parameter tree from a PyTorch state dict; every tensor is used exactly once.
 
     Args:
       tensors: name -> array of any floating-point dtype.
       config: the model that they should be.
+      rows: the table of a layout other than FLAIR's.
 
     Returns:
-      Nested dict of float32 NumPy arrays.
+      Nested dict of float32 NumPy arrays: of what rows name, which of FLAIR's is all.
 
     Raises:
       ConversionError: naming every tensor that is missing, left over, misshapen or not floating-point.
     """
-    _check_tensors(tensors, torch_shapes(config))
+    _check_tensors(tensors, torch_shapes(config, rows))
     params = {}
-    for row in TABLE:
+    for row in rows:
         layers = [np.asarray(tensors[name], np.float32) for name in _tensor_names(row, config)]
         parts = [np.split(layer, len(row.params)) if len(row.params) > 1 else [layer] for layer in layers]
         for path, part in zip(row.params, zip(*parts, strict=True), strict=True):

@@ -13,6 +13,8 @@ from flair_jax.buckets import is_remote
 from flair_jax.files import expand, local_copy
 from flair_jax.weights import hub
 from flair_jax.weights.formats import INDEX_SUFFIX
+from flair_jax.weights.layout import PREPROCESSOR, TOKENIZER
+from flair_jax.weights.layouts import is_read
 from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS
 
@@ -37,12 +39,15 @@ class FoundWeights:
       description: the contents of `open_clip_config.json`, or of our own `config.json`, if one is there and belongs to
         these weights.
       described_in: the name of that file, or "".
+      layout: the contents of transformers' `config.json`, if it describes these weights and `layouts.LAYOUTS` has its
+        kind.
     """
 
     file: Path
     name: str
     description: dict[str, Any]
     described_in: str
+    layout: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def find_weights(source: str) -> FoundWeights:
@@ -91,7 +96,10 @@ def _find_on_hub(source: str) -> FoundWeights:
     for each in beside:
         hub.download_if_there(f"{base}/{folder}{stroke}{each}")
     local = hub.download(f"{base}/{file}")
-    return _described(local, f"{repository}/{file}", local.parent, beside)
+    found = _described(local, f"{repository}/{file}", local.parent, beside)
+    for each in (PREPROCESSOR, TOKENIZER) if found.layout else ():
+        hub.download_if_there(f"{base}/{folder}{stroke}{each}")
+    return found
 
 
 def _pick(source: str, names: Collection[str]) -> tuple[str, bool]:
@@ -122,6 +130,8 @@ def _described(file: Path, name: str, folder: Path, candidates: list[str]) -> Fo
         except (OSError, ValueError, RecursionError) as error:
             raise ConversionError(f"{folder / candidate}: cannot be read as JSON ({error})") from None
         model = description.get("model_cfg", description) if isinstance(description, dict) else {}
+        if is_read(description):
+            return FoundWeights(file, name, {}, "", description)
         # The `config.json` of other libraries is another one.
         if isinstance(model, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= model.keys():
             return FoundWeights(file, name, description, candidate)

@@ -242,6 +242,13 @@ def test_a_box_outside_of_its_picture_is_a_broken_picture(tmp_path) -> None:
         load("vg-relation", tmp_path).read(0)
 
 
+def test_a_picture_of_another_size_than_was_annotated_is_broken(tmp_path) -> None:
+    make_fgovd(tmp_path)
+    write_picture(tmp_path / "coco/val2017" / NAMES[0], (16, 8))
+    with pytest.raises(ImageError, match=f"{NAMES[0]}: is 16x8 pixels, and 8x4 were annotated"):
+        load("fg-ovd-hard", tmp_path).read(0)
+
+
 def test_a_folder_that_is_not_there(tmp_path) -> None:
     with pytest.raises(DatasetError, match="gone: no such folder; --data-dir must hold winoground's examples"):
         load("winoground", tmp_path / "gone")

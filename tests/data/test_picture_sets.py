@@ -10,7 +10,7 @@ from PIL import Image
 
 from flair_jax.cli import main
 from flair_jax.data.pipeline import SampleSettings, load_sample
-from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource
+from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource, is_pictures
 from flair_jax.data.sets.training import open_sets
 from flair_jax.data.tokenizer import tokenize
 from flair_jax.errors import DatasetError, ImageError
@@ -57,6 +57,30 @@ def test_flickr30k(tmp_path) -> None:
     assert [record.sentences for record in map(source.__getitem__, range(len(source)))] == [["a dog", "a cat"]]
 
 
+def test_karpathys_split_of_coco(tmp_path) -> None:
+    """train and restval, in this order, and nothing that is tested on."""
+    images = [
+        {"filepath": "val2014", "filename": f"{n}.jpg", "split": split, "sentences": [{"raw": f"{split} {n}."}]}
+        for n, split in enumerate(("test", "restval", "val", "train"))
+    ]
+    write(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"})
+    for number in range(4):
+        draw(tmp_path / f"images/val2014/{number}.jpg")
+    source = PictureSource("coco-karpathy-train", tmp_path)
+    assert [source[number].sentences for number in range(len(source))] == [["train 3."], ["restval 1."]]
+
+
+def test_docci(tmp_path) -> None:
+    rows = [
+        {"example_id": n, "split": n, "image_file": f"{n}.jpg", "description": "A cat. It sits."}
+        for n in ("train", "test", "qual_dev")
+    ]
+    (tmp_path / "docci_descriptions.jsonlines").write_text("\n".join(map(json.dumps, rows)))
+    draw(tmp_path / "images/train.jpg")
+    source = PictureSource("docci-train", tmp_path)
+    assert [source[number].sentences for number in range(len(source))] == [["A cat", "It sits"]]
+
+
 @pytest.mark.parametrize(("name", "skipped"), [("sharegpt4v", 0), ("sharegpt4v-pt", 10_000)])
 def test_sharegpt4v(tmp_path, name: str, skipped: int) -> None:
     """The answer of each conversation, split; of the captioner's file without the records that others test on."""
@@ -78,6 +102,16 @@ def test_sharegpt4v(tmp_path, name: str, skipped: int) -> None:
     assert source[1].sentences == [f"Picture {skipped + 1}", "It is red", "Nothing else"]
     with pytest.raises(ImageError, match="no such picture"):
         source[0]
+
+
+def test_a_set_of_tfds_keeps_its_name(tmp_path) -> None:
+    assert is_pictures("sharegpt4v", tmp_path)
+    assert not is_pictures("recaptioned/cc3m", tmp_path)
+    assert not is_pictures("sharegpt4v", "gs://bucket/tfds")
+    (tmp_path / "sharegpt4v/full/1.0.0").mkdir(parents=True)
+    (tmp_path / "sharegpt4v/full/1.0.0/dataset_info.json").write_text("{}")
+    assert not is_pictures("sharegpt4v", tmp_path)
+    assert is_pictures("folder", tmp_path)
 
 
 def test_a_missing_picture_is_replaced_and_named(coco, caplog) -> None:

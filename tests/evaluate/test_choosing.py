@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_choices import make_fgovd, make_sugarcrepe, make_sugarcrepe_pp, make_winoground
+from own_modules import GatedMean
 
 import flair_jax
 from flair_jax.data.sets import scenes_builder
@@ -15,7 +16,7 @@ from flair_jax.demo import evaluation
 from flair_jax.demo.evaluation import ScenesEvaluation
 from flair_jax.demo.run import write_pictures
 from flair_jax.errors import DatasetError, FlairError
-from flair_jax.evaluate import choosing_scores
+from flair_jax.evaluate import choosing_scores, choosing_task
 from flair_jax.evaluate.choosing import ChooseSettings, choose
 from flair_jax.evaluate.choosing_scores import WAYS, box_patches
 from flair_jax.models.flair import Flair
@@ -172,6 +173,18 @@ def test_a_mode_alone_and_a_mode_that_is_not_there(small_model, retriever, tmp_p
     assert tuple(found.metrics) == ("global", "chance")
     with pytest.raises(FlairError, match="--mode top-k is not for --task choose; choose global or text-conditioned"):
         ChooseSettings("top-k")
+
+
+def test_a_pooling_that_cannot_keep_tokens_scores_boxes_by_their_crops_and_says_so(small_config, tmp_path) -> None:
+    make_fgovd(tmp_path)
+    model = Flair(small_config, pooling=GatedMean())
+    params = jax.jit(model.init)(jax.random.key(0))
+    data = CHOICE_SETS["fg-ovd-hard"].load(tmp_path)
+    found = choose(model, Retriever(model, params), data, SETTINGS, BlockStore(None))
+    assert tuple(found.metrics) == (*WAYS[:2], "chance")
+    entry = choosing_task.result("fg-ovd-hard", tmp_path, found, SETTINGS, {})
+    note = "fg-ovd-hard: not scored by box-tokens, since the model's pooling has no keep_tokens"
+    assert note in choosing_task.table([entry], SETTINGS)
 
 
 def test_questions_about_broken_pictures_are_listed_or_left_out(small_model, retriever, tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_from_a_folder_to_a_table_and_a_file(compiled, small_checkpoint, tmp_pat
 
 def test_symmetric_relations_are_not_in_the_mean(compiled, small_checkpoint, tmp_path, capsys) -> None:
     make_genome(tmp_path)
-    records = [genome(), genome(relation_name="near", bbox_x=1), genome(relation_name="wearing", bbox_x=0)]
+    records = [genome(), genome(relation_name="near", bbox_x=1), genome(relation_name="we\x1b[1m", bbox_x=0)]
     write_json(tmp_path / "visual_genome_relation.json", records)
     write_json(tmp_path / "visual_genome_attribution.json", [genome(attributes=["red", "big"])])
     output = tmp_path / "out.json"
@@ -65,11 +65,13 @@ def test_symmetric_relations_are_not_in_the_mean(compiled, small_checkpoint, tmp
         assert not evaluate(small_checkpoint, "--dataset", name, "--data-dir", tmp_path, "--output", output)
         (result,) = json.loads(output.read_text())["results"]
         if name == "vg-relation":
-            assert list(result["kinds"]) == ["near", "on", "wearing"]
+            assert list(result["kinds"]) == ["near", "on", "we\x1b[1m"]
             assert result["mean_of_kinds"]["kinds"] == 2
-            accuracies = [result["kinds"][kind]["box-tokens"]["accuracy"] for kind in ("on", "wearing")]
+            accuracies = [result["kinds"][kind]["box-tokens"]["accuracy"] for kind in ("on", "we\x1b[1m")]
             assert result["mean_of_kinds"]["box-tokens"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
-            assert "the mean of kinds is over 2 of 3 kinds" in capsys.readouterr().out
+            printed = capsys.readouterr().out
+            assert "the mean of kinds is over 2 of 3 kinds" in printed
+            assert "\x1b" not in printed, "it would reach the terminal"
     assert result["mean_of_kinds"] == {}, "25 questions are needed for a pair of attributes to count"
 
 

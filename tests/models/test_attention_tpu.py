@@ -23,7 +23,7 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, x, segments):
-        block = Block(2, WIDTH, causal=True, quick_gelu=False, init_std=None, dtype=jnp.dtype("bfloat16"))
+        block = Block(2, WIDTH, causal=True, activation="gelu", init_std=None, dtype=jnp.dtype("bfloat16"))
         return run_stacked(block, x, segments, layers=2, remat="full", unroll=1)
 
 

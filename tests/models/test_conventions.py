@@ -36,7 +36,8 @@ def unusual(small_config) -> FlairConfig:
 
 def test_descriptions_names_and_draws_are_those_of_before_there_was_a_choice() -> None:
     """Digests from the commit before: JSON texts of all presets, an index's name for a model, and random parameters."""
-    texts = json.dumps([[name, config_to_json(each), config_to_release_json(each)] for name, each in PRESETS.items()])
+    presets = [(name, each) for name, each in PRESETS.items() if not name.endswith("-248")]  # which is from after it
+    texts = json.dumps([[name, config_to_json(each), config_to_release_json(each)] for name, each in presets])
     assert hashlib.sha256(texts.encode()).hexdigest() == (
         "5369cbc55a1a6fe62ab1f8c1b12132b140da438f5fec7220551dc938cb3f34d9"
     )

@@ -35,7 +35,7 @@ def test_text_features(golden_model, forward) -> None:
 
 
 def test_features_before_projection(golden_model, forward) -> None:
-    from flair_jax.models.module import text_tower, vision_tower
+    from flair_jax.models.towers import text_tower, vision_tower
 
     model, params = golden_model
     with jax.default_matmul_precision("highest"):
@@ -51,7 +51,7 @@ def test_block_outputs(golden_model, forward, tower: str) -> None:
     """Each layer, from the output of the one before it."""
     model, params = golden_model
     config = model.config.vision if tower == "vision" else model.config.text
-    block = Block(config.heads, int(config.width * config.mlp_ratio), tower == "text", False, None, np.float32)
+    block = Block(config.heads, int(config.width * config.mlp_ratio), tower == "text", "gelu", None, np.float32)
     for layer in range(1, config.layers):
         weights = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params[tower]["blocks"])
         with jax.default_matmul_precision("highest"):

@@ -257,7 +257,7 @@ def test_modules_alone_are_those_of_the_model(small_model, inputs, transform: Ca
 
 def test_given_modules_draw_the_same_parameters(small_config) -> None:
     """The names of parameters, by which they are drawn, do not depend on who made the modules."""
-    from flair_jax.models.module import text_conditioned_pooling, text_tower, vision_tower
+    from flair_jax.models import text_conditioned_pooling, text_tower, vision_tower
 
     given = Flair(
         small_config, vision_tower(small_config), text_tower(small_config), text_conditioned_pooling(small_config)

@@ -79,7 +79,7 @@ def test_counted_by_the_schedule(topology: str, kind: str) -> None:
 
 def test_the_towers_own_kernels_are_counted_by_their_schedules() -> None:
     """A block over packed rows, as in a training step: the forward kernel, and the backward one."""
-    block = Block(2, 128, causal=True, quick_gelu=False, init_std=None, dtype=jnp.dtype("bfloat16"))
+    block = Block(2, 128, causal=True, activation="gelu", init_std=None, dtype=jnp.dtype("bfloat16"))
     x, segments = jax.ShapeDtypeStruct((16, 32, 128), jnp.float32), jax.ShapeDtypeStruct((16, 32), jnp.int32)
     params = jax.eval_shape(block.init, jax.random.key(0), x, segments)
     mesh = jax.make_mesh((1, 1), ("data", "tensor"), devices=find_topology("v5e:2x2").devices[:1])

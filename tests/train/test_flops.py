@@ -8,8 +8,8 @@ import pytest
 
 from flair_jax.configs.default import get_config
 from flair_jax.models.flair import Flair
-from flair_jax.models.module import text_tower, vision_tower
 from flair_jax.models.presets import PRESETS
+from flair_jax.models.towers import text_tower, vision_tower
 from flair_jax.parallel.sharding import make_mesh
 from flair_jax.settings import LossSettings, PackingSettings, TrainSettings
 from flair_jax.train.flops import count_flops, step_flops, useful_flops

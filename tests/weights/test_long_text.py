@@ -13,11 +13,14 @@ from made_clip import clip_tensors
 import flair_jax
 from flair_jax.cli import main
 from flair_jax.convert import transfer
+from flair_jax.data.packing import Packing
 from flair_jax.errors import ConfigError
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import read_config
 from flair_jax.models.resize import stretch_position_embedding
+from flair_jax.scoring.embedding import CutOff, cut_off
 from flair_jax.scoring.scorer import Retriever
+from flair_jax.train import run
 from flair_jax.weights.long_text import Stretch, joined_tables
 from flair_jax.weights.param_map import ConversionError
 
@@ -103,6 +106,24 @@ def test_features_within_the_kept_rows_are_the_same_to_the_last_bit(weights) -> 
     )
 
 
+def test_packed_rows_and_what_is_cut_off_follow_the_model(weights) -> None:
+    """Texts of up to 248 tokens in rows of 256 have the features of padded ones; all beyond counts as cut off."""
+    folder, done = weights
+    model, params = flair_jax.load(folder / "long")
+    texts = ["a dog " * 120, "a cat " * 150, "a red circle", "one " * 200]
+    tokens = flair_jax.tokenize(texts, 248)
+    packed, cut = Packing(256, 3, devices=1, parts=1, end_of_text_id=None).pack(tokens)
+    assert cut == 0
+    padded = Retriever(model, params).encode_texts(tokens)
+    # The tolerance of packed captions elsewhere: 2e-6 of the largest value.
+    np.testing.assert_allclose(
+        jax.jit(model.encode_packed)(params, packed), padded, rtol=0, atol=2e-6 * np.abs(padded).max()
+    )
+    # Of 240, 300, 3 and 200 tokens, a model that reads 246 loses 54, and one that reads 75 loses 165, 225 and 125.
+    assert cut_off(texts, done.config.text) == CutOff(248, 1, 1 / 4, 54 / 743)
+    assert cut_off(texts, read_config("tiny").text) == CutOff(77, 3, 3 / 4, 515 / 743)
+
+
 def test_verify_stretches_too(weights) -> None:
     folder, _ = weights
     assert max(transfer.verify(str(folder / "tiny.safetensors"), folder / "long", stretch=Stretch(248)).values()) < 2e-5
@@ -127,6 +148,14 @@ def test_the_command(weights, tmp_path, capsys) -> None:
         assert not (tmp_path / "none").exists()
 
 
+def test_training_says_how_to_start_a_longer_model(weights) -> None:
+    folder, done = weights
+    with pytest.raises(ConfigError, match=r"differ in text_cfg; `flair-jax convert --context-length 248` stretches it"):
+        run._initial_params(str(folder / "short"), flair_jax.Flair(done.config), {})
+    with pytest.raises(ConfigError, match=r"differ in text_cfg$"):
+        run._initial_params(str(folder / "long"), flair_jax.Flair(read_config("tiny")), {})
+
+
 @pytest.mark.parametrize(
     ("stretch", "message"),
     [
@@ -140,6 +169,10 @@ def test_the_command(weights, tmp_path, capsys) -> None:
 def test_what_cannot_be_stretched_is_refused(stretch: Stretch, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         stretch.config(FlairConfig())
+
+
+def test_the_preset_is_the_released_model_stretched() -> None:
+    assert Stretch(248).config(read_config("ViT-B-16-FLAIR")) == read_config("ViT-B-16-FLAIR-248")
 
 
 def test_padding_that_is_read_is_not_stretched() -> None:

@@ -15,17 +15,18 @@ from PIL import Image
 
 from flair_jax.data.captions import fault_of
 from flair_jax.data.image import open_rgb
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import DatasetError, ImageError, printable
 
 NO_PICTURE = -1  # the owner of a caption that is true of no picture
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels
 
 
 class View(NamedTuple):
-    """A picture, or the part of it in a box."""
+    """A picture, or the part of it in a box; `size` is the width and height that were annotated, if they were."""
 
     path: Path
     box: Box | None = None
+    size: tuple[int, int] | None = None
 
 
 class Question(NamedTuple):
@@ -79,7 +80,7 @@ class ChoiceData:
 
     def digest(self) -> str:
         """A hash of paths, boxes, captions and answers."""
-        listing = [[str(view.path), view.box] for view in self.views]
+        listing = [[str(view.path), view.box, view.size] for view in self.views]
         return hashlib.sha256(
             json.dumps([listing, self.rows, self.texts, self.owners, self.kinds]).encode()
         ).hexdigest()
@@ -91,10 +92,13 @@ class ChoiceData:
           The view in RGB, the whole picture, and where the view is in it, in pixels.
 
         Raises:
-          ImageError: if the picture cannot be read, or no part of it is in the box.
+          ImageError: if the picture cannot be read or is not as large as annotated, or no part of it is in the box.
         """
-        path, box = self.views[number]
+        path, box, size = self.views[number]
         picture = open_rgb(path)
+        if size not in (None, picture.size):
+            found = f"{printable(path)}: is {picture.width}x{picture.height} pixels"
+            raise ImageError(f"{found}, and {size[0]}x{size[1]} were annotated", "annotation is broken")
         if box is None:
             return picture, picture, (0.0, 0.0, float(picture.width), float(picture.height))
         left, top, width, height = box
@@ -107,7 +111,7 @@ class ChoiceData:
         )
         if sides[0] >= sides[2] or sides[1] >= sides[3]:
             raise ImageError(
-                f"{path}: no part of its {picture.width}x{picture.height} pixels is in the box {list(box)}",
+                f"{printable(path)}: no part of its {picture.width}x{picture.height} pixels is in the box {list(box)}",
                 "annotation is broken",
             )
         first, upper, last, lower = sides

@@ -34,15 +34,18 @@ def read_fgovd(folder: Path, marker: Path, left_out: collections.Counter[str]) -
       DatasetError: if the file is not in this form.
     """
     data, name = read_json(marker), str(marker)
-    texts = _by_id(field(data, "categories", list, name), "name", marker)
-    files = _by_id(field(data, "images", list, name), "file_name", marker)
+    texts = {
+        number: field(category, "name", str, where)
+        for number, (category, where) in _by_id(field(data, "categories", list, name), marker).items()
+    }
+    images = _by_id(field(data, "images", list, name), marker)
     for annotation, where in rows(field(data, "annotations", list, name), marker):
         altered = field(annotation, "neg_category_ids", list, where)
         if len(altered) < _ALTERED:
             left_out[f"boxes with fewer than {_ALTERED} altered captions"] += 1
             continue
         number = field(annotation, "image_id", int, where)
-        if number not in files:
+        if number not in images:
             raise DatasetError(f"{where}: no image has the id {number}")
         chosen = [field(annotation, "category_id", int, where), *altered[:_ALTERED]]
         unknown = [each for each in chosen if not isinstance(each, int) or each not in texts]
@@ -50,16 +53,18 @@ def read_fgovd(folder: Path, marker: Path, left_out: collections.Counter[str]) -
             raise DatasetError(f"{where}: no category has the id {unknown[0]}")
         owners = [0] + [NO_PICTURE] * _ALTERED
         box = read_box(annotation, "bbox", where)
-        image = find_picture(folder, _PICTURES, files[number])
-        yield Question([View(image, box)], [texts[each] for each in chosen], owners)
+        image, at = images[number]
+        path = find_picture(folder, _PICTURES, field(image, "file_name", str, at))
+        size = field(image, "width", int, at), field(image, "height", int, at)
+        yield Question([View(path, box, size)], [texts[each] for each in chosen], owners)
 
 
-def _by_id(records: list[object], name: str, marker: Path) -> dict[int, str]:
-    """A field of records by their `id`."""
-    found = dict[int, str]()
+def _by_id(records: list[object], marker: Path) -> dict[int, tuple[object, str]]:
+    """Records, each with its place, by their `id`."""
+    found = dict[int, tuple[object, str]]()
     for record, where in rows(records, marker):
         number = field(record, "id", int, where)
         if number in found:
             raise DatasetError(f"{where}: its id {number} is another's too")
-        found[number] = field(record, name, str, where)
+        found[number] = record, where
     return found

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from flair_jax.buckets import is_remote
 from flair_jax.data.captions import split_sentences
 from flair_jax.data.formats import read_file
 from flair_jax.data.sets.records import field, read_json, rows
-from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.data.sets.retrieval import COCO_2014, RETRIEVAL_SETS
 from flair_jax.data.sets.retrieval_data import Pair, RetrievalSet
-from flair_jax.data.sets.retrieval_readers import read_coco, read_flickr
+from flair_jax.data.sets.retrieval_readers import read_coco, read_docci, read_flickr, read_karpathy
 from flair_jax.data.sources import Record
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.files import expand
@@ -29,6 +30,12 @@ class PictureSet:
 
     pairs: RetrievalSet
     split: bool = False
+
+
+def _read_karpathy(folder: Path, annotations: Path) -> Iterator[Pair]:
+    """Pairs of the two splits of COCO that are trained on: `restval` is what val2014 has beside val and test."""
+    for split in ("train", "restval"):
+        yield from read_karpathy(folder, annotations, split=split, places=COCO_2014)
 
 
 def _read_sharegpt4v(folder: Path, annotations: Path, *, skip: int) -> Iterator[Pair]:
@@ -53,9 +60,27 @@ PICTURE_SETS: dict[str, PictureSet] = {
             )
         ),
         PictureSet(
+            dataclasses.replace(
+                RETRIEVAL_SETS["coco-karpathy-test"],
+                name="coco-karpathy-train",
+                read=_read_karpathy,
+                whole_images=None,
+                whole_texts=None,
+            )
+        ),
+        PictureSet(
             RetrievalSet(
                 "flickr30k-train", "flickr30k_train.json", read_flickr, "shannon.cs.illinois.edu/DenotationGraph"
             )
+        ),
+        PictureSet(
+            RetrievalSet(
+                "docci-train",
+                "docci_descriptions.jsonlines",
+                partial(read_docci, split="train"),
+                "google.github.io/docci",
+            ),
+            split=True,
         ),
         PictureSet(
             RetrievalSet(
@@ -79,6 +104,16 @@ PICTURE_SETS: dict[str, PictureSet] = {
         PictureSet(RETRIEVAL_SETS["folder"]),
     )
 }
+
+
+def is_pictures(name: str, folder: str | Path) -> bool:
+    """Whether a data set's name is a row of `PICTURE_SETS`, whose files are in `folder`.
+
+    It is none in a bucket, or where TFDS has prepared a set of that name.
+    """
+    if name not in PICTURE_SETS or is_remote(folder):
+        return False
+    return not any(any(expand(folder).glob(f"{name}/{levels}/dataset_info.json")) for levels in ("*", "*/*"))
 
 
 class PictureSource:

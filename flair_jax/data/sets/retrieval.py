@@ -27,6 +27,8 @@ from flair_jax.errors import DatasetError
 
 _Set = TypeVar("_Set")
 
+# Folders that may hold COCO's train2014 and val2014.
+COCO_2014 = (".", "images", "coco", "coco2014", "coco/images")
 _KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent: caption_datasets.zip"
 # Folders of ImageInWords' files (the repository has had both spellings), and of their pictures as the FLAIR release has
 # them.
@@ -109,7 +111,7 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
             RetrievalSet(
                 f"coco-karpathy-{split}",
                 "dataset_coco.json",
-                partial(read_karpathy, split=split, places=(".", "images", "coco", "coco2014", "coco/images")),
+                partial(read_karpathy, split=split, places=COCO_2014),
                 _KARPATHY,
                 5_000,
                 elsewhere=_karpathy_places("dataset_coco.json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flair_jax.data.sets.pictures import PICTURE_SETS, PictureSource
+from flair_jax.data.sets.pictures import PictureSource, is_pictures
 from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
@@ -34,6 +34,6 @@ def open_set(name: str, settings: DataSettings) -> Source:
         if lost:
             logging.warning("%s: %d members or tars are left out; `flair-jax data check` names each", name, lost)
         return source
-    if name in PICTURE_SETS:
+    if is_pictures(name, settings.dir):
         return PictureSource(name, settings.dir)
     return TfdsSource(name, settings.dir, settings.split)
