@@ -146,7 +146,7 @@ def _image_fields(data: Any, where: str) -> dict[str, Any]:
     where = f"{where}: `{_PREPROCESSING}"
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}` must be an object, found {reprlib.repr(data)}")
-    if data.get("mode", "RGB") != "RGB":
+    if data.get("mode") not in (None, "RGB"):
         raise ConfigError(f"{where}.mode` is {reprlib.repr(data['mode'])}; pictures are in RGB here")
     known = {field.name: field.type for field in dataclasses.fields(VisionConfig)}
     found: dict[str, Any] = {}

@@ -53,7 +53,7 @@ class PoolingHead(nn.Module):
         vision, dtype = self.config.vision, jnp.dtype(self.config.dtype)
         probe = self.param("probe_token", jax.nn.initializers.xavier_uniform(), (1, 1, vision.width))
         dense = partial(nn.Dense, vision.width, dtype=dtype, kernel_init=torch_linear_init)
-        query = jnp.broadcast_to(dense(name="query")(probe), (len(local), 1, vision.width))
+        query = jnp.broadcast_to(dense(name="query")(probe), (local.shape[0], 1, vision.width))
         mixed = attend(*(query, dense(name="key")(local), dense(name="value")(local)), heads=vision.heads, causal=False)
         x = dense(name="out")(mixed).astype(jnp.float32)
         hidden = int(vision.width * vision.mlp_ratio)

@@ -35,9 +35,9 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/mlp/up/bias", P(None, "tensor")),
     (r"blocks/mlp/down/kernel", P(None, "tensor", "fsdp")),
     (r"(vision|text)/projection/kernel", P("fsdp", None)),
-    (r"pooling/(query|key|value|out)/kernel", P("fsdp", None)),
+    (r"(pooling|vision/head)/(query|key|value|out)/kernel", P("fsdp", None)),
     (r"text/token_embedding", P("fsdp", None)),
-    (r"vision/patch_embedding", P(None, None, None, "fsdp")),
+    (r"vision/patch_embedding(/kernel)?", P(None, None, None, "fsdp")),
 )
 
 # Bytes of an array from which on it is worth a warning that every device holds all of it.

@@ -126,22 +126,23 @@ def prepared(vision: VisionConfig, data: Mapping[str, Any]) -> tuple[VisionConfi
         if not isinstance(values, list) or [type(each) in (int, float) for each in values] != [True] * 3:
             raise ConversionError(f"{PREPROCESSOR}: {name} is {reprlib.repr(values)}, and three numbers are needed")
         found[name] = tuple(float(each) for each in values)
-    if (resample := data.get("resample")) in _FILTERS:
+    if isinstance(resample := data.get("resample"), int) and resample in _FILTERS:
         found["interpolation"] = _FILTERS[resample]
     elif resample is not None:
         remarks.append(
             f"{PREPROCESSOR}: resample is {resample!r}, and pictures are resized {vision.interpolation} here"
         )
     size = data.get("size")
+    sides = [size]
     if isinstance(size, Mapping) and "shortest_edge" in size:
-        found["resize_mode"], sides = "shortest", {size["shortest_edge"]}
+        found["resize_mode"], sides = "shortest", [size["shortest_edge"]]
     elif isinstance(size, Mapping) and {"height", "width"} <= size.keys():
-        found["resize_mode"], sides = "squash", {size["height"], size["width"]}
-    else:
-        sides = {size} - {None} if not isinstance(size, (Mapping, list)) else set()
-    if sides and sides != {vision.image_size}:
-        listed = " x ".join(map(str, sorted(sides, key=str)))
+        found["resize_mode"], sides = "squash", [size["height"], size["width"]]
+    if any(side not in (None, vision.image_size) for side in sides):
+        listed = " x ".join(map(reprlib.repr, sides))
         remarks.append(f"{PREPROCESSOR}: size is {listed}, and pictures have {vision.image_size} pixels a side here")
-    if abs(float(data.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6 or data.get("do_normalize") is False:
+    factor = data.get("rescale_factor", 1 / 255)
+    scaled = isinstance(factor, (int, float)) and math.isclose(factor, 1 / 255, rel_tol=1e-4)
+    if not scaled or False in (data.get("do_normalize"), data.get("do_rescale")):
         raise ConversionError(f"{PREPROCESSOR}: pixels are scaled otherwise than to [0, 1] and by mean and deviation")
     return dataclasses.replace(vision, **found), remarks

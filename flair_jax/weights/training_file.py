@@ -67,6 +67,7 @@ def read_training_file(path: Path) -> TrainingFile:
         for name, number in numbers.items():
             moments = [_moment(name, states.get(number, {}), key, weights.tensors[name]) for key in _MOMENTS]
             mean[name], square[name] = moments
+        hyper = _hyper(groups[-1])
         counts = {name: int(states[number]["step"]) for name, number in numbers.items() if number in states}
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
@@ -80,7 +81,7 @@ def read_training_file(path: Path) -> TrainingFile:
     return TrainingFile(
         *(weights, mean, square, updates),
         epoch=epoch if isinstance(epoch, int) else None,
-        hyper=_hyper(groups[-1]),
+        hyper=hyper,
         remarks=tuple(_remarks(numbers, counts, updates)),
     )
 

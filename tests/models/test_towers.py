@@ -15,6 +15,8 @@ pytest.importorskip("transformers")
 from made_transformers import save_dinov3, save_siglip
 
 import flair_jax
+from flair_jax.convert import stablehlo
+from flair_jax.convert.stablehlo_export import export
 from flair_jax.convert.transfer import convert
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.models.config import TextConfig
@@ -120,6 +122,21 @@ def test_compute_settings_change_rounding_alone(request, name: str) -> None:
     # bfloat16 has 8 bits, 2^-8 is 0.4 %; measured 1 % over two layers.
     whole = jax.jit(model.encode_image)(params, images)[0]
     assert 0 < np.abs(image - whole).max() / np.abs(whole).max() < 0.05
+
+
+def test_functions_without_this_code_give_the_same(siglip, dinov3, tmp_path) -> None:
+    """StableHLO, whose batch has any size; rounding alone differs."""
+    for _, model, params in (siglip, dinov3):
+        flair_jax.checkpoint.save(tmp_path / "ours", model, params, {})
+        export(tmp_path / "ours", tmp_path / "functions.stablehlo")
+        exported = stablehlo.load(tmp_path / "functions.stablehlo")
+        images, tokens = noise(3, 32, 32, 3), np.full((2, model.config.text.context_length), 1, np.int32)
+        for ours, theirs in (
+            (exported.encode_image(images), jax.jit(model.encode_image)(params, images)),
+            ([exported.encode_text(tokens)], [jax.jit(model.encode_text)(params, tokens)]),
+        ):
+            for one, two in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(one, two, atol=TOLERANCE * np.abs(two).max())
 
 
 def test_a_name_that_no_table_has_is_refused(siglip) -> None:

@@ -11,7 +11,6 @@ from labelled import write_folders
 from made_choices import make_sugarcrepe
 from made_grounding import make_entities
 from made_segmentation import make_voc
-from runs import run
 
 from flair_jax.cli import main
 from flair_jax.configs.default import get_config, get_evaluation
@@ -20,6 +19,7 @@ from flair_jax.demo.run import write_pictures
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.settings import EvaluationSettings, TrainSettings
 from flair_jax.train.evaluation import RunEvaluation, find_evaluations
+from flair_jax.train.flags import parse_config
 from flair_jax.train.identity import changes, describe_run
 from flair_jax.train.loop import Run
 from flair_jax.train.preemption import Preemption
@@ -200,24 +200,24 @@ def test_each_at_its_own_interval(small_model, folders, pictures, tmp_path) -> N
     assert "mend them, or train with --config.evaluations.broken.every_steps=0" in said[0]
 
 
-def test_a_run_with_two(config, scenes, pictures, folders, tmp_path) -> None:
-    """As a configuration file asks for them, with one changed on the command line."""
+def test_as_a_configuration_file_asks_for_them(config, small_model, pictures, folders, tmp_path) -> None:
+    """With one changed on the command line."""
     file = tmp_path / "config.py"
     file.write_text(
         config.read_text()
         .replace("import get_config as get_default", "import get_config as get_default, get_evaluation")
         .replace(
             "    return c\n",
-            f"    c.evaluations.pairs = get_evaluation(dataset='folder', dir={str(pictures)!r}, batch_size=8)\n"
+            f"    c.evaluations.pairs = get_evaluation(dataset='folder', dir={str(pictures)!r})\n"
             f"    c.evaluations.colours = get_evaluation(task='classify', dataset='folder', dir={str(folders)!r}, "
-            "every_steps=2, mode='global', batch_size=8)\n    return c\n",
+            "every_steps=2, mode='global', templates='a {} thing')\n    return c\n",
         )
     )
-    status, _, err = run(file, tmp_path / "run", "--config.steps=4", "--config.evaluations.pairs.every_steps=3")
-    assert status == 0, err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    steps = {
-        name: [line["step"] for line in lines if any(key.startswith(f"evaluation/{name}/") for key in line)]
-        for name in ("pairs", "colours")
-    }
-    assert steps == {"pairs": [3, 4], "colours": [2, 4]}
+    asked = TrainSettings.from_config(parse_config([f"--config={file}", "--config.evaluations.pairs.every_steps=3"]))
+    found = {each.name: each for each in find_evaluations(asked, small_model[0])}
+    pairs, colours = found["pairs"], found["colours"]
+    assert (pairs.name, pairs.every_steps, pairs.task.name, len(pairs.data.images)) == ("pairs", 3, "retrieval", 16)
+    assert (colours.name, colours.every_steps, colours.task.name) == ("colours", 2, "classify")
+    assert (colours.settings.mode, colours.settings.templates) == ("global", ("a {} thing",))
+    with pytest.raises(ConfigError, match="evaluations.others"):
+        parse_config([f"--config={file}", "--config.evaluations.others.every_steps=3"])

@@ -98,7 +98,7 @@ def resumed(run: SmallRun, file: Path, **changes) -> tuple[TrainState, int]:
 
 
 def test_one_further_step_is_that_of_torch(run, golden, file, tmp_path) -> None:
-    """The step moves parameters by up to 5e-4; ours differs from torch's by rounding, 2e-7 at most (measured)."""
+    """The step moves parameters by up to 5e-4; ours differs from torch's by rounding, 2.4e-7 at most (measured)."""
     names = list(json.loads((golden / "ViT-B-16-FLAIR.keys.json").read_text())["tensors"])
     theirs = Release(run.model.config, names, make_schedule(run.settings.optimizer, STEPS))
     for number in range(UPDATES):
@@ -189,6 +189,7 @@ def test_what_differs_is_said(run, release, tmp_path, caplog) -> None:
             "exp_avg of .* infinite",
         ),
         (lambda content: content["optimizer"]["state"].update(x={}), "is not AdamW's state"),
+        (lambda content: content["optimizer"]["param_groups"][1].update(eps="small"), "is not AdamW's state"),
     ],
 )
 def test_damaged_files(file, tmp_path, change, message: str) -> None:
@@ -217,7 +218,7 @@ def test_runs_that_cannot_go_on(run, file, tmp_path) -> None:
 
 
 def test_a_run_from_it_and_its_own_checkpoints(config, scenes, golden, tmp_path, capsys) -> None:
-    """It begins with step 6, saves, and then resumes from its own checkpoint, whatever `resume` says."""
+    """It begins with step 6, saves, and the next start takes its own checkpoint, whatever `resume` says."""
     asked = parse_config([f"--config={config}", f"--config.resume={tmp_path / 'epoch_3.pt'}", "--config.steps=7"])
     names = list(json.loads((golden / "ViT-B-16-FLAIR.keys.json").read_text())["tensors"])
     chosen = TrainSettings.from_config(asked)
@@ -231,6 +232,5 @@ def test_a_run_from_it_and_its_own_checkpoints(config, scenes, golden, tmp_path,
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [6, 7]
     (tmp_path / "epoch_3.pt").unlink()
-    asked.steps = 8
-    assert train(TrainSettings.from_config(asked), tmp_path / "run", accept_changes=True).checkpoint.name == "8"
+    assert train(chosen, tmp_path / "run").checkpoint.name == "7", "its own checkpoint counts"
     assert np.isfinite([line["loss"] for line in lines]).all()

@@ -80,17 +80,19 @@ def batch() -> Batch:
 
 
 def test_the_same_on_other_devices_and_in_parts(fine, batch) -> None:
-    """Sums in another order differ by a few 1e-7 of the loss; other patches by 0.01 and more."""
+    """Sums in another order differ by a few 1e-7 of the loss; other patches by 0.001 and more.
+
+    The term draws no captions and the parameters hardly move, so that the loss of a batch changes by its patches alone.
+    """
     model, params = fine
-    shape = {"batch_size": 8, "captions_per_image": 2, "optimizer.warmup_steps": 1, "seed": 5}
-    alone, final = run(model, settings_for(**shape, patch_dropout=0.5), params, [batch, batch])
-    meshed = settings_for(**shape, patch_dropout=0.5, accumulation_steps=2, **{"mesh.data": 2, "mesh.fsdp": 2})
+    shape = {"batch_size": 8, "captions_per_image": 2, "seed": 5, "patch_dropout": 0.5, "loss.terms": ("mps",)}
+    still = {"optimizer.warmup_steps": 1, "optimizer.learning_rate": 1e-12}
+    alone, _ = run(model, settings_for(**shape, **still), params, [batch, batch])
+    meshed = settings_for(**shape, **still, accumulation_steps=2, **{"mesh.data": 2, "mesh.fsdp": 2})
     many, _ = run(model, meshed, params, [batch, batch], devices=4)
-    whole, _ = run(model, settings_for(**shape), params, [batch, batch])
-    for ours, theirs, without in zip(alone, many, whole, strict=True):
+    for ours, theirs in zip(alone, many, strict=True):
         assert_close(ours.loss, theirs.loss, rtol=2e-5)
-        assert abs(ours.loss - without.loss) > 1e-3
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final))
+    assert abs(alone[0].loss - alone[1].loss) > 1e-3
 
 
 def test_an_image_tower_that_cannot(small_config) -> None:

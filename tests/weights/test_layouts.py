@@ -10,6 +10,7 @@ import safetensors.numpy
 
 pytest.importorskip("transformers")
 
+from made_hub import made_hub, put, use_here
 from made_transformers import PREPARED, save_dinov3, save_siglip
 
 import flair_jax
@@ -162,7 +163,9 @@ def test_what_is_missing_or_has_no_meaning_is_said(siglip, dinov3, tmp_path) -> 
 @pytest.mark.parametrize(
     ("fields", "remark"),
     [
-        ({"size": {"height": 64, "width": 64}}, "size is 64, and pictures have 32 pixels"),
+        ({"size": {"height": 64, "width": 32}}, "size is 64 x 32, and pictures have 32 pixels"),
+        ({"size": {"height": [1], "width": "x"}}, "size is [1] x 'x', and pictures have 32 pixels"),
+        ({"resample": [2]}, "resample is [2], and pictures are resized bilinear here"),
         ({"resample": 0}, "resample is 0, and pictures are resized bilinear here"),
         ({}, None),
     ],
@@ -183,10 +186,29 @@ def test_preparation_of_another_kind(dinov3, tmp_path) -> None:
     beside.write_text(json.dumps(PREPARED | {"size": {"shortest_edge": 32}, "resample": 3}))
     told = convert(str(dinov3), tmp_path / "ours", PRESETS["tiny"]).config.vision
     assert (told.image_std, told.interpolation, told.resize_mode) == ((0.5,) * 3, "bicubic", "shortest")
-    for fields, reason in (({"rescale_factor": 1.0}, "pixels are scaled"), ({"image_mean": [1]}, "three numbers")):
+    for fields, reason in (
+        ({"rescale_factor": 1.0}, "pixels are scaled"),
+        ({"rescale_factor": "1/255"}, "pixels are scaled"),
+        ({"do_normalize": False}, "pixels are scaled"),
+        ({"image_mean": [1]}, "three numbers"),
+        ({"image_std": [0.5, 0.5, 0.0]}, "image_std"),
+    ):
         beside.write_text(json.dumps(PREPARED | fields))
         with pytest.raises(ConversionError, match=reason):
             convert(str(dinov3), tmp_path / "ours", PRESETS["tiny"])
+
+
+def test_from_the_hub_with_what_belongs_to_it(siglip, tmp_path, monkeypatch) -> None:
+    with made_hub(tmp_path / "hub-home") as environment:
+        use_here(monkeypatch, environment)
+        put("google/siglip2", {file.name: file.read_bytes() for file in siglip.iterdir()} | {"README.md": b"card"})
+        there = convert("hf://google/siglip2", tmp_path / "there")
+    here = convert(str(siglip), tmp_path / "here")
+    assert there.remarks == here.remarks
+    for name in ("tokenizer.json", "SHA256SUMS"):
+        assert (tmp_path / "here" / name).exists()
+    assert (tmp_path / "there" / "tokenizer.json").read_bytes() == (siglip / "tokenizer.json").read_bytes()
+    assert there.config.vision == here.config.vision
 
 
 def test_damaged_weights_are_refused(siglip, tmp_path) -> None:
