@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from typing import Any
 
 from flair_jax import __version__
+from flair_jax.errors import FlairError
 
 # Pixels depend on Pillow: its resampling differs by up to 2 levels between versions.
 _RECORDED = ("jax", "jaxlib", "flax", "numpy", "pillow")
@@ -25,6 +27,19 @@ def how_to_install(extra: str) -> str:
     if not needed:  # or what is installed is from before the extra was there
         return f'pip install -e ".[{extra}]" in the checkout of flair_jax (the extra `{extra}`)'
     return f"pip install {needed} (the extra `{extra}`)"
+
+
+def import_jinja(option: str) -> Any:
+    """Jinja2, for an option that writes a page.
+
+    Raises:
+      FlairError: if it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise FlairError(f"{option} needs Jinja2: {how_to_install('html')}, or leave {option} out") from None
+    return jinja2
 
 
 def versions() -> dict[str, str]:

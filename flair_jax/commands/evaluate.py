@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 
-from flair_jax.commands.evaluate_tasks import ROWS, Row, add_options, check_options
+from flair_jax.commands.evaluate_tasks import ROWS, Row, add_options, choose_tasks
 from flair_jax.commands.own_model import own_model
 from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
 from flair_jax.parallel.peers import ending_together
@@ -21,13 +22,24 @@ def add(commands: Commands) -> None:
         "score a checkpoint",
         _details(),
     )
-    parser.add_argument("--task", choices=tuple(ROWS), default="retrieval", help="what to score (default %(default)s)")
+    parser.add_argument(
+        "--task", choices=tuple(ROWS), help="what to score (default: retrieval; with --dataset all, every task)"
+    )
     add_checkpoint(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a set's name (below), or all")
     parser.add_argument("--data-dir", required=True, metavar="DIR", type=path, help="the set's folder as downloaded")
     add_options(parser)
     add_compute(parser)
     parser.add_argument("--output", metavar="FILE", type=new_file, help="write metrics, settings and versions as JSON")
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=_page,
+        action="append",
+        default=[],
+        help="write what was measured as a page, FILE.html with the pictures of the captions that missed theirs the "
+        "most, or FILE.md; may be given twice",
+    )
     parser.add_argument(
         "--skip-broken",
         action="store_true",
@@ -44,6 +56,12 @@ def add(commands: Commands) -> None:
         parser.add_argument(f"--{name}", metavar="HOST:PORT" if kind is str else "N", type=kind, help=meaning)
 
 
+def _page(text: str) -> Path:
+    if Path(text).suffix not in (".html", ".md"):
+        raise argparse.ArgumentTypeError(f"{text}: name a file that ends in .html or .md")
+    return new_file(text)
+
+
 def _details() -> str:
     """Examples, and the sets with their layouts."""
     return (
@@ -54,7 +72,8 @@ def _details() -> str:
         "  flair-jax evaluate --checkpoint checkpoints/merged30m --task segment --dataset voc20 --data-dir ~/data\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task choose --dataset sugarcrepe --data-dir ~/coco\n\n"
-        "`--dataset all` runs every set of the task in DIR and right below it. With --output, a run that was stopped\n"
+        "`--dataset all` runs every set of the task, or of all tasks if none is named, in DIR and right below it, and\n"
+        "puts what they come to into one table. With --output, a run that was stopped\n"
         "resumes where it was when it is started again. On several processes, start the same command for retrieval on\n"
         "each with --distributed; see docs/processes.md.\n\n" + "\n\n".join(map(_list_sets, ROWS.values()))
     )
@@ -68,18 +87,23 @@ def _list_sets(row: Row) -> str:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.evaluate.tasks import evaluate_checkpoint
+    from flair_jax.packages import import_jinja
 
-    check_options(options.task, options)
+    rows = choose_tasks(options)
+    if any(path.suffix != ".md" for path in options.report):
+        import_jinja("--report")  # fails before the work, not after it
     cluster = {name: getattr(options, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(bool(options.distributed), cluster)
     if options.distributed:
         join_cluster(cluster, sigterm_saves=False)
     processes = Processes.all() if options.distributed else ALONE
     with ending_together():
+        jobs = [row.build(options, processes) for row in rows]
         evaluate_checkpoint(
-            *(options.checkpoint, options.dataset, options.data_dir, ROWS[options.task].build(options, processes)),
+            *(options.checkpoint, options.dataset, options.data_dir, *jobs),
             dtype=options.dtype,
             output=options.output,
+            reports=options.report,
             model=processes.together(lambda: own_model(options, options.dtype)),
             processes=processes,
         )

@@ -83,7 +83,7 @@ def _segment(options: argparse.Namespace, _: Processes) -> Job:
         options.skip_broken,
     )
     if options.save and options.dataset == "all":
-        raise FlairError("--save: takes the pictures of one set; name that by --dataset")
+        raise FlairError("--save: takes the pictures of one set; name it by --dataset")
     return Job(task(options.templates, options.class_names, options.save), settings)
 
 
@@ -223,14 +223,41 @@ def _cosine(text: str) -> float:
     return value
 
 
-def check_options(task: str, options: argparse.Namespace) -> None:
-    """Raises FlairError if an option was given that a task does not take.
+# Options whose meaning or place differs from set to set.
+_OF_ONE_SET = ("class_names", "save")
 
-    Args:
-      task: its name.
-      options: all.
+
+def choose_tasks(options: argparse.Namespace) -> list[Row]:
+    """The task that is named, retrieval if none is; with `--dataset all` and none named, all that take the options.
+
+    Those that do not are named on stdout.
+
+    Raises:
+      FlairError: if an option was given that the task does not take, or that cannot be meant for all.
     """
-    for name in dict.fromkeys(name for row in ROWS.values() for name in row.takes):
-        if getattr(options, name) is not None and name not in ROWS[task].takes:
-            takers = " and ".join(row.name for row in ROWS.values() if name in row.takes)
-            raise FlairError(f"--{name.replace('_', '-')}: is for --task {takers} only, not for {task}")
+    given = [name for name in _some_take() if getattr(options, name) is not None]
+    if options.task or options.dataset != "all":
+        row = ROWS[options.task or "retrieval"]
+        for name in given:
+            if name not in row.takes:
+                takers = " and ".join(each.name for each in ROWS.values() if name in each.takes)
+                raise FlairError(f"{_option(name)}: is for --task {takers} only, not for {row.name}")
+        return [row]
+    for name in given:
+        if name in _OF_ONE_SET:
+            raise FlairError(f"{_option(name)}: differs from set to set; name one by --dataset and its --task")
+    # These say how a whole run is made, unlike options that only some of its tasks know.
+    needed = [name for name in given if name in ("distributed", "top_k")]
+    needed += ["top_k"] if options.mode == "top-k" else []
+    rows = [row for row in ROWS.values() if set(needed) <= set(row.takes)]
+    if without := [row.name for row in ROWS.values() if row not in rows]:
+        print(f"left out: {', '.join(without)}, which do not take {' and '.join(map(_option, dict.fromkeys(needed)))}")
+    return rows
+
+
+def _some_take() -> list[str]:
+    return list(dict.fromkeys(name for row in ROWS.values() for name in row.takes))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -43,11 +43,12 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flair_jax.search.page import import_jinja, write_page
+    from flair_jax.packages import import_jinja
+    from flair_jax.search.page import write_page
     from flair_jax.search.store import SearchIndex
 
     if options.html:
-        import_jinja()  # fails before the work, not after it
+        import_jinja("--html")  # fails before the work, not after it
     index = SearchIndex.open(options.index)
 
     from flair_jax.checkpoint import load, read_description

@@ -12,14 +12,14 @@ from flair_jax.errors import printable
 from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
 from flair_jax.evaluate.choosing_scores import WAYS
 from flair_jax.evaluate.report import aligned, count_of, notes
-from flair_jax.evaluate.task import Task
+from flair_jax.evaluate.task import Figure, Task
 
 _MOST_KINDS = 12  # in the table; the JSON file has them all
 
 
 def task() -> Task:
     """The task."""
-    return Task("choose", CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table)
+    return Task("choose", CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table, figures)
 
 
 def result(
@@ -52,6 +52,17 @@ def _mean_of_kinds(dataset: str, evaluation: Choosing) -> dict[str, Any]:
         for way, metrics in evaluation.metrics.items()
     }
     return {"kinds": len(counted), **means}
+
+
+def figures(entry: dict[str, Any]) -> list[Figure]:
+    """Each way's metrics, as means of kinds if the set has such."""
+    means = entry["mean_of_kinds"]
+    kind = ", mean of kinds" if means else ""
+    return [
+        Figure(f"{metric}, {way}{kind}", 100 * value)
+        for way, values in entry["metrics"].items()
+        for metric, value in means.get(way, values).items()
+    ]
 
 
 def table(results: Sequence[dict[str, Any]], _: ChooseSettings) -> str:

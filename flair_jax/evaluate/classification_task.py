@@ -10,7 +10,7 @@ from typing import Any
 from flair_jax.data.sets.classification import CLASSIFICATION_SETS
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
-from flair_jax.evaluate.task import Task
+from flair_jax.evaluate.task import Figure, Task
 
 # Top-1 in per cent that others measured with released weights, text-conditioned; not the authors', who publish none.
 # Checkpoint file name without ending -> set -> number. CIFAR-10: with nine templates.
@@ -27,7 +27,13 @@ def task(class_names: str | None = None) -> Task:
       class_names: file of names to use in place of the sets' own.
     """
     return Task(
-        "classify", CLASSIFICATION_SETS, lambda entry, folder: entry.load(folder, class_names), classify, result, table
+        "classify",
+        CLASSIFICATION_SETS,
+        lambda entry, folder: entry.load(folder, class_names),
+        classify,
+        result,
+        table,
+        figures,
     )
 
 
@@ -73,6 +79,13 @@ def table(results: Sequence[dict[str, Any]], settings: ClassificationSettings) -
     for entry in results:
         lines += [*notes(entry), *_worst(entry)]
     return "\n".join(lines)
+
+
+def figures(entry: dict[str, Any]) -> list[Figure]:
+    """Top-1."""
+    others = entry["measured_by_others_top1_percent"]
+    source = "measured by others with nine templates, not the authors" if others else ""
+    return [Figure("top-1", 100 * entry["metrics"]["top1"], others, source)]
 
 
 def _cell(_: str, value: float) -> str:

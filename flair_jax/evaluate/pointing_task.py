@@ -11,7 +11,7 @@ from flair_jax.data.sets.grounding import GROUNDING_SETS
 from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
 from flair_jax.evaluate.pointing import METRICS, Pointing, PointSettings, point
 from flair_jax.evaluate.report import aligned, count_of, notes
-from flair_jax.evaluate.task import Task
+from flair_jax.evaluate.task import Figure, Task
 from flair_jax.scoring.maps import MAPS
 
 _HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
@@ -19,7 +19,7 @@ _HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
 
 def task() -> Task:
     """The task."""
-    return Task("point", GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table)
+    return Task("point", GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table, figures)
 
 
 def result(
@@ -35,6 +35,11 @@ def result(
         "seconds": round(evaluation.seconds, 3),
         "thresholds": {"covered": COVERED, "chosen": CHOSEN, "matching": MATCHING},
     }
+
+
+def figures(entry: dict[str, Any]) -> list[Figure]:
+    """The pointing game with each map, and chance."""
+    return [Figure(f"pointing, {name}", 100 * entry["metrics"][name]["pointing"]) for name in entry["metrics"]]
 
 
 def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,13 +16,14 @@ from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.data.sets.retrieval_data import Picture, RetrievalData, StoredPicture
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.errors import ImageError
+from flair_jax.evaluate.retrieval_details import find_worst, recall_by_length
 from flair_jax.models.flair import Flair
 from flair_jax.models.pooling import PreparedTexts
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
-from flair_jax.scoring.metrics import Ties
-from flair_jax.scoring.ranking import ScoreBlock, rank
+from flair_jax.scoring.metrics import Ties, measure_retrieval
+from flair_jax.scoring.ranking import ScoreBlock, best_images, count_ranks
 from flair_jax.scoring.scorer import Retriever, top_k
 
 RETRIEVAL_MODES = ("text-conditioned", "top-k", "global")
@@ -56,6 +58,8 @@ class Evaluation:
       cut_off: how much of the captions exceeds the model's context.
       skipped: messages about pictures that could not be read.
       seconds: wall time.
+      by_length: see `retrieval_details.recall_by_length`.
+      worst: see `retrieval_details.find_worst`.
     """
 
     metrics: dict[str, float]
@@ -65,6 +69,8 @@ class Evaluation:
     cut_off: CutOff
     skipped: list[str]
     seconds: float
+    by_length: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
 
 
 def evaluate(
@@ -128,7 +134,10 @@ class _Evaluator:
         left_out = hashlib.sha256(str(sorted(broken)).encode()).hexdigest()[:8]
         text, distinct = self.embed_texts(data.texts, left_out)
         scores = processes.together(lambda: self.score(blocks, text, distinct, f"scores-{left_out}", first))
-        metrics, ties = rank(scores, first, data.image_of_text, processes)
+        counts, image_ranks = count_ranks(scores, first, data.image_of_text, processes)
+        metrics, ties = measure_retrieval(counts, image_ranks)
+        text_ranks = counts[0] + counts[1]
+        worst = find_worst(data, text_ranks, partial(best_images, scores, first, processes=processes))
         self.store.remove()
         return Evaluation(
             metrics,
@@ -138,6 +147,8 @@ class _Evaluator:
             cut_off(data.texts, self.model.config.text),
             list(broken.values()),
             time.monotonic() - start,
+            recall_by_length(data.texts, text_ranks, self.model.config.text),
+            worst,
         )
 
     def read_image(self, picture: Picture) -> np.ndarray:

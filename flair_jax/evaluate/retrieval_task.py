@@ -11,7 +11,7 @@ from typing import Any
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
 from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings, evaluate
-from flair_jax.evaluate.task import Task
+from flair_jax.evaluate.task import Figure, Task
 from flair_jax.parallel.processes import ALONE, Processes
 
 # R@1 in per cent, (text-to-image, image-to-text), text-conditioned: Xiao et al., CVPR 2025 (arXiv 2412.03561). The
@@ -38,6 +38,7 @@ def task(processes: Processes = ALONE) -> Task:
         partial(evaluate, processes=processes),
         result,
         table,
+        figures,
     )
 
 
@@ -58,6 +59,8 @@ def result(
         "cut_off": dataclasses.asdict(evaluation.cut_off),
         "skipped": evaluation.skipped,
         "seconds": round(evaluation.seconds, 3),
+        "by_length": evaluation.by_length,
+        "worst": evaluation.worst,
         "published_R@1_percent": numbers and {"text_to_image": numbers[0], "image_to_text": numbers[1]},
     }
 
@@ -81,7 +84,35 @@ def table(results: Sequence[dict[str, Any]], settings: RetrievalSettings) -> str
         head, rows = head[:-1], [row[:-1] for row in rows]
     note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
     lines = [f"retrieval, {settings.mode} ({note})", *aligned([head, *rows])]
-    return "\n".join([*lines, *(note for entry in results for note in notes(entry))])
+    return "\n".join([*lines, *(note for entry in results for note in [*notes(entry), *_by_length(entry)])])
+
+
+def _by_length(entry: dict[str, Any]) -> list[str]:
+    """A sentence; none if all captions are of like length, or an earlier release wrote the result."""
+    classes = entry.get("by_length", [])
+    words = [
+        f"{first} tokens and more" if last is None else f"{first} to {last}"
+        for first, last in (c["tokens"] for c in classes)
+    ]
+    shares = [
+        f"{100 * each['text_to_image_R@1']:.1f} ({word}; {each['texts']:,} texts)"
+        for each, word in zip(classes, words, strict=True)
+    ]
+    return [f"{entry['dataset']}: T>I R@1 by the captions' tokens: {', '.join(shares)}"] if len(shares) > 1 else []
+
+
+def figures(entry: dict[str, Any]) -> list[Figure]:
+    """R@1 in both directions."""
+    published = entry["published_R@1_percent"]
+    return [
+        Figure(
+            f"{direction.replace('_', ' ')} R@1",
+            100 * entry["metrics"][f"{direction}_R@1"],
+            published and published[direction],
+            "Xiao et al., CVPR 2025" if published else "",
+        )
+        for direction in ("text_to_image", "image_to_text")
+    ]
 
 
 def _cell(key: str, value: float) -> str:

@@ -15,7 +15,7 @@ from flair_jax.data.sets.segmentation_texts import read_words
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
-from flair_jax.evaluate.task import Task
+from flair_jax.evaluate.task import Figure, Task
 from flair_jax.files import absolute
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.flair import Flair
@@ -53,6 +53,7 @@ def task(templates: str | None = None, class_names: str | None = None, save: Pat
         partial(_segment, save),
         result,
         table,
+        figures,
         _complete,
         (save and str(absolute(save)),),
     )
@@ -105,6 +106,14 @@ def _reported(source: dict[str, str], dataset: str, segment_by: str) -> float | 
     if segment_by != "patches":
         return None
     return REPORTED_MEAN_IOU.get(Path(source.get("file", "")).stem, {}).get(dataset)
+
+
+def figures(entry: dict[str, Any]) -> list[Figure]:
+    """The mean IoU."""
+    others = entry["reported_mean_iou_percent"]
+    return [
+        Figure("mean IoU", 100 * entry["metrics"]["mean_iou"], others, "users of the PyTorch release" if others else "")
+    ]
 
 
 def table(results: Sequence[dict[str, Any]], settings: SegmentationSettings) -> str:

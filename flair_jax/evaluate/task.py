@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -22,6 +22,22 @@ class Set(Protocol):
         ...
 
 
+class Figure(NamedTuple):
+    """One of the numbers that stand for a result.
+
+    Attributes:
+      measure: what it is.
+      percent: its value.
+      others: what others published or measured for this checkpoint, in per cent, or None.
+      source: who and where; "" if there is none.
+    """
+
+    measure: str
+    percent: float
+    others: float | None = None
+    source: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Something to score a model by.
@@ -33,6 +49,7 @@ class Task:
       evaluate: (model, retriever, data, settings, store) -> evaluation, with `skipped`; see `retrieval.evaluate`.
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `retrieval_task.result`.
       table: (results, settings) -> text.
+      figures: result -> the numbers that stand for it beside other tasks'.
       fit: (settings, data, the model's config, set's name) -> the settings that this set and model are evaluated with.
       extra: what unfinished work depends on besides, as plain JSON values.
     """
@@ -43,5 +60,6 @@ class Task:
     evaluate: Callable[..., Any]
     result: Callable[..., dict[str, Any]]
     table: Callable[[Sequence[dict[str, Any]], Any], str]
+    figures: Callable[[dict[str, Any]], list[Figure]]
     fit: Callable[..., Any] = lambda settings, *_: settings
     extra: tuple[Any, ...] = ()

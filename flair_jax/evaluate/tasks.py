@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flair_jax.checkpoint import load, read_description
 from flair_jax.data.sets.retrieval import find_row
-from flair_jax.errors import DatasetError
-from flair_jax.evaluate import report
+from flair_jax.data.sets.retrieval_data import Picture
+from flair_jax.errors import DatasetError, FlairError, PeerError, StorageError, WorkerError
+from flair_jax.evaluate import report, summary
+from flair_jax.evaluate.page import write_report
 from flair_jax.evaluate.task import Set, Task
 from flair_jax.files import expand
 from flair_jax.models.flair import Flair
@@ -48,6 +51,7 @@ def evaluate_checkpoint(
     *jobs: Job,
     dtype: str,
     output: Path | None,
+    reports: Sequence[Path] = (),
     model: Flair | None = None,
     processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
@@ -60,6 +64,7 @@ def evaluate_checkpoint(
       *jobs: what to evaluate, one unless `dataset` is "all".
       dtype: compute dtype.
       output: JSON file to write, or None. While the run is at work, finished blocks are kept beside it.
+      reports: pages to write; see `page.write_report`.
       model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`. `dtype` is then its config's.
       processes: that share the work; every process must call this, and the tasks must share their work among them, as
         retrieval does.
@@ -79,20 +84,34 @@ def evaluate_checkpoint(
     check_texts(checkpoint, loaded.source)
     say = print if processes.index == 0 else _say_nothing
     done, failures = _evaluate_sets(works, loaded, output and expand(f"{output}.partial"), say, processes)
-    for job in jobs:
-        results = [result for work, result, _ in done if work.job is job]
-        if results:
-            say(job.task.table(results, job.settings))
-    if output and done:
-        _write(
-            output,
-            report.document([(work.job.task.name, result, environment) for work, result, environment in done]),
-            processes,
-        )
-        say(f"written: {output}")
+    if done:
+        _report(done, jobs, output, reports, say, processes)
     if failures:
         raise DatasetError("\n".join([f"{len(failures)} of {len(works)} sets failed:", *failures]))
-    return [result for _, result, _ in done]
+    return [each.result for each in done]
+
+
+def _report(
+    done: Sequence[summary.Outcome],
+    jobs: Sequence[Job],
+    output: Path | None,
+    reports: Sequence[Path],
+    say: Callable[..., None],
+    processes: Processes,
+) -> None:
+    """Prints the tables, of each task and of all, and writes the files."""
+    for job in jobs:
+        if results := [each.result for each in done if each.task is job.task]:
+            say(job.task.table(results, job.settings))
+    if len({each.task.name for each in done}) > 1:
+        say(summary.table(done))
+    if output:
+        listed = [(each.task.name, each.result, each.environment) for each in done]
+        _write(output, report.document(listed) | {"summary": summary.figures(done)}, processes)
+        say(f"written: {output}")
+    for path in reports:
+        processes.first_does(partial(write_report, path, done))
+        say(f"written: {path}")
 
 
 class _Loaded(NamedTuple):
@@ -125,48 +144,48 @@ def _load(
     return _Loaded(files, reported_name(checkpoint, files), source, model, Retriever(model, params))
 
 
-_Outcome = tuple[_Work, dict[str, Any], dict[str, Any]]  # with its result and its environment
-
-
 def _evaluate_sets(
     works: Sequence[_Work], loaded: _Loaded, unfinished: Path | None, say: Callable[..., None], processes: Processes
-) -> tuple[list[_Outcome], list[str]]:
+) -> tuple[list[summary.Outcome], list[str]]:
     """The outcomes, and what failed: one set's failure does not end the work on the others."""
-    done, failures = list[_Outcome](), list[str]()
+    done, failures = list[summary.Outcome](), list[str]()
     for work in works:
         say(f"{work.entry.name}: {work.folder}", flush=True)
         try:
-            result, environment = _evaluate_set(work, loaded, unfinished, processes)
-        except DatasetError as error:
-            if len(works) == 1:
+            done.append(_evaluate_set(work, loaded, unfinished, processes))
+        except FlairError as error:  # one set's: what it lacks, or a package for it, or what this model cannot do
+            if len(works) == 1 or isinstance(error, PeerError | StorageError | WorkerError):
                 raise
             failures.append(f"{work.entry.name}: {error}")
             continue
-        done.append((work, result, environment))
-        if skipped := result["skipped"]:
+        if skipped := done[-1].result["skipped"]:
             say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
     return done, failures
 
 
-def _evaluate_set(
-    work: _Work, loaded: _Loaded, unfinished: Path | None, processes: Processes
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result on one set and its environment; with a folder for unfinished work, resumes where a run was stopped."""
-    (task, settings), entry, folder = work
+def _evaluate_set(work: _Work, loaded: _Loaded, unfinished: Path | None, processes: Processes) -> summary.Outcome:
+    """The outcome on one set; with a folder for unfinished work, resumes where a run was stopped."""
+    (task, asked), entry, folder = work
     data = processes.together(lambda: task.load(entry, folder))
-    settings = task.fit(settings, data, loaded.model.config, entry.name)
+    settings = task.fit(asked, data, loaded.model.config, entry.name)
     environment = report.environment(loaded.name, loaded.source, loaded.model.config.dtype, settings)
     identity = report.identity(loaded.checkpoint, environment, str(folder), data.digest(), *task.extra)
     blocks = unfinished and unfinished / f"{entry.name}-{identity}"
     finished = blocks and blocks.with_suffix(".json")
     known = processes.gather(_read_json(finished) if finished else None)[0]
     if known is not None:
-        return dict(known), environment
+        return summary.Outcome(task, asked, dict(known), environment, _pictures_of(known, data))
     evaluation = task.evaluate(loaded.model, loaded.retriever, data, settings, BlockStore(blocks))
     result = task.result(entry.name, folder, evaluation, settings, loaded.source)
     if finished and not evaluation.skipped:  # broken pictures are tried again: they may have been repaired
         processes.first_does(lambda: report.write_json(finished, result))
-    return result, environment
+    return summary.Outcome(task, asked, result, environment, _pictures_of(result, data))
+
+
+def _pictures_of(result: Mapping[str, Any], data: Any) -> dict[str, Picture]:
+    """The pictures that a result of retrieval names, which may be parts of files."""
+    named = {query[key] for query in result.get("worst", ()) for key in ("image", "first")}
+    return {str(picture): picture for picture in data.images if str(picture) in named} if named else {}
 
 
 def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-
-from flair_jax.data.image import open_rgb
-from flair_jax.errors import FlairError, ImageError, printable
+from flair_jax.data.thumbnails import SIDE, thumbnail
+from flair_jax.errors import FlairError, printable
 from flair_jax.files import no_file, replace_when_complete
-from flair_jax.packages import how_to_install
+from flair_jax.packages import import_jinja
 from flair_jax.search.searcher import Hit
-
-_THUMBNAIL = 240
 
 _PAGE = """\
 <!doctype html>
@@ -68,35 +61,10 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
     """
     if reason := no_file(output):
         raise FlairError(f"--html {output}: {reason}; name a file")
-    environment = import_jinja().Environment(autoescape=True)
+    environment = import_jinja("--html").Environment(autoescape=True)
     environment.filters["printable"] = printable
     template = environment.from_string(_PAGE)
-    cards = [(hit, _thumbnail(hit.path)) for hit in hits]
-    text = template.render(sentence=printable(sentence), cards=cards, indexed=f"{indexed:,}", side=_THUMBNAIL)
+    cards = [(hit, thumbnail(hit.path)) for hit in hits]
+    text = template.render(sentence=printable(sentence), cards=cards, indexed=f"{indexed:,}", side=SIDE)
     with replace_when_complete(output) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _thumbnail(path: str) -> str:
-    """A small JPEG in base64; empty if the picture can no longer be read."""
-    try:
-        picture = open_rgb(path)
-    except ImageError:
-        return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=80)
-    return base64.b64encode(data.getvalue()).decode("ascii")
-
-
-def import_jinja() -> Any:
-    """The library.
-
-    Raises:
-      FlairError: if it is not installed.
-    """
-    try:
-        import jinja2
-    except ImportError:
-        raise FlairError(f"--html needs Jinja2: {how_to_install('html')}, or leave --html out") from None
-    return jinja2

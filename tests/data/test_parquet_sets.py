@@ -84,6 +84,23 @@ def test_other_columns_say_what_is_wrong(tmp_path, columns: dict, message: str) 
         PARQUET.load(tmp_path)
 
 
+def test_only_what_seems_to_be_the_set_is_found(tmp_path) -> None:
+    """By `--dataset all`; named by the user, it is read, or refused with a reason."""
+    assert PARQUET.find(tmp_path) is None
+    pq.write_table(pa.table({"image": [b"A"], "label": [3]}), tmp_path / "a.parquet")
+    assert PARQUET.find(tmp_path) is None
+    write_parquet(tmp_path / "a.parquet", [image(b"A")], ["x"])
+    assert PARQUET.find(tmp_path) == tmp_path / "a.parquet"
+    folder = RETRIEVAL_SETS["folder"]
+    for line, found in (
+        ('{"id": 0, "caption_0": "x"}', False),
+        ('{"image": "a", "captions": ["x"]}', True),
+        ("{", True),
+    ):
+        (tmp_path / "a.jsonl").write_text(line)
+        assert (folder.find(tmp_path) is not None) == found
+
+
 def test_an_empty_table_and_a_cut_off_file(tmp_path) -> None:
     pq.write_table(
         pa.table({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}), tmp_path / "a.parquet"

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TypeVar
 
 from flair_jax.data.sets.retrieval_data import RetrievalSet
-from flair_jax.data.sets.retrieval_parquet import PARQUET, read_parquet
+from flair_jax.data.sets.retrieval_parquet import PARQUET, has_pairs, read_parquet
 from flair_jax.data.sets.retrieval_readers import (
+    has_captions,
     read_annotated,
     read_coco,
     read_dci,
@@ -148,7 +149,7 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
             "github.com/google/imageinwords",
             612,
             612,
-            beside=tuple(f"{part}/data.jsonl" for part in _IIW_PARTS),
+            beside=tuple(f"{part}/data.jsonl" for part in _IIW_PARTS if "*" in part or "[" in part),
         ),
         RetrievalSet(
             "iiw-400",
@@ -166,8 +167,16 @@ RETRIEVAL_SETS: dict[str, RetrievalSet] = {
             7_805,
             beside=("densely_captioned_images/complete/*.json",),
         ),
-        RetrievalSet("parquet", "*.parquet", read_parquet, "huggingface.co/datasets", elsewhere=PARQUET, several=True),
-        RetrievalSet("folder", "*.jsonl", read_folder, "your own pictures"),
+        RetrievalSet(
+            "parquet",
+            "*.parquet",
+            read_parquet,
+            "huggingface.co/datasets",
+            elsewhere=PARQUET,
+            several=True,
+            fits=has_pairs,
+        ),
+        RetrievalSet("folder", "*.jsonl", read_folder, "your own pictures", fits=has_captions),
     )
 }
 

@@ -94,6 +94,7 @@ class RetrievalSet:
       elsewhere: other places of that file; the first that is there counts.
       beside: patterns of other files that must be there too.
       several: whether more files than one may match; `read` gets the first.
+      fits: whether a file that has the name is the set's, as it seems; where names say little, `find` asks.
     """
 
     name: str
@@ -105,6 +106,7 @@ class RetrievalSet:
     elsewhere: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     several: bool = False
+    fits: Callable[[Path], bool] = lambda _: True
 
     @property
     def marker(self) -> str:
@@ -113,6 +115,10 @@ class RetrievalSet:
 
     def find(self, folder: Path) -> Path | None:
         """The annotation file in `folder`, or None."""
+        found = self._named(folder)
+        return found if found and self.fits(found) else None
+
+    def _named(self, folder: Path) -> Path | None:
         found = self._candidates(folder)
         return found[0] if len(found) == 1 or (found and self.several) else None
 
@@ -133,7 +139,7 @@ class RetrievalSet:
         folder = expand(folder)
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
-        annotations = self.find(folder)
+        annotations = self._named(folder)
         if annotations is None:
             count = len(self._candidates(folder))
             needs = self.marker if self.several or self.beside else f"exactly one {self.marker}"

@@ -128,6 +128,15 @@ def read_parquet(folder: Path, first: Path) -> Iterator[Pair]:
             yield same, text
 
 
+def has_pairs(file: Path) -> bool:
+    """Whether a file has the columns, or is damaged, which `read_parquet` says."""
+    try:
+        columns = pq.read_schema(file).names
+    except (OSError, pa.ArrowException):
+        return True
+    return "image" in columns and not set(_CAPTIONS).isdisjoint(columns)
+
+
 def _choose(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*.parquet") if not is_hidden(path.name))
     for split in _SPLITS:

@@ -88,6 +88,15 @@ def read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
             yield folder / field(record, "image", str, where), caption
 
 
+def has_captions(lines: Path) -> bool:
+    """Whether the first of a file's JSON lines has captions, or is no JSON, which `read_folder` says."""
+    try:
+        record, _ = next(json_lines(lines), ({}, ""))
+    except DatasetError:
+        return True
+    return isinstance(record, dict) and not {"caption", "captions"}.isdisjoint(record)
+
+
 def read_karpathy(folder: Path, annotations: Path, *, split: str, places: tuple[str, ...]) -> Iterator[Pair]:
     """Pairs of a split of Karpathy's files, `raw` of each of an image's `sentences`.
 
