@@ -240,7 +240,7 @@ def choose_tasks(options: argparse.Namespace) -> list[Row]:
         row = ROWS[options.task or "retrieval"]
         for name in given:
             if name not in row.takes:
-                takers = " and ".join(each.name for each in ROWS.values() if name in each.takes)
+                takers = ", ".join(each.name for each in ROWS.values() if name in each.takes)
                 raise FlairError(f"{_option(name)}: is for --task {takers} only, not for {row.name}")
         return [row]
     for name in given:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from flair_jax.errors import DatasetError, FlairError, PeerError, StorageError, 
 from flair_jax.evaluate import report, summary
 from flair_jax.evaluate.page import write_report
 from flair_jax.evaluate.task import Set, Task
-from flair_jax.files import expand
+from flair_jax.files import expand, remove_folder
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.parallel.sharding import data_mesh
@@ -191,7 +190,7 @@ def _pictures_of(result: Mapping[str, Any], data: Any) -> dict[str, Picture]:
 def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:
     """Writes the report, after which unfinished work beside it is of no use."""
     processes.first_does(lambda: report.write_json(output, document))
-    shutil.rmtree(f"{output}.partial", ignore_errors=True)
+    remove_folder(expand(f"{output}.partial"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -9,13 +9,13 @@ import runpy
 import sys
 import types
 
-import gcsfs.core
-import gcsfs.retry
-from orbax.checkpoint._src.serialization import tensorstore_utils
-
 SHARE = 1 / 20
 
 if __name__ == "__main__":
+    import gcsfs.core
+    import gcsfs.retry
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
     # Only the name in these two modules: asyncio's own sleep stays what it is.
     impatient = types.SimpleNamespace(**vars(asyncio))
     impatient.sleep = lambda seconds, *rest: asyncio.sleep(seconds * SHARE, *rest)

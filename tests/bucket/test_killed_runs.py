@@ -10,7 +10,7 @@ from lives import TRAIN, assert_same_runs, finish, kill
 from own_bucket import Bucket, connected
 
 from flair_jax.cli import main
-from flair_jax.files import expand
+from flair_jax.files import expand, list_files
 
 pytestmark = [pytest.mark.bucket, pytest.mark.timeout(900)]
 
@@ -42,6 +42,7 @@ def test_a_run_that_is_killed_again_and_again(gcs: Bucket, indexed_tars, photogr
         )
     assert_same_runs(run, tmp_path / "disk", STEPS)
     assert json.loads(expand(f"{gcs.url}/coco.json").read_text())["results"][0]["dataset"] == "coco"
+    assert list_files(expand(f"{gcs.url}/coco.json.partial")) == []
     assert expand(f"{gcs.url}/mine.safetensors").exists()
     capsys.readouterr()
     assert main(["status", str(run)]) == 0

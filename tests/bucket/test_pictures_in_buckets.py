@@ -6,8 +6,12 @@ from pathlib import Path
 import jax
 import pytest
 from labelled import write_folders
-from made_segmentation import make_voc
-from own_bucket import Bucket, connected
+from made_choices import make_sugarcrepe
+from made_grounding import make_folder
+from made_parquet import write_parquet
+from made_segmentation import make_voc, write_picture
+from own_bucket import Bucket
+from photographs import write_photographs
 
 from flair_jax import buckets, checkpoint
 from flair_jax.cli import main
@@ -28,23 +32,40 @@ def small(tmp_path_factory) -> str:
     return str(folder)
 
 
+def write_rows(folder: Path) -> None:
+    """Two pictures in a parquet file."""
+    pictures = []
+    for seed in range(2):
+        write_picture(folder / "a.png", seed=seed)
+        pictures.append({"bytes": (folder / "a.png").read_bytes(), "path": None})
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", pictures, ["a cat", "a dog"])
+
+
+# A set of each task, and what writes it into a folder.
+SETS = {
+    ("retrieval", "coco"): write_photographs,
+    ("retrieval", "parquet"): write_rows,
+    ("classify", "folder"): write_folders,
+    ("segment", "voc20"): lambda folder: make_voc(folder, [0, 1, 2, 255]),
+    ("point", "folder"): make_folder,
+    ("choose", "sugarcrepe"): make_sugarcrepe,
+}
+
+
 def metrics(words: list[str], data: object, output: Path) -> object:
     assert main(["evaluate", *words, "--data-dir", str(data), "--output", str(output)]) == 0
     (result,) = json.loads(output.read_text())["results"]
     return result["metrics"]
 
 
-@pytest.mark.parametrize("task", ["retrieval", "classify", "segment"])
-def test_evaluations_are_those_from_a_disk(task: str, bucket: Bucket, small, photographs, tmp_path) -> None:
-    write_folders(tmp_path / "classify")
-    make_voc(tmp_path / "segment", [0, 1, 2, 255])
-    folder = {"retrieval": photographs}.get(task, tmp_path / task)
-    name = {"retrieval": "coco", "classify": "folder", "segment": "voc20"}[task]
+@pytest.mark.parametrize(("task", "name"), SETS)
+def test_evaluations_are_those_from_a_disk(task: str, name: str, bucket: Bucket, small, tmp_path) -> None:
+    (tmp_path / "set").mkdir()
+    SETS[task, name](tmp_path / "set")
     words = ["--checkpoint", small, "--task", task, "--dataset", name]
-    expected = metrics(words, folder, tmp_path / "disk.json")
-    buckets.upload(folder, expand(f"{bucket.url}/{task}"))
-    with connected(bucket.flaky):
-        assert metrics(words, f"{bucket.url}/{task}", tmp_path / "bucket.json") == expected
+    expected = metrics(words, tmp_path / "set", tmp_path / "disk.json")
+    buckets.upload(tmp_path / "set", expand(f"{bucket.url}/{task}-{name}"))
+    assert metrics(words, f"{bucket.url}/{task}-{name}", tmp_path / "bucket.json") == expected
 
 
 def test_an_index_follows_a_folder(bucket: Bucket, small, tmp_path, capsys) -> None:

@@ -204,11 +204,11 @@ def test_a_killed_run_resumes_where_it_was(small_checkpoint, folders, tmp_path, 
         (["--dataset", "folder", "--templates", ""], "templates : no such file"),
         (
             ["--dataset", "folder", "--task", "retrieval", "--templates", "{}"],
-            "--templates: is for --task classify and segment only, not for retrieval",
+            "--templates: is for --task classify, segment only, not for retrieval",
         ),
         (
             ["--dataset", "folder", "--task", "retrieval", "--class-names", "x"],
-            "--class-names: is for --task classify and segment only, not for retrieval",
+            "--class-names: is for --task classify, segment only, not for retrieval",
         ),
         (["--dataset", "folder"], "gone: no checkpoint here"),
         (["--dataset", "all"], "no set found there or right below"),

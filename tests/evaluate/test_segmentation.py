@@ -312,7 +312,7 @@ def test_a_block_with_gaps_is_not_kept(small_model, retriever, with_broken, tmp_
         ),
         (
             ("--dataset", "voc20", "--mode", "global"),
-            "--mode: is for --task retrieval and classify only, not for segment",
+            "--mode: is for --task retrieval, classify, choose only, not for segment",
         ),
         (("--dataset", "voc20", "--top-k", "5"), "--top-k: is for --task retrieval only, not for segment"),
         (("--dataset", "voc20", "--save", "FILE"), "is a file"),

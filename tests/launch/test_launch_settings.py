@@ -17,7 +17,7 @@ CLOUD = {**TRAIN, "ZONE": "z", "ACCELERATOR_TYPE": "v6e-16", "CLUSTER": "c", "IM
         (
             "local.sh",
             {**TRAIN, "WORKDIR": "s3://b/x"},
-            "checkpoints of a run are written to gs:// and to disks",
+            "WORKDIR=s3://b/x: checkpoints of a run are written to gs:// and to disks; mount",
         ),
         ("local.sh", {**TRAIN, "WORKDRI": "/w"}, "WORKDRI is not a setting; launch/settings.env.example explains"),
         ("local.sh", {**TRAIN, "OVERRIDES": "--a --b"}, "OVERRIDES must be a list in parentheses, such as OVERRIDES=("),

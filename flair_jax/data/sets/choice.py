@@ -15,6 +15,7 @@ from flair_jax.data.sets.choice_data import ChoiceData, Question, gather
 from flair_jax.data.sets.choice_fgovd import read_fgovd
 from flair_jax.data.sets.choice_winoground import read_winoground
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 # (the set's folder, the file that marks it, a counter for what is left out) -> its questions.
 Reader = Callable[[Path, Path, "collections.Counter[str]"], Iterator[Question]]
@@ -58,7 +59,7 @@ class ChoiceSet:
         Raises:
           DatasetError: if the folder or a file in it is not as the set has them.
         """
-        folder = Path(folder)
+        folder = expand(folder)
         needed = " or ".join(self.markers)
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {needed}")

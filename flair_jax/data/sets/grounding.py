@@ -12,6 +12,7 @@ from flair_jax.data.sets.grounding_coco import read_coco_form, read_seqtr
 from flair_jax.data.sets.grounding_data import GroundingData, Phrase, gather
 from flair_jax.data.sets.grounding_flickr import read_entities
 from flair_jax.errors import DatasetError
+from flair_jax.files import expand
 
 # (the set's folder, the file that marks it, a counter for phrases that are left out) -> its phrases.
 Reader = Callable[[Path, Path, "collections.Counter[str]"], Iterator[Phrase]]
@@ -48,7 +49,7 @@ class GroundingSet:
           DatasetError: if the folder or a file in it is not as the set has them.
           FlairError: if a package is missing that its outlines need.
         """
-        folder = Path(folder)
+        folder = expand(folder)
         needed = " and ".join([" or ".join(marker for marker, _ in self.layouts), *self.beside])
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {needed}")

@@ -6,15 +6,18 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flair_jax.bucket_reads import BucketFile
+from flair_jax.buckets import is_remote
 from flair_jax.data.formats import read_file
 from flair_jax.data.names import is_hidden
 from flair_jax.data.sets.records import captions
@@ -26,6 +29,7 @@ from flair_jax.files import version_of
 PARQUET = ("data/*.parquet", "default/test/*.parquet", "default/validation/*.parquet", "default/train/*.parquet")
 _CAPTIONS = ("caption", "captions")
 _SPLITS = ("test", "val")  # that are to be preferred, by the start of a file's name
+_BUFFER = 2**20
 _KEPT = 4  # row groups in memory
 
 
@@ -87,7 +91,7 @@ class _Groups:
         with self._lock:
             key = (file, version_of(file), group)
             if key not in self._kept:
-                with pq.ParquetFile(file) as opened:
+                with pq.ParquetFile(_source(file)) as opened:
                     self._kept[key] = opened.read_row_group(group, columns=["image"]).column("image")
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
@@ -112,7 +116,7 @@ def read_parquet(folder: Path, first: Path) -> Iterator[Pair]:
     found: list[tuple[ParquetPicture, str | None, list[str]]] = []
     for file in _choose(first.parent):
         try:
-            with pq.ParquetFile(file) as opened:
+            with pq.ParquetFile(_source(file)) as opened:
                 found += _rows(folder, file, opened)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{file}: cannot be read as parquet ({error})") from None
@@ -131,10 +135,15 @@ def read_parquet(folder: Path, first: Path) -> Iterator[Pair]:
 def has_pairs(file: Path) -> bool:
     """Whether a file has the columns, or is damaged, which `read_parquet` says."""
     try:
-        columns = pq.read_schema(file).names
+        columns = pq.read_schema(_source(file)).names
     except (OSError, pa.ArrowException):
         return True
     return "image" in columns and not set(_CAPTIONS).isdisjoint(columns)
+
+
+def _source(file: Path) -> Path | BinaryIO:
+    """What PyArrow can read: a path on a disk, or an object in a bucket by its ranges."""
+    return io.BufferedReader(BucketFile(str(file)), _BUFFER) if is_remote(file) else file
 
 
 def _choose(folder: Path) -> list[Path]:
