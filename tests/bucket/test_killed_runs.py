@@ -15,8 +15,8 @@ from flair_jax.files import expand, list_files
 pytestmark = [pytest.mark.bucket, pytest.mark.timeout(900)]
 
 # How each life of a run ends: while it saves, some time after it has saved, or anywhere from its start on.
-KILLS = ("saving", "saved", "anywhere", "saving", "saved", "saving", "anywhere", "saved", "anywhere", "saving")
-STEPS = 21
+KILLS = ("saving", "saved", "anywhere", "saving", "anywhere", "saving", "anywhere", "saved", "anywhere", "saving")
+STEPS = 18
 
 
 def test_a_run_that_is_killed_again_and_again(gcs: Bucket, indexed_tars, photographs, tmp_path, capsys) -> None:
