@@ -20,7 +20,7 @@ demo: $(VENV)/demo.stamp
 test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp $(VENV)-bucket/test.stamp
 	$(BIN)/python -m pytest -n auto
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
-	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto tests/bucket
+	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto --dist worksteal tests/bucket
 	@$(MAKE) --no-print-directory browser
 	$(VENV)-app/bin/python -m pytest -m browser tests/show/test_app.py
 
