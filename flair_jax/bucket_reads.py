@@ -131,15 +131,19 @@ class BucketFile(io.RawIOBase):
 
     def readall(self) -> bytes:
         """The rest of it, by one request."""
-        rest = bytearray(max(self._size - self._place, 0))
-        return bytes(rest[: self.readinto(memoryview(rest))])
+        return self._next(self._size - self._place)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, or as much of it as there is, and returns how many bytes that is."""
-        end = min(self._place + len(buffer), self._size)
-        if end <= self._place:
-            return 0
-        data = ask(self._url, lambda: self._files.cat_file(self._path, start=self._place, end=end))
+        data = self._next(len(buffer))
         buffer[: len(data)] = data
-        self._place += len(data)
         return len(data)
+
+    def _next(self, count: int) -> bytes:
+        """At most so many bytes from the present place, and moves behind them."""
+        end = min(self._place + count, self._size)
+        if end <= self._place:
+            return b""
+        data: bytes = ask(self._url, lambda: self._files.cat_file(self._path, start=self._place, end=end))
+        self._place += len(data)
+        return data

@@ -37,10 +37,14 @@ def lock_mask(params: Params, lock: tuple[str, ...], unlocked: UnlockedGroups = 
       A tree like `params`: True or False; for stacked layers of which some are locked, bool [L, 1, ...].
 
     Raises:
-      ConfigError: if a tower is to be locked in part and has no stacked layers, or no more than the groups to unlock.
+      ConfigError: if a tower is to be locked in part and has no stacked layers, or no more than the groups to unlock,
+        or if the one group to unlock is a projection that it does not have.
     """
-    layers = Counter[str]()
+    layers, projected = Counter[str](), set[str]()
     for path, leaf in jax.tree.leaves_with_path(params):
+        part, *rest = name_of(path).split("/")
+        if rest[:1] == ["projection"]:
+            projected.add(part)
         if tower := stacked_tower(name_of(path)):
             layers[tower] = leaf.shape[0]
     groups = {TOWER[tower]: getattr(unlocked, tower) for tower in lock}
@@ -50,6 +54,11 @@ def lock_mask(params: Params, lock: tuple[str, ...], unlocked: UnlockedGroups = 
             raise ConfigError(
                 f"config.unlocked_groups.{tower}={count}: the {tower} tower has no stacked layers, so it is locked as "
                 "a whole or not at all; set it to 0"
+            )
+        if count == 1 and name not in projected:
+            raise ConfigError(
+                f"config.unlocked_groups.{tower}=1: the {tower} tower has no projection, which would be its last "
+                "group, so this would train nothing of it; unlock more"
             )
         if count > layers[name] + 1:
             raise ConfigError(

@@ -149,6 +149,14 @@ def test_what_cannot_be_unlocked(small_model) -> None:
     assert masks(own, ("image",))["vision/dense/kernel"] is True
 
 
+def test_a_tower_without_a_projection_has_nothing_to_unlock_at_its_end(small_model) -> None:
+    params = small_model[1]
+    bare = params | {"vision": {name: part for name, part in params["vision"].items() if name != "projection"}}
+    with pytest.raises(ConfigError, match="image=1: the image tower has no projection, .* would train nothing"):
+        lock_mask(bare, ("image",), UnlockedGroups(image=1))
+    assert masks(bare, ("image",), image=2)["vision/ln_post/scale"] is False
+
+
 def test_a_run_that_unlocks_more_is_another(small_config) -> None:
     from flair_jax.train.identity import changes, describe_run
 
