@@ -8,7 +8,7 @@ EXTRAS = convert,demo,docs,export,faiss,html,masks,tokenizers,towers,tpu,test
 .PHONY: help demo test lint docs browser constraints clean
 
 help:
-	@echo "make demo   train a small FLAIR on drawn scenes and show what it learned (demo/report.html)"
+	@echo "make demo   show what a small FLAIR has learned on drawn scenes (demo/report.html)"
 	@echo "make test   lint, type check and the whole test suite"
 	@echo "make docs   these pages and the API reference as a site (site/index.html)"
 	@echo "make clean  remove the virtual environment and what demo made"

@@ -29,8 +29,12 @@ def how_to_install(extra: str) -> str:
     return f"pip install {needed} (the extra `{extra}`)"
 
 
-def import_jinja(option: str) -> Any:
-    """Jinja2, for an option that writes a page.
+def import_jinja(needed_by: str, extra: str = "html") -> Any:
+    """Jinja2, for what writes a page.
+
+    Args:
+      needed_by: an option, or a command.
+      extra: that installs it; the pages of `html` are optional, so that the option may as well be left out.
 
     Raises:
       FlairError: if it is not installed.
@@ -38,7 +42,8 @@ def import_jinja(option: str) -> Any:
     try:
         import jinja2
     except ImportError:
-        raise FlairError(f"{option} needs Jinja2: {how_to_install('html')}, or leave {option} out") from None
+        otherwise = f", or leave {needed_by} out" if extra == "html" else ""
+        raise FlairError(f"{needed_by} needs Jinja2: {how_to_install(extra)}{otherwise}") from None
     return jinja2
 
 

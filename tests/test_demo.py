@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -7,9 +8,13 @@ from pathlib import Path
 import pytest
 
 import flair_jax.configs.demo as recipe
+from flair_jax.checkpoint import read_model_config
 from flair_jax.cli import main
-from flair_jax.demo import evaluation, run
+from flair_jax.data.sets import scenes_builder
+from flair_jax.demo import evaluation, report, run
+from flair_jax.demo.recorded import MODEL, read_recorded
 from flair_jax.errors import AnotherRunError, CheckpointError
+from flair_jax.models.presets import PRESETS
 from flair_jax.settings import TrainSettings
 from flair_jax.train.logger import read_metrics
 
@@ -29,52 +34,85 @@ def short(monkeypatch) -> None:
         return config
 
     monkeypatch.setattr(run, "get_config", get_config)
+    monkeypatch.setattr(run, "FIRST_STEPS", 2)
     monkeypatch.setattr(evaluation, "_ROWS", 16)  # of which there are few, so that less is padding
     monkeypatch.setitem(sys.modules, "torch", None)
 
 
-def test_the_demo_trains_and_reports_and_the_readme_works_on_it(short, tmp_path, capsys) -> None:
+def figures(printed: str, name: str) -> list[str]:
+    """The cells of the first row of that name."""
+    return next(line for line in printed.splitlines() if line.strip().startswith(f"{name}  ")).split(name)[1].split()
+
+
+def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_path, capsys) -> None:
     output = tmp_path / "demo"
-    assert main(["demo", "--output", str(output), "--control"]) == 0
+    assert main(["demo", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "on 16 held-out scenes" in printed
+    assert [line["step"] for line in read_metrics(output / "run")] == [1, 2]
+    shipped = json.loads((output / "metrics.json").read_text())
+    pointing = f"{shipped['text_conditioned']['pointing game']:.1f}"
+    assert float(pointing) > 60, "it has learned something"
+    assert figures(printed, "pointing game")[-1] == pointing
+    page = (output / "report.html").read_text()
+    assert f"<td>{pointing}</td>" in page
+    assert page.count("data:image/png;base64,") == 6 * 4
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    outcome = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True)
+    promised = re.search(r"this prints two logits and `([^`]*)`", readme)[1]
+    assert outcome.stdout.split("]] ")[1].strip() == promised
+
+    # To the end: the run goes on where it was, and its own model is reported.
+    assert main(["demo", "--output", str(output), "--full", "--control"]) == 0
+    printed = capsys.readouterr().out
+    assert "resuming after step 2" in printed
     metrics = read_metrics(output / "run")
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     assert all("tcs" in line for line in metrics)
     assert not any("tcs" in line for line in read_metrics(output / "control"))
-
-    result = json.loads((output / "metrics.json").read_text())
-    pointing = f"{result['localization']['pointing game']:.1f}"
-    control = json.loads((output / "control.json").read_text())["result"]
-    row = next(line for line in printed.splitlines() if line.strip().startswith("pointing game"))
-    assert row.split()[-2:] == [pointing, f"{control['localization']['pointing game']:.1f}"]
-    page = (output / "report.html").read_text()
-    assert f"<td>{pointing}</td>" in page
-    assert page.count("data:image/png;base64,") == 2
+    own, control = (json.loads((output / name).read_text()) for name in ("metrics.json", "control.json"))
+    assert own["text_conditioned"] != shipped["text_conditioned"] != control["text_conditioned"]
+    name = "long caption to image, R@1"
+    assert figures(printed, name)[-2:] == [f"{own[way][name]:.1f}" for way in ("by_global", "text_conditioned")]
 
     # Again: nothing is trained anew, and the figures are the same.
-    assert main(["demo", "--output", str(output), "--control"]) == 0
+    assert main(["demo", "--output", str(output), "--full", "--control"]) == 0
     again = capsys.readouterr().out
-    assert again[again.index("Retrieval by") :] == printed[printed.index("Retrieval by") :]
+    assert again[again.index("Finding the") :] == printed[printed.index("Finding the") :]
     assert len(read_metrics(output / "run")) == STEPS
 
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
-    number = f"checkpoints/{recipe.get_config().steps}"
-    assert number in snippet
-    outcome = subprocess.run(
-        [sys.executable, "-c", snippet.replace(number, f"checkpoints/{STEPS}")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    promised = re.search(r"this prints two logits and `([^`]*)`", readme)[1]
-    assert outcome.stdout.split("]] ")[1].strip() == promised
+
+def test_the_control_is_trained_with_the_whole_demonstration_only(tmp_path, capsys) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--control"]) == 2
+    assert "add --full" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_chance_is_what_a_random_answer_gives(tmp_path) -> None:
+    scenes_builder.prepare(tmp_path, "small")
+    asked = evaluation.ScenesEvaluation(scenes_builder.read(tmp_path, "validation", "small"))
+    assert len(asked.sentences) == len(asked.objects) == asked.relevant.shape[1]
+    for column, (number, _) in enumerate(asked.objects):
+        assert asked.relevant[number, column], "a sentence is true of its own scene"
+    chance = asked._chance(9)
+    assert chance[evaluation.SENTENCE] == pytest.approx(100 * asked.relevant.mean())
+    assert chance["long caption to image, R@1"] == pytest.approx(100 / 16)
+    assert all(true != false for swaps in asked.swaps.values() for true, false in swaps)
+
+
+def test_what_is_not_learned_is_said() -> None:
+    result = read_recorded().models[0]
+    values = dict.fromkeys(result.text_conditioned, 95.0)
+    learned = dataclasses.replace(result, text_conditioned=values | {evaluation.words("place"): 81.0})
+    assert report.not_learned(learned) == "Learned least: place, 81 % where 50 % is chance."
+    missing = dataclasses.replace(result, text_conditioned=values | {evaluation.words("shape"): 53.0})
+    assert report.not_learned(missing).startswith("Not learned: shape (53 %), where 50 % is chance.")
 
 
 def test_a_run_of_another_recipe_is_one_sentence_with_the_demos_own_options(tmp_path, monkeypatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AnotherRunError("add --accept-changes", changes="config.seed was 1, is 0")
 
     monkeypatch.setattr(run, "train", refuse)
@@ -85,8 +123,13 @@ def test_a_run_of_another_recipe_is_one_sentence_with_the_demos_own_options(tmp_
     )
 
 
-def test_the_recorded_control_is_of_the_demos_recipe() -> None:
-    recorded = json.loads(run.RECORDED_CONTROL.read_text())["settings"]
-    config = run.get_config()
-    config.loss.terms, config.data.dir = ("mps",), recorded["data"]["dir"]
-    assert TrainSettings.from_config(recorded) == TrainSettings.from_config(config)
+def test_what_is_recorded_is_of_the_demos_recipe_and_of_the_shipped_model() -> None:
+    recorded = read_recorded()
+    config = recipe.get_config()
+    config.seed = recorded.settings["seed"]
+    config.data.dir = recorded.settings["data"]["dir"]
+    assert TrainSettings.from_config(recorded.settings) == TrainSettings.from_config(config)
+    assert recorded.losses[-1][0] == config.steps
+    assert len(recorded.models) == len(recorded.controls) == 3
+    assert read_model_config(MODEL) == dataclasses.replace(PRESETS[config.model])
+    assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) < 8_000_000

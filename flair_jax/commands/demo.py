@@ -6,8 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
-from flair_jax.commands.parser import Commands, add_command, new_folder
+from flair_jax.commands.parser import Commands, add_command, new_folder, whole
 from flair_jax.console import environment_variables
+from flair_jax.errors import ConfigError
 
 
 def add(commands: Commands) -> None:
@@ -16,25 +17,31 @@ def add(commands: Commands) -> None:
         commands,
         "demo",
         _run,
-        "train a small FLAIR on drawn scenes, evaluate it, and write a report with attention maps",
-        "Needs the extra `demo`, but neither PyTorch nor a download. Minutes on two CPU cores; a demonstration that\n"
-        "was stopped resumes where it was.",
+        "show what a small FLAIR has learned on drawn scenes, in a report with attention maps, and train it",
+        "Needs the extra `demo`, but neither PyTorch nor a download. The model is shipped, and the first steps of its\n"
+        "training are repeated; with --full, all of them are. A demonstration that was stopped resumes where it was.",
     )
     parser.add_argument(
         "--output", metavar="DIR", type=new_folder, default=Path("demo"), help="folder to fill (default demo)"
     )
     parser.add_argument(
+        "--full", action="store_true", help="train the model to the end, and report on it instead of the shipped one"
+    )
+    parser.add_argument(
         "--control",
         action="store_true",
-        help="also train the control, the same model with the multi-positive loss alone; otherwise the report shows "
-        "figures of it that were recorded",
+        help="with --full, also train the control, the same model with the multi-positive loss alone, and write its "
+        "figures to DIR/control.json",
     )
+    parser.add_argument("--seed", metavar="N", type=whole, default=0, help="of the training (default %(default)s)")
 
 
 def _run(options: argparse.Namespace) -> None:
+    if (options.control or options.seed) and not options.full:
+        raise ConfigError("--control and --seed are for training to the end; add --full")
     # Without a GPU or TPU, one device for each core: XLA keeps several small devices busier than one large one.
     cores = min(os.cpu_count() or 1, 8)
     with environment_variables({"JAX_NUM_CPU_DEVICES": str(1 << (cores.bit_length() - 1))}):
         from flair_jax.demo.run import run_demo
 
-        run_demo(options.output, control=options.control)
+        run_demo(options.output, full=options.full, control=options.control, seed=options.seed)

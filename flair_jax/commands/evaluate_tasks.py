@@ -197,7 +197,7 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         type=positive,
         help="shorter side of the pictures before they are cut into windows, such as 336, 448 or 560 (default: 336, "
-        "coco-stuff 448, cityscapes 560, scenes 64; never less than a window)",
+        "coco-stuff 448, cityscapes 560, scenes 72; never less than a window)",
     )
     group.add_argument(
         "--background-threshold",

@@ -10,13 +10,16 @@ import numpy as np
 
 from flair_jax.data.sets.scenes import (
     BACKGROUNDS,
+    NAMED_BY,
     RELATIONS,
     VALUES,
     Scene,
+    SceneObject,
     describe_background,
     describe_object,
     describe_relation,
     fits,
+    relation_holds,
     relations,
 )
 from flair_jax.data.sets.scenes_builder import LabelledScene
@@ -30,22 +33,37 @@ from flair_jax.evaluate.localization import (
 )
 from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.metrics import retrieval_metrics
-from flair_jax.scoring.scorer import Retriever, top_k
+from flair_jax.scoring.scorer import Retriever
 
 ATTRIBUTES = (*VALUES, "background", "relation")
-_TOP_K = 32  # texts for each image in mode top-k
+SENTENCE = "images that fit a sentence about one object, mAP"
+LONG = {"text_to_image_R@1": "long caption to image, R@1", "image_to_text_R@1": "image to long caption, R@1"}
+POINTING, MOST, IOU = "pointing game", "named object most attended", "mean IoU at 0.5"
+BY_SHAPE_AND_PLACE = ", named by shape and place"
+# How an object is named where the model has to look for it: by all of its attributes, and without its colour.
+_NAMED = {"": frozenset(VALUES), BY_SHAPE_AND_PLACE: frozenset({"shape", "place"})}
 _ROWS = 256  # images or texts at once
+
+
+def words(attribute: str) -> str:
+    """The metric's name: how often a true sentence beats the same with one attribute changed."""
+    return f"true sentence beats one with another {attribute}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ScenesResult:
-    """Number of scenes, and metrics in percent, by name; `chance` holds those of guessing, by the same names."""
+    """Metrics in per cent, by name.
+
+    Attributes:
+      scenes: how many there were.
+      text_conditioned: by the pooling; those of localisation are its attention's.
+      by_global: of those that need no attention, by global features alone.
+      chance: of guessing; mean IoU has none.
+    """
 
     scenes: int
-    retrieval: dict[str, dict[str, float]]
-    sub_captions: dict[str, float]
-    localization: dict[str, float]
-    words: dict[str, float]
+    text_conditioned: dict[str, float]
+    by_global: dict[str, float]
     chance: dict[str, float]
 
 
@@ -57,97 +75,85 @@ class ScenesEvaluation:
 
         Args:
           scenes: from `scenes_builder.read`.
-          seed: of the wrong words.
+          seed: of the questions.
         """
         self.scenes = scenes
         rng = np.random.default_rng(seed)
-        # The first caption of each object: (scene, number of the object from 0, caption).
-        self.about_objects = [
-            (number, item, labelled.captions[labelled.caption_object.index(item)])
-            for number, labelled in enumerate(scenes)
-            for item in range(len(labelled.scene.objects))
-        ]
-        self.swaps = {name: [_swap(labelled.scene, name, rng) for labelled in scenes] for name in ATTRIBUTES}
+        # (number of the scene, number of the object from 0)
+        self.objects = [(number, item) for number, each in enumerate(scenes) for item in range(len(each.scene.objects))]
+        # A sentence about each object with two to all of its attributes, and the images that it is true of.
+        self.sentences, true = [], []
+        for number, item in self.objects:
+            one = scenes[number].scene.objects[item]
+            mentioned = frozenset(
+                rng.choice(list(VALUES), int(rng.integers(2, len(VALUES) + 1)), replace=False).tolist()
+            )
+            self.sentences.append(describe_object(one, mentioned))
+            true.append([fits(each.scene, one, mentioned) for each in scenes])
+        self.relevant = np.array(true).T
+        self.swaps = {name: [_swap(each.scene, name, rng) for each in scenes] for name in ATTRIBUTES}
 
-    def run(self, model: Flair, params: Params, *, trained_pooling: bool = True) -> ScenesResult:
-        """Evaluates a model.
-
-        Args:
-          model: the model.
-          params: its parameters.
-          trained_pooling: False for a model whose pooling was never trained: words are then judged by global features.
-        """
+    def run(self, model: Flair, params: Params) -> ScenesResult:
+        """Evaluates a model."""
         scorer = _Scorer(model, params, [labelled.pixels for labelled in self.scenes])
+        values = [self._retrieval(scorer, mode) | self._words(scorer, mode) for mode in scorer.MODES]
         return ScenesResult(
             len(self.scenes),
-            self._retrieval(scorer),
-            self._sub_captions(scorer),
-            self._localization(scorer),
-            self._words(scorer, trained_pooling),
+            values[0] | self._localization(scorer),
+            values[1],
             self._chance(model.config.vision.grid),
         )
 
-    def _retrieval(self, scorer: _Scorer) -> dict[str, dict[str, float]]:
+    def _retrieval(self, scorer: _Scorer, mode: str) -> dict[str, float]:
         captions = [labelled.long_caption for labelled in self.scenes]
-        own = np.arange(len(captions))
-        return {mode: retrieval_metrics(scorer.scores(captions, mode), own) for mode in scorer.MODES}
-
-    def _sub_captions(self, scorer: _Scorer) -> dict[str, float]:
-        """Mean average precision of images ranked for one sub-caption; every image that fits its words is relevant."""
-        captions = sorted({caption for _, _, caption in self.about_objects})
-        relevant = np.array([[fits(each.scene, caption) for caption in captions] for each in self.scenes])
-        return {
-            mode: 100 * _mean_average_precision(scorer.scores(captions, mode), relevant)
-            for mode in ("text-conditioned", "global")
-        }
+        found = retrieval_metrics(scorer.scores(captions, mode), np.arange(len(captions)))
+        precision = _mean_average_precision(scorer.scores(self.sentences, mode), self.relevant)
+        return {SENTENCE: 100 * precision} | {name: 100 * found[key] for key, name in LONG.items()}
 
     def _localization(self, scorer: _Scorer) -> dict[str, float]:
-        """Attention for the full description of each object, which fits no other."""
-        maps = scorer.attention(
-            [
-                (number, describe_object(self.scenes[number].scene.objects[item]))
-                for number, item, _ in self.about_objects
+        """Attention for a description of each object that fits no other."""
+        values = {}
+        for how, mentioned in _NAMED.items():
+            asked = [
+                (number, describe_object(self.scenes[number].scene.objects[item], mentioned))
+                for number, item in self.objects
             ]
-        )
-        pointing, most, iou = [], [], []
-        for (number, item, _), attention in zip(self.about_objects, maps, strict=True):
-            labelled = self.scenes[number]
-            mask = labelled.mask == item + 1
-            by_object = attention_by_object(attention, labelled.mask, len(labelled.scene.objects))
-            pointing.append(points_at(attention, winning_patches(mask, len(attention))))
-            most.append(by_object.argmax() == item)
-            iou.append(intersection_over_union(chosen_pixels(attention, mask.shape), mask))
-        values = {"pointing game": pointing, "named object most attended": most, "mean IoU at 0.5": iou}
-        return {name: 100 * float(np.mean(value)) for name, value in values.items()}
+            pointing, most, iou = [], [], []
+            for (number, item), attention in zip(self.objects, scorer.attention(asked), strict=True):
+                labelled = self.scenes[number]
+                mask = labelled.mask == item + 1
+                by_object = attention_by_object(attention, labelled.mask, len(labelled.scene.objects))
+                pointing.append(points_at(attention, winning_patches(mask, len(attention))))
+                most.append(by_object.argmax() == item)
+                iou.append(intersection_over_union(chosen_pixels(attention, mask.shape), mask))
+            for name, each in ((POINTING, pointing), (MOST, most), (IOU, iou)):
+                values[name + how] = 100 * float(np.mean(each))
+        return values
 
-    def _words(self, scorer: _Scorer, text_conditioned: bool) -> dict[str, float]:
+    def _words(self, scorer: _Scorer, mode: str) -> dict[str, float]:
         shares = {}
         for name, swaps in self.swaps.items():
-            true, false = (
-                scorer.pair_scores(list(enumerate(captions)), text_conditioned) for captions in zip(*swaps, strict=True)
-            )
-            shares[name] = 100 * float(np.mean(true > false))
+            true, false = (scorer.pair_scores(list(enumerate(captions)), mode) for captions in zip(*swaps, strict=True))
+            shares[words(name)] = 100 * float(np.mean(true > false))
         return shares
 
     def _chance(self, grid: int) -> dict[str, float]:
-        masks = [self.scenes[number].mask == item + 1 for number, item, _ in self.about_objects]
-        captions = sorted({caption for _, _, caption in self.about_objects})
-        relevant = [[fits(each.scene, caption) for caption in captions] for each in self.scenes]
+        masks = [self.scenes[number].mask == item + 1 for number, item in self.objects]
+        pointing = 100 * float(np.mean([winning_patches(mask, grid) for mask in masks]))
+        most = 100 * float(np.mean([1 / len(self.scenes[number].scene.objects) for number, _ in self.objects]))
         return {
-            "pointing game": 100 * float(np.mean([winning_patches(mask, grid) for mask in masks])),
-            "named object most attended": 100
-            * float(np.mean([1 / len(self.scenes[number].scene.objects) for number, _, _ in self.about_objects])),
-            "R@1": 100 / len(self.scenes),
-            "R@5": 500 / len(self.scenes),
-            "sub-captions": 100 * float(np.mean(relevant)),
-            "words": 50.0,
+            SENTENCE: 100 * float(np.mean(self.relevant)),
+            **dict.fromkeys(LONG.values(), 100 / len(self.scenes)),
+            **{words(name): 50.0 for name in ATTRIBUTES},
+            **{POINTING + how: pointing for how in _NAMED},
+            **{MOST + how: most for how in _NAMED},
         }
 
 
 class _Scorer:
     """A model and the features it gives the images."""
 
-    MODES = ("text-conditioned", "top-k", "global")
+    MODES = ("text-conditioned", "global")
 
     def __init__(self, model: Flair, params: Params, images: Sequence[np.ndarray]) -> None:
         self._model, self._params = model, params
@@ -180,15 +186,7 @@ class _Scorer:
         text = self._texts(captions)
         if mode == "global":
             return self._retriever.score_global(self._image[:, 0], text)
-        prepared = self._retriever.prepare_texts(text)
-        if mode == "text-conditioned":
-            return self._retriever.score_all(self._image[:, 1:], prepared)
-        candidates = top_k(self._retriever.score_global(self._image[:, 0], text), _TOP_K)
-        scores = np.full((len(self._image), len(captions)), -np.inf, np.float32)
-        np.put_along_axis(
-            scores, candidates, self._retriever.score_top_k(candidates, self._image[:, 1:], prepared), axis=1
-        )
-        return scores
+        return self._retriever.score_all(self._image[:, 1:], self._retriever.prepare_texts(text))
 
     def _of_pairs(self, function: Callable[..., jax.Array], numbers: Sequence[int], text: np.ndarray) -> np.ndarray:
         """function(params, local [P, L, D], text [P, D]) of images with one text each, a few at once: [P, ...]."""
@@ -207,11 +205,11 @@ class _Scorer:
         grid = self._model.config.vision.grid
         return self._of_pairs(self._attend, numbers, self._texts(captions)).reshape(len(pairs), grid, grid)
 
-    def pair_scores(self, pairs: Sequence[tuple[int, str]], text_conditioned: bool) -> np.ndarray:
+    def pair_scores(self, pairs: Sequence[tuple[int, str]], mode: str) -> np.ndarray:
         """Cosines of images with one caption each: [P]."""
         numbers, captions = zip(*pairs, strict=True)
         text = self._texts(captions)
-        image = self._of_pairs(self._pool, numbers, text) if text_conditioned else self._image[list(numbers), 0]
+        image = self._image[list(numbers), 0] if mode == "global" else self._of_pairs(self._pool, numbers, text)
         return np.sum(text * image, axis=1) / np.linalg.norm(text, axis=1) / np.linalg.norm(image, axis=1)
 
 
@@ -222,13 +220,17 @@ def _swap(scene: Scene, name: str, rng: np.random.Generator) -> tuple[str, str]:
         false = dataclasses.replace(scene, background=str(rng.choice(others)))
         return describe_background(scene), describe_background(false)
     if name == "relation":
-        true = list(relations(scene))
-        i, relation, j = true[int(rng.integers(len(true)))]
-        one, other = scene.objects[i], scene.objects[j]
-        return describe_relation(one, relation, other), describe_relation(one, RELATIONS[relation], other)
+        true = [
+            (scene.objects[number], relation, named_by)
+            for number, relation in relations(scene)
+            for named_by in NAMED_BY
+            if not relation_holds(scene, scene.objects[number], RELATIONS[relation], named_by)
+        ]
+        item, relation, named_by = true[int(rng.integers(len(true)))]
+        return describe_relation(item, relation, named_by), describe_relation(item, RELATIONS[relation], named_by)
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     while True:
-        changed = dataclasses.replace(item, **{name: str(rng.choice(VALUES[name]))})
+        changed: SceneObject = dataclasses.replace(item, **{name: str(rng.choice(VALUES[name]))})
         if changed not in scene.objects:
             return describe_object(item), describe_object(changed)
 

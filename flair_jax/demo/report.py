@@ -1,196 +1,237 @@
-"""The demonstration's report: tables in the terminal, and a page with curves, tables and attention maps."""
+"""The demonstration's report: tables in the terminal, and a page with maps and tables that a phone shows well."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import functools
-import html
 import io
+import os
+import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
-from flair_jax.data.sets.scenes import describe_object
+from flair_jax.data.sets.scenes import describe_background, describe_object
 from flair_jax.data.sets.scenes_builder import LabelledScene
 from flair_jax.data.tokenizer import tokenize_for
-from flair_jax.demo.evaluation import ScenesResult
+from flair_jax.demo import evaluation
+from flair_jax.demo.evaluation import ATTRIBUTES, ScenesResult, words
+from flair_jax.demo.recorded import Recorded
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
+from flair_jax.packages import import_jinja
 from flair_jax.show.draw import new_figure, overlay
 from flair_jax.show.maps import attention_maps
 
 _EXAMPLES = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Control:
-    """The model trained with the multi-positive loss alone.
-
-    Attributes:
-      by: how its figures were obtained.
-      result: the figures.
-    """
-
-    by: str
-    result: ScenesResult
+_SHOWN = 216  # pixels of a picture's side on the page
+_LEARNED = 60  # per cent of the questions about a kind of word, where 50 is chance
+_PAGE = Path(__file__).parent / "report.html.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A picture, and where the model looks for two of its objects.
+    """A picture, and where the model looks in it.
 
     Attributes:
       pixels: uint8 [S, S, 3].
-      maps: caption and attention [G, G], averaged over heads.
+      maps: sentence and attention [G, G], averaged over heads.
     """
 
     pixels: np.ndarray
     maps: list[tuple[str, np.ndarray]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What there is to report.
+
+    Attributes:
+      result: of a model, measured now.
+      recorded: what was measured where training was run to the end.
+      shipped: whether the model is the one that is shipped.
+      parameters: how many it has.
+      losses: (step, loss) of the training here, as far as it went.
+      examples: pictures with maps.
+    """
+
+    result: ScenesResult
+    recorded: Recorded
+    shipped: bool
+    parameters: int
+    losses: list[tuple[int, float]]
+    examples: list[Example]
+
+
 def examples(model: Flair, params: Params, scenes: Sequence[LabelledScene]) -> list[Example]:
-    """The first scenes whose two or more objects all differ in colour, with attention maps for two objects each."""
-    chosen = [each for each in scenes if len({item.colour for item in each.scene.objects}) == len(each.scene.objects)]
+    """The first scenes, with attention maps for two objects, one of them without its colour, and the background."""
     attention, found = jax.jit(functools.partial(attention_maps, model)), []
-    for labelled in chosen[:_EXAMPLES]:
-        captions = [describe_object(item) for item in labelled.scene.objects[:2]]
+    for labelled in scenes[:_EXAMPLES]:
+        one, other = labelled.scene.objects[:2]
+        captions = [
+            describe_object(one),
+            describe_object(other, {"shape", "place"}),
+            describe_background(labelled.scene),
+        ]
         tokens = tokenize_for(model.config.text, captions)
         maps = np.asarray(attention(params, model.normalize(labelled.pixels[None]), tokens).heads[0].mean(axis=1))
         found.append(Example(labelled.pixels, list(zip(captions, maps, strict=True))))
     return found
 
 
-def tables(result: ScenesResult, control: Control) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, heading and rows of each table."""
-    chance, other = result.chance, control.result
+# The figures that are shown: title of a table, and its metrics.
+_TABLES: dict[str, tuple[str, ...]] = {
+    "Finding the right image, or the right caption": (evaluation.SENTENCE, *evaluation.LONG.values()),
+    "Telling a true sentence from one with a word changed": tuple(map(words, ATTRIBUTES)),
+    "Looking at the object that a sentence names": tuple(
+        name + how
+        for how in ("", evaluation.BY_SHAPE_AND_PLACE)
+        for name in (evaluation.POINTING, evaluation.MOST, evaluation.IOU)
+    ),
+}
+HEADING = ("per cent", "chance", "control", "FLAIR, global", "FLAIR, text-conditioned")
+
+
+def tables(report: Report) -> Iterator[tuple[str, list[list[str]]]]:
+    """Title and rows of each table; `HEADING` is the heading of all.
+
+    First the model's own figures, beside the mean of the controls, then means over seeds, with the range.
+    """
+    controls, models, result = report.recorded.controls, report.recorded.models, report.result
+    for title, names in _TABLES.items():
+        rows = []
+        for name in names:
+            mean, _ = _over_seeds(controls, name, global_first=True)
+            values = (result.chance.get(name), result.by_global.get(name), result.text_conditioned[name])
+            chance, by_global, conditioned = ("-" if value is None else f"{value:.1f}" for value in values)
+            rows.append([name, chance, mean, by_global, conditioned])
+        yield title, rows
     rows = []
-    for direction, name in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
-        for k in ("R@1", "R@5"):
-            key = f"{direction}_{k}"
-            rows.append(
-                [f"{name}, {k}", f"{chance[k]:.1f}"]
-                + [f"{100 * result.retrieval[mode][key]:.1f}" for mode in ("text-conditioned", "top-k", "global")]
-                + [f"{100 * other.retrieval['global'][key]:.1f}"]
-            )
-    heading = ["per cent", "chance", "FLAIR, text-conditioned", "FLAIR, top-k", "FLAIR, global", "MPS alone, global"]
-    yield "Retrieval by a long caption", heading, rows
-
-    yield (
-        "Images that fit a sentence about one object (mean average precision)",
-        ["per cent", "chance", "FLAIR, text-conditioned", "FLAIR, global", "MPS alone, global"],
-        [
-            ["mAP", f"{chance['sub-captions']:.1f}"]
-            + [f"{result.sub_captions[mode]:.1f}" for mode in ("text-conditioned", "global")]
-            + [f"{other.sub_captions['global']:.1f}"]
-        ],
-    )
-    yield (
-        "Where attention falls, for the full description of one object",
-        ["per cent", "chance", "FLAIR", "MPS alone (its pooling is untrained)"],
-        [
-            [name, f"{chance[name]:.1f}" if name in chance else "-", f"{value:.1f}", f"{other.localization[name]:.1f}"]
-            for name, value in result.localization.items()
-        ],
-    )
-    yield (
-        "How often a true sentence beats the same with one word changed",
-        ["per cent", "chance", "FLAIR, text-conditioned", "MPS alone, global"],
-        [
-            [name, f"{chance['words']:.0f}", f"{value:.1f}", f"{other.words[name]:.1f}"]
-            for name, value in result.words.items()
-        ],
-    )
+    for name in (name for names in _TABLES.values() for name in names):
+        chance = f"{result.chance[name]:.1f}" if name in result.chance else "-"
+        cells = [" ".join(_over_seeds(controls, name, global_first=True))]
+        cells.append(" ".join(_over_seeds(models, name, global_first=True)) if name in result.by_global else "-")
+        rows.append([name, chance, *cells, " ".join(_over_seeds(models, name, global_first=False))])
+    yield f"Means of {len(models)} trainings with different seeds, and their ranges", rows
 
 
-def not_learned(result: ScenesResult, threshold: float = 60) -> str:
-    """A sentence about the words that the model did not learn."""
-    missing = [name for name, value in result.words.items() if value < threshold]
-    if not missing:
-        return f"Every kind of word beats its replacement in more than {threshold:.0f} % of the cases."
-    return (
-        f"Not learned in this short training: {', '.join(missing)} (below {threshold:.0f} %, where 50 % is chance). "
-        "What looks like understanding of these words in the images is not."
-    )
+def _over_seeds(results: Sequence[ScenesResult], name: str, *, global_first: bool) -> tuple[str, str]:
+    """The mean of a metric, and its range; by global features if asked for, where they can answer."""
+    values = [
+        result.by_global[name] if global_first and name in result.by_global else result.text_conditioned[name]
+        for result in results
+    ]
+    return f"{np.mean(values):.1f}", f"({min(values):.1f} to {max(values):.1f})"
 
 
-def print_tables(result: ScenesResult, control: Control) -> None:
-    """Prints all tables, as wide as they need to be."""
-    for title, heading, rows in tables(result, control):
-        widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
+def not_learned(result: ScenesResult) -> str:
+    """A sentence about the kinds of words that the model did not learn, or learned little of."""
+    values = {name: result.text_conditioned[words(name)] for name in ATTRIBUTES}
+    missing = [f"{name} ({value:.0f} %)" for name, value in values.items() if value < _LEARNED]
+    if missing:
+        return (
+            f"Not learned: {', '.join(missing)}, where 50 % is chance. What looks like understanding of these words in "
+            "the maps is not."
+        )
+    weakest = min(values, key=lambda name: values[name])
+    return f"Learned least: {weakest}, {values[weakest]:.0f} % where 50 % is chance."
+
+
+def repeated(report: Report) -> str:
+    """A sentence that compares the training here with what was recorded, as far as it went."""
+    step, loss = report.losses[-1]
+    known = dict(report.recorded.losses)
+    beside = f"; {known[step]:.4f} was recorded" if step in known else ""
+    return f"Training here: loss {loss:.4f} after {step:,} of {report.recorded.losses[-1][0]:,} steps{beside}."
+
+
+def facts(report: Report) -> list[str]:
+    """Sentences about the model, the machine and the command."""
+    recorded = report.recorded
+    minutes, of_control = recorded.minutes
+    return [
+        f"The model has {report.parameters:,} parameters, nearly all of them CLIP's word table, of which the sentences "
+        "need few rows. "
+        + (
+            f"It is shipped with the code: `{recorded.command}` trained it with seed 0, in {minutes:.0f} minutes on "
+            f"{recorded.machine}; the control took {of_control:.0f}."
+            if report.shipped
+            else "It was trained here, from the beginning to the end, by this command."
+        ),
+        repeated(report),
+        f"This was made by `flair-jax demo{'' if report.shipped else ' --full'}` on {os.cpu_count()} cores "
+        f"({platform.machine()}), with JAX on {jax.default_backend()}.",
+    ]
+
+
+def print_tables(report: Report) -> None:
+    """Prints all tables, as wide as they need to be, and what else there is to say."""
+    for title, rows in tables(report):
+        widths = [max(len(row[column]) for row in [list(HEADING), *rows]) for column in range(len(HEADING))]
         print(f"\n{title}")
-        for row in [heading, *rows]:
+        for row in [list(HEADING), *rows]:
             cells = [
                 cell.ljust(width) if column == 0 else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             print("  " + "  ".join(cells))
-    print(f"\n{not_learned(result)}\nMPS alone: {control.by}.")
+    print("", not_learned(report.result), *facts(report), sep="\n")
 
 
-def write_report(
-    path: Path, result: ScenesResult, control: Control, metrics: list[dict[str, Any]], shown: Sequence[Example]
-) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Writes the page, with its pictures inside.
 
     Raises:
-      FlairError: if matplotlib is missing.
+      FlairError: if matplotlib or Jinja2 is missing.
     """
-    body = ["<h1>FLAIR on scenes</h1>", "<h2>Training</h2>", _picture(_curves(new_figure(10, 3), metrics))]
-    body += ["<h2>Attention</h2>", "<p>Mean over the heads of the pooling, for two sentences an image.</p>"]
-    body.append(_picture(_maps(new_figure(12, 2.4 * (len(shown) // 2 + len(shown) % 2)), shown)))
-    body.append(f"<h2>On {result.scenes} held-out scenes</h2>")
-    for title, heading, rows in tables(result, control):
-        body.append(f"<h3>{html.escape(title)}</h3><table>")
-        for tag, cells in [("th", heading), *(("td", row) for row in rows)]:
-            body.append("<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>")
-        body.append("</table>")
-    body.append(f"<p><b>{html.escape(not_learned(result))}</b></p><p>MPS alone: {html.escape(control.by)}.</p>")
-    style = (
-        "body{font:16px sans-serif;margin:2em auto;max-width:70em} table{border-collapse:collapse} "
-        "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right} "
-        "td:first-child,th:first-child{text-align:left} img{max-width:100%}"
+    template = _jinja().Environment(autoescape=True).from_string(_PAGE.read_text(encoding="utf-8"))
+    shown = [
+        (_png(each.pixels), [(caption, _png(overlay(each.pixels, attention))) for caption, attention in each.maps])
+        for each in report.examples
+    ]
+    text = template.render(
+        scenes=report.result.scenes,
+        heading=HEADING,
+        tables=list(tables(report)),
+        examples=shown,
+        facts=[*facts(report), not_learned(report.result)],
+        curves=_curves(report.recorded.losses, report.losses),
+        controls=len(report.recorded.controls),
     )
     with replace_when_complete(path) as partial:
-        partial.write_text(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>FLAIR on scenes</title>'
-            f"<style>{style}</style><body>{''.join(body)}</body></html>\n",
-            encoding="utf-8",
-        )
+        partial.write_text(text, encoding="utf-8")
 
 
-def _curves(figure: Any, metrics: list[dict[str, Any]]) -> Any:
-    steps = [line["step"] for line in metrics]
-    for axes, names in zip(
-        figure.subplots(1, 3), (("loss", "tcs", "mps"), ("grad_norm",), ("logit_scale",)), strict=True
-    ):
-        for name in names:
-            axes.plot(steps, [line.get(name, np.nan) for line in metrics], label=name)
-        axes.set_xlabel("step")
-        axes.legend()
-    figure.tight_layout()
-    return figure
+def check_packages() -> None:
+    """Raises FlairError if a package is missing that the page needs, before the work and not after it."""
+    _jinja()
+    new_figure(1, 1)
 
 
-def _maps(figure: Any, shown: Sequence[Example]) -> Any:
-    grid = figure.subplots(max(1, (len(shown) + 1) // 2), 6, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for number, example in enumerate(shown):
-        row, left = divmod(number, 2)
-        grid[row][3 * left].imshow(example.pixels)
-        for column, (caption, attention) in enumerate(example.maps, start=1):
-            axes = grid[row][3 * left + column]
-            axes.imshow(overlay(example.pixels, attention))
-            axes.set_title(caption.replace(" in the ", "\nin the "), fontsize=7)
-    figure.tight_layout()
-    return figure
+def _jinja() -> Any:
+    return import_jinja("`flair-jax demo`", "demo")
 
 
-def _picture(figure: Any) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return f'<img src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">'
+def _png(pixels: np.ndarray) -> str:
+    """A picture of at most 216 pixels a side, in base64."""
+    picture, stream = Image.fromarray(pixels), io.BytesIO()
+    small = picture.width < _SHOWN
+    side = (_SHOWN, _SHOWN * picture.height // picture.width)
+    picture.resize(side, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS).save(stream, "png")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _curves(*curves: Sequence[tuple[int, float]]) -> dict[str, object]:
+    """Points of losses over steps for an SVG of 100 x 100, and the axes' ends."""
+    last = max(step for curve in curves for step, _ in curve)
+    highest = max(loss for curve in curves for _, loss in curve)
+    points = [
+        " ".join(f"{100 * step / last:.2f},{100 - 100 * loss / highest:.2f}" for step, loss in curve)
+        for curve in curves
+    ]
+    return {"last": last, "highest": highest, "points": points}

@@ -1,46 +1,51 @@
-"""The demonstration: draw scenes, train a small FLAIR, and show what it learned."""
+"""The demonstration: draw scenes, show what a small FLAIR has learned on them, and train it again."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import flair_jax
+from flair_jax import checkpoint
 from flair_jax.configs.demo import get_config
 from flair_jax.data.sets import scenes_builder
 from flair_jax.demo.choices import choices_in_sugarcrepe_form
 from flair_jax.demo.evaluation import ScenesEvaluation, ScenesResult
 from flair_jax.demo.phrases import phrases_in_coco_form
-from flair_jax.demo.report import Control, examples, print_tables, write_report
+from flair_jax.demo.recorded import MODEL, read_recorded
+from flair_jax.demo.report import Report, check_packages, examples, print_tables, write_report
 from flair_jax.errors import AnotherRunError, CheckpointError
 from flair_jax.files import replace_when_complete
 from flair_jax.settings import TrainSettings
 from flair_jax.train.logger import read_metrics
 from flair_jax.train.run import Outcome, train
 
-# What `flair-jax demo --control` measured: the same model, data and steps, with the multi-positive loss alone.
-RECORDED_CONTROL = Path(__file__).parent / "control.json"
+FIRST_STEPS = 60  # of the training that `run_demo` repeats if it is not asked for all
 
 
-def run_demo(output: Path, *, control: bool = False) -> None:
-    """Prepares the scenes, trains, evaluates on held-out scenes and writes `output`/report.html.
+def run_demo(output: Path, *, full: bool = False, control: bool = False, seed: int = 0) -> None:
+    """Prepares the scenes, evaluates a model on those held out, trains, and writes `output`/report.html.
 
     What is finished in `output` is not done again. After a SIGTERM while it trains, it saves and ends.
 
     Args:
       output: folder to fill.
-      control: train the control, with the multi-positive loss alone, too; otherwise its recorded figures are shown.
+      full: train the model to the end, and report on it; otherwise on the one that is shipped, whose training is
+        repeated for its first steps only.
+      control: if `full`, train the control too, with the multi-positive loss alone.
+      seed: of the initial parameters and the order of the data.
 
     Raises:
       FlairError: if a step fails.
     """
+    check_packages()
     config = get_config()
-    config.data.dir = str(output / "data")
+    config.data.dir, config.seed = str(output / "data"), seed
     output.mkdir(parents=True, exist_ok=True)
     print(f"1. scenes: {output / 'data'}", flush=True)
     _, size = config.data.name.split("/")
@@ -48,49 +53,60 @@ def run_demo(output: Path, *, control: bool = False) -> None:
     held_out = scenes_builder.read(output / "data", "test", size)
     write_pictures(output / "held-out", held_out)
 
-    print(f"2. training: {output / 'run'}", flush=True)
-    checkpoint, finished = _train(config, output / "run")
-    if control and finished:
+    print(f"2. training{'' if full else f', the first {FIRST_STEPS} steps'}: {output / 'run'}", flush=True)
+    outcome = _train(config, output / "run", until=None if full else FIRST_STEPS)
+    if not outcome.finished:  # SIGTERM came, and training has reported it
+        return
+    if full and control:
         print(f"   and the control, with the multi-positive loss alone: {output / 'control'}", flush=True)
         config.loss.terms = ("mps",)
-        control_checkpoint, finished = _train(config, output / "control")
-    if not finished:  # SIGTERM came, and training has reported it
-        return
+        of_control = _train(config, output / "control")
+        if not of_control.finished:
+            return
 
-    print(f"3. what it learned, on {len(held_out)} held-out scenes", flush=True)
+    print(f"3. what {output / 'model'} has learned, on {len(held_out)} held-out scenes", flush=True)
+    _keep_model(output / "model", outcome.checkpoint if full else None, seed)
+    model, params = flair_jax.load(output / "model")
     evaluation = ScenesEvaluation(held_out)
-    with tqdm(total=1 + control, desc="evaluate", unit="model") as bar:
-        model, params = flair_jax.load(checkpoint)
-        result = evaluation.run(model, params)
-        bar.update()
-        if control:
-            other = evaluation.run(*flair_jax.load(control_checkpoint), trained_pooling=False)
-            by = f"the same model, data and steps, trained by flair-jax demo --control on {jax.default_backend()}"
-            config.data.dir = ""  # where it lay changes nothing
-            recorded = {"by": by, "settings": config.to_dict(), "result": dataclasses.asdict(other)}
-            with replace_when_complete(output / "control.json") as partial:
-                partial.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
-            bar.update()
-    source = output / "control.json" if control else RECORDED_CONTROL
-    recorded = json.loads(source.read_text(encoding="utf-8"))
-    compared = Control(recorded["by"], ScenesResult(**recorded["result"]))
-    with replace_when_complete(output / "metrics.json") as partial:
-        partial.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
-    print_tables(result, compared)
-    write_report(
-        output / "report.html", result, compared, read_metrics(output / "run"), examples(model, params, held_out)
+    result = evaluation.run(model, params)
+    _write(output / "metrics.json", result)
+    if full and control:
+        _write(output / "control.json", evaluation.run(*flair_jax.load(of_control.checkpoint)))
+    report = Report(
+        result=result,
+        recorded=read_recorded(),
+        shipped=not full,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        losses=[(line["step"], line["loss"]) for line in read_metrics(output / "run")],
+        examples=examples(model, params, held_out),
     )
+    print_tables(report)
+    write_report(output / "report.html", report)
     print(
         f"\nwritten: {output / 'report.html'}\n"
-        f"the model: {checkpoint}; try\n"
-        f"  flair-jax evaluate --checkpoint {checkpoint} --dataset folder --data-dir {output / 'held-out'}\n"
+        f"the model: {output / 'model'}; try\n"
+        f"  flair-jax evaluate --checkpoint {output / 'model'} --dataset folder --data-dir {output / 'held-out'}\n"
         "and the same with --task point or --task choose"
     )
 
 
-def _train(config: ConfigDict, workdir: Path) -> Outcome:
+def _keep_model(path: Path, trained: Path | None, seed: int) -> None:
+    """Makes `path` the checkpoint that is reported on: what was trained here, or a copy of what is shipped."""
+    if trained is None:
+        with replace_when_complete(path) as partial:
+            shutil.copytree(MODEL, partial)
+    else:
+        checkpoint.save(path, *flair_jax.load(trained), {"trained by": f"flair-jax demo --full --seed {seed}"})
+
+
+def _write(path: Path, result: ScenesResult) -> None:
+    with replace_when_complete(path) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")
+
+
+def _train(config: ConfigDict, workdir: Path, until: int | None = None) -> Outcome:
     try:
-        return train(TrainSettings.from_config(config), workdir)
+        return train(TrainSettings.from_config(config), workdir, until=until)
     except AnotherRunError as error:  # whose advice is for those who choose settings
         raise CheckpointError(
             f"{workdir}: holds a run of another recipe ({error.changes}); remove it, or choose another --output"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 from flair_jax.errors import ConfigError
@@ -25,10 +26,22 @@ PRESETS: dict[str, FlairConfig] = {
         vision=VisionConfig(image_size=64, patch_size=16, width=96, layers=2, head_width=24),
         text=TextConfig(width=64, layers=2, heads=4),
     ),
-    "scenes": FlairConfig(  # of the demonstration
+    # Of the demonstration. Pixels are scaled down, so that at first they are no louder than the positions beside them;
+    # logits start at what its batches make likely, so that features need not move to a common direction first.
+    "scenes": FlairConfig(
         embed_dim=128,
-        vision=VisionConfig(image_size=64, patch_size=8, width=64, layers=2, head_width=16),
-        text=TextConfig(context_length=28, width=64, layers=2, heads=4),
+        vision=VisionConfig(
+            image_size=72,
+            patch_size=8,
+            width=96,
+            layers=2,
+            head_width=24,
+            image_mean=(0.4, 0.4, 0.4),
+            image_std=(4.0, 4.0, 4.0),
+        ),
+        text=TextConfig(context_length=36, width=64, layers=2, heads=4),
+        init_logit_scale=math.log(5),
+        init_logit_bias=-3.2,
     ),
 }
 PRESETS |= {

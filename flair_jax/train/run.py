@@ -49,7 +49,7 @@ from flair_jax.weights.locate import locate
 
 
 class Outcome(NamedTuple):
-    """How far training got: its newest checkpoint, which `flair_jax.load` reads, and whether it is the last."""
+    """How far training got: its newest checkpoint, for `flair_jax.load`, and whether it is all that was asked for."""
 
     checkpoint: Path
     finished: bool
@@ -63,6 +63,7 @@ def train(
     model: Flair | None = None,
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss | None = None,
+    until: int | None = None,
     accept_changes: bool = False,
     stopped_status: int = 0,
     startup: Startup | None = None,
@@ -82,6 +83,7 @@ def train(
       optimizer: instead of `make_optimizer(settings.optimizer, ...)`; its learning rate is not logged. Towers in
         `settings.lock` keep their weights all the same.
       loss: instead of `make_loss(settings.loss, settings.group_size)`.
+      until: save after this step and return, if the last is further; the next call goes on from there.
       accept_changes: resume a run even if changed settings make it another run.
       stopped_status: exit status if SIGTERM comes before there is anything to save, and the process is under
         `interrupts.run`.
@@ -110,11 +112,9 @@ def train(
         ):
             with startup.phase("restore"):
                 state, done = _start(setup, checkpoints, accept_changes)
-            if done < setup.steps:
-                done = _train_from(setup, workdir, checkpoints, preemption, startup, state, done)
-            elif jax.process_index() == 0:
-                print(f"finished: all {done:,} steps are done", flush=True)
-            return Outcome(checkpoints.path(done), finished=done == setup.steps)
+            last = setup.steps if until is None else min(until, setup.steps)
+            done = _train_from(setup, workdir, checkpoints, preemption, startup, state, done, last)
+            return Outcome(checkpoints.path(done), finished=done >= last)
 
 
 def _find_workdir(name: str | Path) -> Path:
@@ -195,8 +195,13 @@ def _train_from(
     startup: Startup,
     state: TrainState,
     first: int,
+    last: int,
 ) -> int:
-    """Trains after `first` steps; returns how many are done at the end, or at a SIGTERM."""
+    """Trains after `first` steps; returns how many are done at the end, which is `last`, or at a SIGTERM."""
+    if first >= last:
+        if first == setup.steps and jax.process_index() == 0:
+            print(f"finished: all {first:,} steps are done", flush=True)
+        return first
     settings, objects = setup.settings, setup.objects
     step = make_train_step(objects.model, objects.optimizer, settings, loss=objects.loss)
     with (
@@ -227,7 +232,7 @@ def _train_from(
         meter = Meter(settings, objects.model, objects.loss, objects.schedule, logger, health, planned)
         run = Run(
             settings=settings,
-            steps=setup.steps,
+            steps=last,
             mesh=setup.mesh,
             train_step=jax.jit(step, donate_argnums=0),
             meter=meter,

@@ -6,17 +6,24 @@ import pytest
 
 from flair_jax.data.sets import scenes_builder
 from flair_jax.data.sets.scenes import (
+    NAMED_BY,
     PLACES,
+    RELATIONS,
     SHAPES,
     SIDE,
     VALUES,
+    Scene,
     SceneObject,
+    alike,
     describe_object,
+    describe_relation,
+    draw_mentioned,
     draw_scene,
+    draw_sentences,
     fits,
+    relation_holds,
     relations,
     render,
-    sub_captions,
 )
 from flair_jax.data.sources import TfdsSource
 
@@ -36,9 +43,9 @@ def test_scenes_follow_from_their_seed() -> None:
 
 def test_objects_lie_where_they_are_said_to() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        scene = draw_scene(rng)
-        assert 2 <= len(scene.objects) <= 4
+    for number in range(60):
+        scene = draw_scene(rng, for_training=number < 30)
+        assert (1 if number < 30 else 4) <= len(scene.objects) <= 6
         pixels, mask = render(scene, rng)
         assert pixels.shape == (SIDE, SIDE, 3)
         assert set(np.unique(mask)) == set(range(len(scene.objects) + 1))
@@ -58,26 +65,66 @@ def test_large_is_larger_than_small(shape: str) -> None:
     assert areas[1] > 1.5 * areas[0]
 
 
-def test_captions_are_true() -> None:
+def test_textures_differ() -> None:
+    scene = draw_scene(np.random.default_rng(0))
+    item = SceneObject(size="large", texture="plain", colour="red", shape="square", place="middle center")
+    dark = {}
+    for texture in VALUES["texture"]:
+        each = dataclasses.replace(scene, objects=(dataclasses.replace(item, texture=texture),))
+        pixels, mask = render(each, np.random.default_rng(0))
+        dark[texture] = float((pixels[mask > 0, 0] < 150).mean())
+    # Half of the surface is dark, or a quarter, but for what the edges cut.
+    assert dark["plain"] < 0.01
+    assert dark["striped"] == pytest.approx(0.5, abs=0.05)
+    assert dark["dotted"] == pytest.approx(0.25, abs=0.05)
+
+
+def test_sentences_are_true() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        scene = draw_scene(rng)
-        captions = sub_captions(scene, rng)
-        single = 4 * len(scene.objects) + 3
-        assert len(captions) == single + single // 3
-        true = [
-            f"{describe_object(scene.objects[i], {'colour', 'shape'})} {relation} "
-            f"{describe_object(scene.objects[j], {'colour', 'shape'})}"
-            for i, relation, j in relations(scene)
-        ]
-        for caption, number in captions:
-            if number >= 0:
-                words = caption.removeprefix("an ").removeprefix("a ").replace(" in the ", " ").split()
-                assert set(words) <= {*" ".join(dataclasses.astuple(scene.objects[number])).split(), "object"}, caption
-            for sentence in [] if number >= 0 else caption.split(". "):
-                words = set(sentence.split())
-                about_one = words.isdisjoint({"of", "above", "below", "background"}) and fits(scene, sentence)
-                assert about_one or sentence in [*true, f"the background is {scene.background}"]
+    kinds = {"object": 0, "relation": 0, "background": 0}
+    for number in range(50):
+        scene = draw_scene(rng, for_training=number < 25)
+        true = {
+            describe_relation(scene.objects[item], relation, named_by)
+            for item, relation in relations(scene)
+            for named_by in NAMED_BY
+        }
+        whites = sum(item.colour == "white" for item in scene.objects)
+        assert whites == 1 or len(scene.objects) == 1
+        for sentence, about in draw_sentences(scene, rng, 40):
+            if about >= 0:
+                kinds["object"] += 1
+                words = sentence.removeprefix("an ").removeprefix("a ").replace(" in the ", " ").split()
+                assert set(words) <= {*" ".join(dataclasses.astuple(scene.objects[about])).split(), "object"}, sentence
+            elif sentence in true:
+                kinds["relation"] += 1
+            else:
+                kinds["background"] += 1
+                assert sentence == f"the background is {scene.background}"
+    assert min(kinds.values()) > 50
+
+
+def test_what_a_sentence_mentions() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_mentioned(rng) for _ in range(500)]
+    assert {len(each) for each in drawn} == {1, 2, 3, 4, 5}
+    assert set.union(*map(set, drawn)) == set(VALUES)
+    assert min(len(draw_mentioned(rng, 3)) for _ in range(200)) == 3
+
+
+def test_whether_a_sentence_is_true_of_another_scene() -> None:
+    white = SceneObject(size="small", texture="plain", colour="white", shape="ring", place="middle center")
+    red = dataclasses.replace(white, colour="red", place="upper center")
+    blue = dataclasses.replace(white, colour="blue", place="lower center")
+    scene = Scene("navy", (red, white, blue))
+    assert fits(scene, dataclasses.replace(red, size="large"), frozenset({"colour", "shape"}))
+    assert not fits(scene, dataclasses.replace(red, size="large"), frozenset({"colour", "size"}))
+    assert not alike(red, blue, frozenset({"colour"}))
+    assert list(relations(scene)) == [(0, "above"), (2, "below")]
+    assert describe_relation(red, "above", "colour") == "a red object above the white object"
+    assert relation_holds(scene, red, "above", "colour")
+    assert not relation_holds(scene, red, RELATIONS["above"], "colour")
+    assert relation_holds(scene, red, "below", "shape"), "of two rings, one is below"
 
 
 def test_an_article_fits_its_word() -> None:

@@ -7,14 +7,16 @@ changed would be.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-SIDE = 64  # pixels of a picture's side
+SIDE = 72  # pixels of a picture's side
 CELLS = 3  # objects stand in a grid of 3 x 3 cells
+FEWEST, MOST = 4, 6  # objects of a held-out scene
+SENTENCES = 24  # about a scene that is trained on
 
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "star", "moon", "bar")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
     "orange": (255, 140, 20),
@@ -35,14 +37,12 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "brown": (115, 70, 35),
     "pink": (225, 165, 185),
 }
-SIZES: dict[str, tuple[float, float]] = {"small": (6.0, 6.8), "large": (9.5, 10.3)}  # radius in pixels, from and to
-TEXTURES = ("plain", "striped")
+SIZES: dict[str, tuple[float, float]] = {"small": (5.4, 6.0), "large": (8.6, 9.4)}  # radius in pixels, from and to
+TEXTURES = ("plain", "striped", "dotted")
 ROWS = ("upper", "middle", "lower")
 COLUMNS = ("left", "center", "right")
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 
-# How often an object's description mentions each attribute; the shape is otherwise "object". At least two are.
-MENTIONED = {"size": 0.5, "texture": 0.5, "colour": 0.75, "shape": 0.7, "place": 0.65}
 RELATIONS = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 VALUES: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
@@ -51,6 +51,20 @@ VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "place": PLACES,
 }
+
+# What a sentence that is drawn is about: shares of relations and of the background; the rest is about one object.
+_RELATION, _BACKGROUND = 0.15, 0.08
+# How many attributes a sentence about one object mentions, from 1 to all 5; the shape is otherwise "object". A word
+# that is true of many scenes teaches little, because they count as negatives: most sentences mention all.
+_MENTIONED = (0.02, 0.05, 0.08, 0.15, 0.70)
+# A scene of several objects has exactly one of this colour, to which relations refer.
+LANDMARK = "white"
+# What a relation names its other object by. Short sentences fit many scenes, so that the relation counts.
+NAMED_BY = ("colour", "shape")
+# Of the scenes that are trained on, the share with 1, 2, ... objects.
+_COUNTS = (0.4, 0.12, 0.12, 0.12, 0.12, 0.12)
+_STRIPE = 2.5  # pixels
+_JITTER = 1.0  # pixels from the middle of the cell, at most, on each axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +85,24 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a picture shows: 2 to 4 objects, no two alike in both colour and shape, over a background."""
+    """What a picture shows: 1 to 6 objects, no two alike in both colour and shape, over a background.
+
+    If there are several, exactly one is white.
+    """
 
     background: str
     objects: tuple[SceneObject, ...]
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """A random scene."""
-    count = int(rng.integers(2, 5))
+def draw_scene(rng: np.random.Generator, *, for_training: bool = False) -> Scene:
+    """A random scene of 4 to 6 objects; one to train on has 1 to 6, and often 1, so that words are learned soon."""
+    held_out = range(FEWEST, MOST + 1)
+    count = 1 + int(rng.choice(len(_COUNTS), p=_COUNTS)) if for_training else int(rng.choice(held_out))
     places = rng.permutation(len(PLACES))[:count]
-    looks = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
+    white = list(COLOURS).index(LANDMARK)  # the last
+    looks = rng.permutation((len(COLOURS) if count == 1 else white) * len(SHAPES))[:count]
+    if count > 1:
+        looks[rng.integers(count)] = white * len(SHAPES) + rng.integers(len(SHAPES))
     objects = tuple(
         SceneObject(
             size=str(rng.choice(VALUES["size"])),
@@ -99,47 +120,61 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     """Draws a scene.
 
     Returns:
-      uint8 [64, 64, 3], and uint8 [64, 64] with the number of the object at each pixel, from 1; 0 is background.
+      uint8 [72, 72, 3], and uint8 [72, 72] with the number of the object at each pixel, from 1; 0 is background.
     """
     rows, columns = np.arange(SIDE, dtype=np.float32)[:, None], np.arange(SIDE, dtype=np.float32)[None, :]
-    slope = rng.uniform(-0.35, 0.35, 2).astype(np.float32)
+    slope = rng.uniform(-0.3, 0.3, 2).astype(np.float32)
     light = 1 + slope[0] * (rows / SIDE - 0.5) * 2 + slope[1] * (columns / SIDE - 0.5) * 2
     pixels = np.array(BACKGROUNDS[scene.background], np.float32) * light[..., None]
     mask = np.zeros((SIDE, SIDE), np.uint8)
     cell = np.float32(SIDE / CELLS)
     for number, item in enumerate(scene.objects, start=1):
         radius = np.float32(rng.uniform(*SIZES[item.size]))
-        room = cell / 2 - radius
-        jitter = rng.uniform(-1, 1, 2).astype(np.float32) * np.clip(room, np.float32(0.7), np.float32(3))
-        y = rows - (item.cell[0] + 0.5) * cell - jitter[0]
-        x = columns - (item.cell[1] + 0.5) * cell - jitter[1]
-        inside = _inside(item.shape, x / radius, y / radius)
+        jitter = rng.uniform(-_JITTER, _JITTER, 2).astype(np.float32)
+        y = rows + np.float32(0.5) - (item.cell[0] + 0.5) * cell - jitter[0]
+        x = columns + np.float32(0.5) - (item.cell[1] + 0.5) * cell - jitter[1]
+        inside = _INSIDE[item.shape](x / radius, y / radius)
         colour = np.array(COLOURS[item.colour], np.float32)
-        if item.texture == "striped":
-            bands = (np.floor((x + y) / 3.5) % 2).astype(np.float32)
-            pixels[inside] = (colour * (1 - 0.8 * bands[..., None]))[inside]
-        else:
-            pixels[inside] = colour
+        pixels[inside] = (colour * (1 - 0.5 * _pattern(item.texture, x, y)[..., None]))[inside]
         mask[inside] = number
     pixels += 5 * rng.standard_normal(pixels.shape, np.float32)
     return np.clip(pixels, 0, 255).astype(np.uint8), mask
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether a point is in the shape of radius 1 around the origin; y grows downwards."""
-    distance = np.hypot(x, y)
-    if shape == "circle":
-        return distance <= 1
-    if shape == "ring":
-        return (distance <= 1) & (distance >= 0.55)
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) <= 0.87
-    if shape == "cross":
-        return (np.maximum(abs(x), abs(y)) <= 1) & (np.minimum(abs(x), abs(y)) <= 0.33)
-    return (y <= 0.8) & (y >= 1.9 * abs(x) - 1)  # triangle
+def _pattern(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 at the dark pixels of a texture, 0 elsewhere: float32."""
+    if texture == "striped":
+        return (np.floor((x + y) / _STRIPE) % 2).astype(np.float32)
+    if texture == "dotted":
+        return ((np.floor(x / _STRIPE) % 2) * (np.floor(y / _STRIPE) % 2)).astype(np.float32)
+    return np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
 
 
-def describe_object(item: SceneObject, mentioned: frozenset[str] | set[str] = frozenset(MENTIONED)) -> str:
+def _far(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(abs(x), abs(y))
+
+
+def _star_edge(angle: np.ndarray, outer: float = 1.05, inner: float = 0.45) -> np.ndarray:
+    """How far the edge of a five-pointed star is from its centre, at an angle from straight up."""
+    half = np.pi / 5
+    turn = abs((angle + half) % (2 * half) - half)
+    return outer * inner * np.sin(half) / (inner * np.sin(half - turn) + outer * np.sin(turn))
+
+
+# Whether a point is in the shape of radius 1 around the origin; y grows downwards.
+_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda x, y: np.hypot(x, y) <= 1,
+    "square": lambda x, y: _far(x, y) <= 0.87,
+    "triangle": lambda x, y: (y <= 0.8) & (y >= 1.9 * abs(x) - 1),
+    "cross": lambda x, y: (_far(x, y) <= 1) & (np.minimum(abs(x), abs(y)) <= 0.38),
+    "ring": lambda x, y: abs(np.hypot(x, y) - 0.75) <= 0.25,
+    "star": lambda x, y: np.hypot(x, y) <= _star_edge(np.arctan2(x, -y)),
+    "moon": lambda x, y: (np.hypot(x, y) <= 1) & (np.hypot(x - 0.75, y) >= 0.85),
+    "bar": lambda x, y: (abs(x) <= 1) & (abs(y) <= 0.45),
+}
+
+
+def describe_object(item: SceneObject, mentioned: frozenset[str] | set[str] = frozenset(VALUES)) -> str:
     """A phrase about one object with the attributes mentioned, such as "a small red ring in the upper left"."""
     words = [getattr(item, name) for name in ("size", "texture", "colour") if name in mentioned]
     words.append(item.shape if "shape" in mentioned else "object")
@@ -152,21 +187,20 @@ def describe_background(scene: Scene) -> str:
     return f"the background is {scene.background}"
 
 
-def describe_relation(one: SceneObject, relation: str, other: SceneObject) -> str:
-    """A sentence about where one object stands, seen from another."""
-    words = {"colour", "shape"}
-    return f"{describe_object(one, words)} {relation} {describe_object(other, words)}"
+def describe_relation(item: SceneObject, relation: str, named_by: str) -> str:
+    """A sentence about where an object stands, such as "a red object above the white object"."""
+    return f"{describe_object(item, {named_by})} {relation} the {LANDMARK} object"
 
 
-def relations(scene: Scene) -> Iterator[tuple[int, str, int]]:
-    """All that holds between two objects: numbers of the objects from 0, and the relation between them."""
-    for i, one in enumerate(scene.objects):
-        for j, other in enumerate(scene.objects):
-            down, across = (a - b for a, b in zip(one.cell, other.cell, strict=True))
-            if i != j and down:
-                yield i, "below" if down > 0 else "above", j
-            if i != j and across:
-                yield i, "right of" if across > 0 else "left of", j
+def relations(scene: Scene) -> Iterator[tuple[int, str]]:
+    """All that holds between an object and the white one: number of the object from 0, and the relation."""
+    landmarks = [item for item in scene.objects if item.colour == LANDMARK]
+    for number, item in enumerate(scene.objects if len(scene.objects) > 1 else ()):
+        down, across = (a - b for a, b in zip(item.cell, landmarks[0].cell, strict=True))
+        if down:
+            yield number, "below" if down > 0 else "above"
+        if across:
+            yield number, "right of" if across > 0 else "left of"
 
 
 def describe_long(scene: Scene) -> str:
@@ -175,44 +209,47 @@ def describe_long(scene: Scene) -> str:
     return ". ".join([describe_background(scene), *objects])
 
 
-def sub_captions(
-    scene: Scene, rng: np.random.Generator, *, per_object: int = 4, about_relations: int = 2
-) -> list[tuple[str, int]]:
-    """Sentences about single objects, about pairs of objects and about the background, and pairs of sentences joined.
+def draw_sentences(scene: Scene, rng: np.random.Generator, count: int = SENTENCES) -> list[tuple[str, int]]:
+    """Sentences about single objects, about pairs of objects and about the background, each drawn for itself.
 
     Returns:
       Sentence and number of the only object it is about, from 0; -1 if it is about none or two.
     """
-    captions = [
-        (describe_object(item, draw_mentioned(rng)), n)
-        for n, item in enumerate(scene.objects)
-        for _ in range(per_object)
-    ]
     true = list(relations(scene))
-    for pick in rng.permutation(len(true))[:about_relations]:
-        i, relation, j = true[pick]
-        captions.append((describe_relation(scene.objects[i], relation, scene.objects[j]), -1))
-    captions.append((describe_background(scene), -1))
-    single = len(captions)
-    for _ in range(single // 3):
-        one, other = rng.choice(single, 2, replace=False)
-        captions.append((f"{captions[one][0]}. {captions[other][0]}", -1))
-    return [captions[pick] for pick in rng.permutation(len(captions))]
+    sentences = []
+    for kind in rng.random(count):
+        if kind < _BACKGROUND:
+            sentences.append((describe_background(scene), -1))
+        elif kind < _BACKGROUND + _RELATION and true:
+            number, relation = true[int(rng.integers(len(true)))]
+            named_by = NAMED_BY[int(rng.integers(len(NAMED_BY)))]
+            sentences.append((describe_relation(scene.objects[number], relation, named_by), -1))
+        else:
+            number = int(rng.integers(len(scene.objects)))
+            sentences.append((describe_object(scene.objects[number], draw_mentioned(rng)), number))
+    return sentences
 
 
-def draw_mentioned(rng: np.random.Generator) -> frozenset[str]:
-    """Attributes for one description, each with its frequency in `MENTIONED`, at least two."""
-    while True:
-        chosen = frozenset(name for name, share in MENTIONED.items() if rng.random() < share)
-        if len(chosen) >= 2:
-            return chosen
+def draw_mentioned(rng: np.random.Generator, fewest: int = 1) -> frozenset[str]:
+    """Attributes for one description, at least `fewest` of them."""
+    shares = np.array(_MENTIONED[fewest - 1 :])
+    count = fewest + int(rng.choice(len(shares), p=shares / shares.sum()))
+    return frozenset(list(VALUES)[pick] for pick in rng.permutation(len(VALUES))[:count])
 
 
-def fits(scene: Scene, caption: str) -> bool:
-    """Whether an object of the scene matches a caption about a single object (from `describe_object`)."""
-    words = caption.split()
-    place = " ".join(words[-2:]) if "in" in words else None
-    said = {name: word for name, known in VALUES.items() for word in words if word in known}
-    if place:
-        said["place"] = place
-    return any(all(getattr(item, name) == word for name, word in said.items()) for item in scene.objects)
+def fits(scene: Scene, item: SceneObject, mentioned: frozenset[str]) -> bool:
+    """Whether an object of the scene has those attributes of an object that a sentence mentions."""
+    return any(alike(each, item, mentioned) for each in scene.objects)
+
+
+def alike(one: SceneObject, other: SceneObject, mentioned: frozenset[str]) -> bool:
+    """Whether two objects have the same of those attributes."""
+    return all(getattr(one, name) == getattr(other, name) for name in mentioned)
+
+
+def relation_holds(scene: Scene, item: SceneObject, relation: str, named_by: str) -> bool:
+    """Whether a sentence of `describe_relation` is true of an object of the scene."""
+    return any(
+        relation == each and alike(scene.objects[number], item, frozenset({named_by}))
+        for number, each in relations(scene)
+    )

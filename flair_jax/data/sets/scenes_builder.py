@@ -20,8 +20,8 @@ from flair_jax.data.sets.scenes import (
     SceneObject,
     describe_long,
     draw_scene,
+    draw_sentences,
     render,
-    sub_captions,
 )
 
 # Each split draws from its own seed, so that no two share scenes by construction.
@@ -38,15 +38,18 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Pictures of 64 x 64 pixels with coloured objects, sentences about them, and masks.
+    """Pictures of 72 x 72 pixels with coloured objects, sentences about them, and masks.
 
-    Features: `image`; `captions`, sub-captions about single objects, pairs and the background, and `caption_object`,
+    Features: `image`; `captions`, sentences about single objects, pairs and the background, and `caption_object`,
     the number from 0 of the only object each is about (-1: none or two); `long_caption`; `mask`, with the number of the
     object at each pixel from 1; `background` and `objects`, the contents of the scene.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First."}  # noqa: RUF012
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012
+        "1.0.0": "First.",
+        "2.0.0": "72 pixels a side, eight shapes, three textures, up to six objects, more sentences.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012
         ScenesConfig(name="full", description="For training.", train=12_000, validation=512, test=512),
         ScenesConfig(name="small", description="For tests.", train=64, validation=16, test=16),
@@ -76,9 +79,9 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for number in range(getattr(self.builder_config, split)):
             rng = np.random.default_rng([_SEEDS[split], number])
-            scene = draw_scene(rng)
+            scene = draw_scene(rng, for_training=split == "train")
             pixels, mask = render(scene, rng)
-            captions, objects = zip(*sub_captions(scene, rng), strict=True)
+            captions, objects = zip(*draw_sentences(scene, rng), strict=True)
             yield (
                 number,
                 {
@@ -110,9 +113,9 @@ class LabelledScene:
 
     Attributes:
       scene: its contents.
-      pixels: uint8 [64, 64, 3].
-      mask: uint8 [64, 64], number of the object at each pixel from 1; 0 is background.
-      captions: sub-captions.
+      pixels: uint8 [72, 72, 3].
+      mask: uint8 [72, 72], number of the object at each pixel from 1; 0 is background.
+      captions: sentences.
       caption_object: for each the number from 0 of the only object it is about, or -1.
       long_caption: the background and two objects.
     """
