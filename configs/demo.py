@@ -6,8 +6,8 @@
 takes to learn more than colours in so few steps:
 
 - Muon: with AdamW the image tower does not tell shapes or places apart in as many steps, not even with labels.
-- A slow text tower: a common direction is all that it can learn before the image tower can read anything, and soon drowns
-  what its words differ by.
+- A slow text tower: a common direction is all that it can learn before the image tower can read anything, and it soon
+  drowns what its words differ by.
 - The model's own scale of pixels, logit scale and bias; see the preset.
 """
 
