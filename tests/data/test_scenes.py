@@ -73,10 +73,10 @@ def test_textures_differ() -> None:
         each = dataclasses.replace(scene, objects=(dataclasses.replace(item, texture=texture),))
         pixels, mask = render(each, np.random.default_rng(0))
         dark[texture] = float((pixels[mask > 0, 0] < 150).mean())
-    # Half of the surface is dark, or a quarter, but for what the edges cut.
+    # Half of the surface is dark, or a quarter, but bands of 2.5 pixels take 2 or 3 of every 5.
     assert dark["plain"] < 0.01
-    assert dark["striped"] == pytest.approx(0.5, abs=0.05)
-    assert dark["dotted"] == pytest.approx(0.25, abs=0.05)
+    assert 0.38 < dark["striped"] < 0.62
+    assert 0.14 < dark["dotted"] < 0.38
 
 
 def test_sentences_are_true() -> None:

@@ -52,7 +52,7 @@ def test_published_recipes(name: str) -> None:
 
 
 def test_the_demo_is_a_configuration_like_the_others() -> None:
-    assert TrainSettings.from_config(configuration("demo")).model_config().vision.image_size == 64
+    assert TrainSettings.from_config(configuration("demo")).model_config().vision.image_size == 72
 
 
 def test_every_field_is_read() -> None:
