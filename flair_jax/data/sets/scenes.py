@@ -230,10 +230,9 @@ def draw_sentences(scene: Scene, rng: np.random.Generator, count: int = SENTENCE
     return sentences
 
 
-def draw_mentioned(rng: np.random.Generator, fewest: int = 1) -> frozenset[str]:
-    """Attributes for one description, at least `fewest` of them."""
-    shares = np.array(_MENTIONED[fewest - 1 :])
-    count = fewest + int(rng.choice(len(shares), p=shares / shares.sum()))
+def draw_mentioned(rng: np.random.Generator) -> frozenset[str]:
+    """Attributes for one description, at least one."""
+    count = 1 + int(rng.choice(len(_MENTIONED), p=_MENTIONED))
     return frozenset(list(VALUES)[pick] for pick in rng.permutation(len(VALUES))[:count])
 
 
