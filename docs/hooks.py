@@ -1,4 +1,4 @@
-"""Makes README.md and others beside docs/ pages of the site, and links between files of the repository links of the site.
+"""Makes README.md and others pages of the site, and links between files of the repository links of the site.
 
 Links in the pages are relative paths in the repository, which is what GitHub follows. In the site, a link to a page, a
 module or a package becomes one to its page; a link to another file becomes one to a copy of it. Where the text of a
