@@ -80,5 +80,6 @@ def test_the_version_is_one() -> None:
     """Of the package, of what to cite, and of the newest changes."""
     cited = re.search(r"^version: (\S+)$", (REPOSITORY / "CITATION.cff").read_text(), re.MULTILINE)
     changed = re.search(r"^## (\S+)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert cited and changed
+    assert cited
+    assert changed
     assert cited[1] == changed[1] == flair_jax.__version__
