@@ -3,7 +3,8 @@
     python benchmarks/demonstration.py --output runs/demonstration
 
 Each seed takes a folder, and what is finished there is not done again. Afterwards `flair_jax/demo/model`, the
-model of the first seed, and `flair_jax/demo/recorded.json` are new. Prints the table of README.
+model of the first seed, and `flair_jax/demo/recorded.json` are new. Prints the table of
+docs/demonstration.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes README.md and launch/README.md pages of the site, and links between files of the repository links of the site.
+"""Makes README.md and others pages of the site, and links between files of the repository links of the site.
 
 Links in the pages are relative paths in the repository, which is what GitHub follows. In the site, a link to a page, a
 module or a package becomes one to its page; a link to another file becomes one to a copy of it. Where the text of a
@@ -21,7 +21,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 # Pages that are not in docs/: file of the repository -> page of the site.
-ELSEWHERE = {"README.md": "index.md", "launch/README.md": "launch.md"}
+ELSEWHERE = {
+    "README.md": "index.md",
+    "launch/README.md": "launch.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 
 # A Markdown link or image within the repository: text, path, anchor.
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^\s()#:]+)(?P<anchor>#[^\s()]*)?\)")

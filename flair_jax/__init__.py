@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flair_jax.lazy import public
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _configs = os.path.join(__path__[0], "configs")
 if not os.path.isdir(_configs):

@@ -37,6 +37,8 @@ def site(tmp_path, monkeypatch):
         "README.md": "# Room\n\n[page](docs/page.md#part), [all](launch/), ![p](docs/p.png), [one](launch/run.sh)\n",
         "launch/README.md": "# Launch\n\n[back](../README.md)\n",
         "launch/run.sh": "true\n",
+        "CONTRIBUTING.md": "# Contributing\n",
+        "CHANGELOG.md": "# Changelog\n",
         "docs/page.md": "# A\n## Part\n[`Pool.mean`](../room/pool.py), [room](../room), [back](../README.md#room)\n",
         "docs/p.png": "",
         "docs/hooks.py": (ROOT / "docs/hooks.py").read_text(),
@@ -53,7 +55,7 @@ def site(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def build_site() -> Path:
-        pages = ["index.md", "page.md", "launch.md"]
+        pages = ["index.md", "page.md", "launch.md", "contributing.md", "changelog.md"]
         build(load_config("mkdocs.yml", nav=pages, theme={"name": "mkdocs"}))
         return tmp_path / "site"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import flair_jax
+
 REPOSITORY = Path(__file__).parent.parent
 BUILT = ("flair_jax", "configs", "convert", "README.md", "LICENSE", "MANIFEST.in", "pyproject.toml")
 # Loads nothing that only an environment has.
@@ -126,7 +128,7 @@ def test_a_checkout_goes_before_one_that_is_installed(checkout: Path, tmp_path: 
         " if name.partition('.')[0] in ('flair_jax', 'configs', 'convert')}, sep='\\n')"
     )
     version, *files = run("-c", script, folder=tmp_path, PYTHONPATH=str(checkout)).splitlines()
-    assert version == "0.1.0"
+    assert version == flair_jax.__version__
     assert f"{checkout}/flair_jax/configs/default.py" in files
     assert all(file.startswith(f"{checkout}/flair_jax/") for file in files), files
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,12 @@ def test_type_checkers_read_the_same_public_names(name: str) -> None:
     assert sorted(public for _, public in imported) == listed
     for module, public in imported:
         assert getattr(importlib.import_module(module), public) is getattr(importlib.import_module(name), public)
+
+
+def test_the_version_is_one() -> None:
+    """Of the package, of what to cite, and of the newest changes."""
+    cited = re.search(r"^version: (\S+)$", (REPOSITORY / "CITATION.cff").read_text(), re.MULTILINE)
+    changed = re.search(r"^## (\S+)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited
+    assert changed
+    assert cited[1] == changed[1] == flair_jax.__version__
