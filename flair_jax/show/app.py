@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import tempfile
 import threading
@@ -45,7 +46,8 @@ def serve(checkpoint: str | Path, index: Path | None, port: int | None, model: F
     Raises:
       FlairError: if Gradio or matplotlib is missing, the port is taken, or something cannot be read.
     """
-    _gradio()
+    if importlib.util.find_spec("gradio") is None:
+        raise _without_gradio()
     new_figure(1, 1)
     check_pooling(
         checkpoint, read_description(checkpoint).get("source", {}), "the page would show noise; train it first"
@@ -69,13 +71,14 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
     Raises:
       FlairError: if Gradio is missing or the port is taken.
     """
-    gradio = _gradio()
-    from starlette.middleware import Middleware
-
     with (
         tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
         environment_variables({"GRADIO_TEMP_DIR": f"{folder}/uploads", **_WITHOUT_ANALYTICS}, replace=True),
     ):
+        # Only now, for what it writes to is settled when it is imported.
+        gradio = _gradio()
+        from starlette.middleware import Middleware
+
         uploads, drawn = Path(folder, "uploads"), Path(folder, "examples")
         uploads.mkdir()
         drawn.mkdir()
@@ -146,18 +149,19 @@ def _compare_tab(gradio: ModuleType, page: Page, examples: list[list[str]]) -> N
     with gradio.Column(scale=3, min_width=300):
         result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
     asked = {"fn": page.compare, "inputs": [upload, text, head], "outputs": result}
-    gradio.on(
-        [button.click, head.change, text.submit, upload.input],
-        **asked,
-        trigger_mode="always_last",  # or what is asked while an answer is on its way would be lost
-    )
-    chosen.load_input_event.then(**asked)
+    # Always the last, or what is asked while an answer is on its way would be lost.
+    gradio.on([head.change, upload.input], **asked, trigger_mode="always_last")
+    gradio.on([button.click, text.submit], **asked, trigger_mode="always_last", scroll_to_output=True)
+    chosen.load_input_event.then(**asked, scroll_to_output=True)
 
 
 def _gradio() -> ModuleType:
     try:
-        with environment_variables(_WITHOUT_ANALYTICS, replace=True):
-            import gradio
+        import gradio
     except ImportError:
-        raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None
+        raise _without_gradio() from None
     return gradio
+
+
+def _without_gradio() -> FlairError:
+    return FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}")

@@ -12,6 +12,7 @@ from flair_jax.data.sets.scenes import COLOURS, describe_object, draw_scene, ren
 
 # Of scenes with few objects of different colours, so that models of photographs tell them apart as well.
 _SEEDS = (23, 47, 22)
+_NAMED = frozenset({"colour", "shape"})  # short, or Gradio cuts them
 
 
 def draw_examples(folder: Path) -> list[list[str]]:
@@ -30,5 +31,5 @@ def draw_examples(folder: Path) -> list[list[str]]:
         told = [*scene.objects[:2], dataclasses.replace(scene.objects[2], colour=missing)]
         path = folder / f"example_{number}.png"
         Image.fromarray(pixels).save(path)
-        examples.append([str(path), "\n".join(map(describe_object, told))])
+        examples.append([str(path), "\n".join(describe_object(item, _NAMED) for item in told)])
     return examples
