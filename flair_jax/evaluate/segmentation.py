@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
@@ -25,6 +24,7 @@ from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentati
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, cut_off, embed_texts, read_ahead
 from flair_jax.scoring.scorer import Retriever
@@ -100,7 +100,7 @@ class PatchScorer:
         templates = data.templates if templates is None else templates
         sentences = [template.replace("{}", word) for word in words for template in templates]
         self.cut_off = cut_off(sentences, model.config.text)
-        with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
+        with ProgressBar(total=len(sentences), description="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
         text = class_features(features.reshape(len(words), len(templates), -1))
         if settings.segment_by == "patches":
@@ -202,7 +202,9 @@ def segment(
     done: list[Future[np.ndarray]] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(data.names), initial=len(data.names) - len(numbers), desc="images", unit="image") as bar,
+        ProgressBar(
+            total=len(data.names), done=len(data.names) - len(numbers), description="images", unit="image"
+        ) as bar,
     ):
         for (number, picture), scores in scorer.score(_windows(model, data, settings, numbers, broken)):
             if picture is not None:

@@ -185,7 +185,7 @@ def test_from_a_folder_to_a_table_a_file_and_pictures(small_checkpoint, voc, tmp
         *("--short-side", 48),
     )
     printed = capsys.readouterr()
-    assert "image/s" in printed.err, "a progress bar with a rate"
+    assert "images/s" in printed.err, "a progress bar with a rate"
     document = json.loads(output.read_text())
     (result,) = document["results"]
     assert result["metrics"]["mean_iou"] > 0
