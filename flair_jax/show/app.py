@@ -22,9 +22,9 @@ from flair_jax.show.draw import new_figure
 from flair_jax.show.examples import draw_examples
 from flair_jax.show.guard import Guard
 from flair_jax.show.page import MAX_BYTES, MEAN, Page
-from flair_jax.show.render import FOLDER
 from flair_jax.weights.origin import check_pooling
 
+_FOLDER = Path(__file__).parent
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # Uploads are deleted after an hour; checked every ten minutes. In seconds.
@@ -98,8 +98,8 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
                 run_history=False,
                 footer_links=["settings"],  # light or dark
                 max_file_size=MAX_BYTES,
-                css_paths=FOLDER / "page.css",
-                js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+                css_paths=_FOLDER / "page.css",
+                js=(_FOLDER / "page.js").read_text(encoding="utf-8"),
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
                 app_kwargs={"middleware": [Middleware(Guard, uploads, MAX_BYTES, *_MOST_KEPT)]},
             )

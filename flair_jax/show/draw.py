@@ -62,7 +62,7 @@ def layer(shown: np.ndarray) -> bytes:
     """The map of an `overlay` without its image, for a browser that lays it over `ground`.
 
     Args:
-      shown: as `overlay` takes it.
+      shown: [G1, G2], as `overlay` takes it.
 
     Returns:
       A PNG of 4 x 4 pixels a patch, 1 to 2 kB, coloured, and the more opaque the higher the map. Stretched over

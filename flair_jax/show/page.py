@@ -18,7 +18,7 @@ from flair_jax.scoring.embedding import unread
 from flair_jax.show.cards import cards
 from flair_jax.show.draw import ground
 from flair_jax.show.maps import explain_picture
-from flair_jax.show.render import environment, jpeg, render
+from flair_jax.show.render import jpeg, render
 from flair_jax.show.words import distinct_words
 
 MAX_BYTES, MAX_PIXELS = 20 << 20, 40_000_000
@@ -61,7 +61,7 @@ def _or_message(method: Callable[..., str]) -> Callable[..., str]:
         try:
             return method(*arguments)
         except FlairError as error:
-            return render("message", message=error)
+            return render("message", alert=True, message=str(error))
 
     return shown
 
@@ -80,7 +80,7 @@ class Page:
         Raises:
           FlairError: if Jinja2 is missing.
         """
-        environment()
+        render("message", alert=False, message="")  # what is missing is said now
         self._model, self._params, self.searcher = model, params, searcher
         self.heads = [MEAN, *(f"head {number}" for number in range(1, model.config.pooling_heads + 1))]
 
@@ -88,7 +88,9 @@ class Page:
     def compare(self, upload: str | None, text: str, head: str) -> str:
         """Scores and maps of an uploaded picture with sentences, one a line, and their words, for one of `heads`."""
         if upload is None:
-            return render("hint", hint="Choose a picture or an example, and write sentences, one a line.")
+            return render(
+                "message", alert=False, message="Choose a picture or an example, and write sentences, one a line."
+            )
         remarks: list[str] = []
         pixels = read_upload(upload, self._model.config.vision, remarks)
         caption = f"{_SHOWN[self._model.config.vision.resize_mode]}, as the model sees it"
@@ -122,7 +124,7 @@ class Page:
         if self.searcher is None:
             raise FlairError("there is no index to search; give one with --index")
         if not (sentence or "").strip():
-            return render("hint", hint="Write a sentence.")
+            return render("message", alert=False, message="Write a sentence.")
         if len(sentence) > MAX_CHARACTERS:
             raise FlairError(f"at most {MAX_CHARACTERS:,} characters, please")
         hits = self.searcher.search(sentence.strip(), top=_TOP, rerank=_RERANK)

@@ -1,51 +1,25 @@
-"""The page's HTML, from the templates beside this file. Imports no JAX."""
+"""Parts of the page as HTML. Imports no JAX."""
 
 from __future__ import annotations
 
 import base64
-import functools
-import html
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from flair_jax.errors import printable
-from flair_jax.packages import import_jinja
-
-FOLDER = Path(__file__).parent
+from flair_jax import pages
 
 
 def render(name: str, **values: Any) -> str:
-    """Fills in a template; every value is text, and shown as such.
+    """Fills in a template, one of `flair_jax.pages` whose names begin with `app_`; values become text, never markup.
 
     Raises:
       FlairError: if Jinja2 is missing.
     """
-    template = environment().from_string((FOLDER / f"{name}.html.jinja").read_text(encoding="utf-8"))
-    return str(template.render(values))
-
-
-@functools.cache
-def environment() -> Any:
-    """Jinja2's, which escapes for HTML and for Gradio, to which `{` and `$` begin templates of its own.
-
-    Raises:
-      FlairError: if Jinja2 is missing.
-    """
-    jinja2 = import_jinja("the page", "app")
-    from markupsafe import Markup  # Jinja2 brings it
-
-    def escape(value: object) -> Markup:
-        if isinstance(value, Markup):  # what a macro gave
-            return value
-        return Markup(html.escape(printable(value)).replace("{", "&#123;").replace("$", "&#36;"))  # noqa: S704
-
-    return jinja2.Environment(
-        autoescape=True, finalize=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    filled = pages.render(f"app_{name}", "the page", "app", **values)
+    return filled.replace("{", "&#123;").replace("$", "&#36;")  # with which templates of Gradio's own would begin
 
 
 def jpeg(pixels: np.ndarray) -> str:
