@@ -9,6 +9,23 @@ from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS
 
 _RESIZED = {"shortest": "cropped", "longest": "padded", "squash": "squashed"}
 
+_END = """\
+## Training data, evaluation, licence
+
+To be written by whoever publishes this model; the licence also belongs into the lines at the top, as `license:`.
+
+## Citation
+
+```bibtex
+@inproceedings{xiao2025flair,
+  title = {FLAIR: VLM with Fine-grained Language-informed Image Representations},
+  author = {Xiao, Rui and Kim, Sanghwan and Georgescu, Mariana-Iuliana and Akata, Zeynep and Alaniz, Stephan},
+  booktitle = {CVPR},
+  year = {2025}
+}
+```
+"""
+
 
 def _prepared(vision: VisionConfig) -> str:
     """How pictures are prepared, in words."""
@@ -16,6 +33,21 @@ def _prepared(vision: VisionConfig) -> str:
     if (vision.image_mean, vision.image_std) != (VisionConfig.image_mean, VisionConfig.image_std):
         normalised = f"mean {vision.image_mean} and deviation {vision.image_std}"
     return f"{vision.interpolation}, {_RESIZED[vision.resize_mode]}, with {normalised}"
+
+
+def _from_transformers(address: str) -> str:
+    """Which of our functions is what in transformers."""
+    return f"""For whoever knows transformers:
+
+| transformers | flair_jax |
+| --- | --- |
+| `AutoModel.from_pretrained(...)` | `model, params = flair_jax.load("{address}")` |
+| `AutoImageProcessor` | `images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])` |
+| `AutoTokenizer` | `tokens = flair_jax.tokenize(["a red circle"], model.config.text.context_length)` |
+| `model.get_image_features(...)` | `features, local = model.encode_image(params, images)` |
+| `model.get_text_features(...)` | `text = model.encode_text(params, tokens)` |
+| `model(...).logits_per_image` | `logits = model.logits(params, images, tokens)` |
+"""
 
 
 def model_card(config: FlairConfig, parameters: int, origin: dict[str, str], name: str, address: str) -> str:
@@ -66,33 +98,9 @@ tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.t
 print(jax.jit(model.logits)(params, images, tokens))
 ```
 
-For whoever knows transformers:
-
-| transformers | flair_jax |
-| --- | --- |
-| `AutoModel.from_pretrained(...)` | `model, params = flair_jax.load("{address}")` |
-| `AutoImageProcessor` | `images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])` |
-| `AutoTokenizer` | `tokens = flair_jax.tokenize(["a red circle"], model.config.text.context_length)` |
-| `model.get_image_features(...)` | `features, local = model.encode_image(params, images)` |
-| `model.get_text_features(...)` | `text = model.encode_text(params, tokens)` |
-| `model(...).logits_per_image` | `logits = model.logits(params, images, tokens)` |
-
+{_from_transformers(address)}
 `{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR. `model_cfg` in `{OPEN_CLIP}` is
 what its constructor takes, and `preprocess_cfg` says how images are prepared; `{CONFIG}` is `model_cfg` with the
 weights' `source`. open_clip's own CLIP class is another model and does not take these weights.
 
-## Training data, evaluation, licence
-
-To be written by whoever publishes this model; the licence also belongs into the lines at the top, as `license:`.
-
-## Citation
-
-```bibtex
-@inproceedings{{xiao2025flair,
-  title = {{FLAIR: VLM with Fine-grained Language-informed Image Representations}},
-  author = {{Xiao, Rui and Kim, Sanghwan and Georgescu, Mariana-Iuliana and Akata, Zeynep and Alaniz, Stephan}},
-  booktitle = {{CVPR}},
-  year = {{2025}}
-}}
-```
-"""
+{_END}"""
