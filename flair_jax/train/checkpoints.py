@@ -27,12 +27,12 @@ from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.optimizer_state import restore_what_fits
 from flair_jax.train.resuming import PROGRESS, UNREADABLE, changes_to_resume, check_step, recorded_run
+from flair_jax.train.saved import ITEMS
 from flair_jax.train.step import TrainState
 from flair_jax.weights import digests
 from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
 _OPTIMIZER = "optimizer"
-_ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, PROGRESS)  # the average only where there is one
 
 
 class RunCheckpoints:
@@ -114,7 +114,7 @@ class RunCheckpoints:
             unfinished = self.path(self._saving)
         else:
             (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        digests.write(unfinished, _ITEMS)
+        digests.write(unfinished, ITEMS)
 
     def restore(
         self, target: TrainState, optimizer: optax.GradientTransformation, accept_changes: bool = False
@@ -135,7 +135,7 @@ class RunCheckpoints:
         """
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            reason = find_damage(self.path(step), _ITEMS, self._hosts)
+            reason = find_damage(self.path(step), ITEMS, self._hosts)
             if reason is None:
                 break
             self._warn("checkpoint %s is damaged and skipped (%s)", self.path(step), reason)
