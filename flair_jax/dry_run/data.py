@@ -48,8 +48,8 @@ def open_data(
         missing = [shard for shard in shards if read_index(shard, data.index_dir) is None]
         if missing:
             found.remark(
-                f"{len(missing):,} of {len(shards):,} tars have no index yet, so the number of samples is not known and "
-                f"only {shards[0]} is looked at; the run makes the indexes first, or `flair-jax data index` beforehand"
+                f"{len(missing):,} of {len(shards):,} tars have no index yet, so the number of samples is not known, "
+                f"and only {shards[0]} is looked at; the run makes the indexes first, or `flair-jax data index` does"
             )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="flair-jax-"))
             first = TarSource(shards[0], index_dir=folder, processes=1, progress=False)

@@ -65,10 +65,8 @@ def check_space(found: Findings, workdir: Path, settings: CheckpointSettings, si
         return
     free, at_once = shutil.disk_usage(_existing(workdir)).free, settings.keep + 1
     if free < size:
-        problem = (
-            f"{workdir}: a checkpoint has {in_bytes(size)}, and the disk has {in_bytes(free)} left; make room there"
-        )
-        found.problem("workdir", problem)
+        needed, left = in_bytes(size), in_bytes(free)
+        found.problem("workdir", f"{workdir}: a checkpoint has {needed}, and the disk has {left} left; make room there")
     elif free < at_once * size:
         found.remark(
             f"{workdir}: the {at_once} checkpoints that are there at once have {in_bytes(at_once * size)}, and the "
@@ -78,13 +76,10 @@ def check_space(found: Findings, workdir: Path, settings: CheckpointSettings, si
 
 def in_bytes(size: float) -> str:
     """A number of bytes in words, in powers of 1,000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:,.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
 
 
 def _existing(path: Path) -> Path:
@@ -134,8 +129,8 @@ def _newest_whole(found: Findings, workdir: Path, saved: list[Saved]) -> Path | 
 def _check_never_had_any(workdir: Path, saved: list[Saved]) -> None:
     if saved:
         raise CheckpointError(
-            f"{workdir / RUN_FOLDER}: none of the {len(saved)} checkpoint(s) is whole; put back a copy of one, or start "
-            "the run again in another --workdir"
+            f"{workdir / RUN_FOLDER}: none of the {len(saved)} checkpoint(s) is whole; put back a copy of one, or "
+            "start the run again in another --workdir"
         )
     aside = workdir / "damaged"
     if aside.is_dir() and any(aside.iterdir()):
