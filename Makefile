@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # What the tests need, but for what has an environment of its own.
-EXTRAS = convert,demo,docs,export,faiss,html,masks,onnx,tokenizers,towers,tpu,test
+EXTRAS = convert,demo,docs,export,faiss,html,masks,notebook,onnx,tokenizers,towers,tpu,test
 
 .PHONY: help demo test lint docs browser constraints clean
 
