@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import flair_jax
 from flair_jax.checkpoint import read_description
+from flair_jax.compiling import compiling
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
@@ -62,7 +63,8 @@ def attend(
     )
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
-    found = explain_picture(model, params, pixels, sentences)
+    with compiling("the maps"):
+        found = explain_picture(model, params, pixels, sentences)
     print("\n".join([report(sentences, found), *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
