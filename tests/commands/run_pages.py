@@ -1,0 +1,104 @@
+"""Runs the commands of a document as they are printed, in a made world.
+
+bash expands each line. A line that is one command of `flair-jax` then runs in this process, which has loaded JAX;
+all others run in bash, with the environment's programs first in PATH.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accounts import becomes
+from documents import Command, commands
+from made_hub import made_hub, use_here
+from made_world import World
+
+from flair_jax.cli import main
+from flair_jax.configs.default import get_config
+
+# Whose print depends on more than the made world has.
+NOT_COMPARED = ("flair-jax status runs/demo",)
+_ALONE = re.compile(r"^flair-jax\s[^;&|<>]*$")
+
+
+@contextlib.contextmanager
+def world_in(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A world, whose folder is the working folder and whose home is HOME, with a hub."""
+    with made_hub(folder / "hub") as environment:
+        world = World(folder)
+        use_here(monkeypatch, environment)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HOME", str(world.home))
+        monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("EDITOR", "true")
+        monkeypatch.chdir(world.folder)
+        yield world
+
+
+def run_page(page: str, needs: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs all commands of a page in their order, but for exceptions and what is only mentioned."""
+    with world_in(folder, monkeypatch) as world:
+        world.make(*needs)
+        names: dict[str, object] = {"c": get_config()}  # of lines of a configuration file
+        for command in commands(page):
+            if becomes(command) != "run":
+                continue
+            if command.title:
+                with Path(command.title).open("a") as file:
+                    file.write(command.text)
+            elif command.language == "python":
+                _run_python(command, names)
+            else:
+                printed = _run_line(command.text)
+                if command.printed and command.text not in NOT_COMPARED:
+                    assert_alike(printed, command.printed)
+
+
+def _run_python(command: Command, names: dict[str, object]) -> None:
+    try:
+        exec(compile(command.text, command.page, "exec"), names)
+    except Exception as error:
+        raise AssertionError(f"{command.name}: {error!r}") from error
+
+
+def _run_line(text: str) -> str:
+    """What a line prints; fails if its status is not 0."""
+    joined = text.replace("\\\n", " ")
+    if not _ALONE.match(joined):
+        done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
+        assert not done.returncode, f"{text}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+    script = "flair-jax() { printf '%s\\0' \"$@\"; }\n" + text
+    expanded = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(expanded.split("\0")[:-1])
+    assert not status, f"{text}: status {status}\n{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue()
+
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def assert_alike(printed: str, expected: str) -> None:
+    """Compares line by line: words alike, and numbers within 0.02 and 5 %.
+
+    The figures of the documents are of one machine; the last digits of others differ, and so may single hits.
+    """
+    lines, wanted = (
+        [" ".join(line.replace("...", "").split()) for line in text.splitlines() if line.strip()]
+        for text in (printed, expected)
+    )
+    assert len(lines) == len(wanted), f"{printed}\nis not as long as\n{expected}"
+    for line, want in zip(lines, wanted, strict=True):
+        words = [part for part in _NUMBER.sub(" ", want).split() if part]
+        assert all(word in line for word in words), f"{line!r} is not like {want!r}"
+        found, shown = ([float(each.replace(",", "")) for each in _NUMBER.findall(text)] for text in (line, want))
+        assert len(found) == len(shown), f"{line!r} is not like {want!r}"
+        assert found == pytest.approx(shown, rel=0.05, abs=0.02), f"{line!r} is not like {want!r}"
