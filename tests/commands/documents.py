@@ -13,7 +13,7 @@ PAGES = ("README.md", "launch/README.md", *(f"docs/{path.name}" for path in sort
 _PROGRAMS = (
     r"flair-jax|python|make|pip|hf|cp|gcloud|aws|ssh|docker|xpk|sbatch|scancel|tensorboard|tfds|jupyter|\S+/python"
 )
-_IN_TEXT = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:(?:{_PROGRAMS})|launch/\S+\.sh)(?: |$)")
+_IN_TEXT = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{_PROGRAMS}|\S+/python|launch/\S+\.sh)(?: |$)")
 _FENCE = re.compile(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 
 
@@ -48,7 +48,7 @@ def commands(page: str, text: str | None = None) -> list[Command]:
         between, end = text[end : fence.start()], fence.end()
         language, code = fence[2].partition(" ")[0], textwrap.dedent(fence[3])
         title = re.search(r'title="(.+?)"', fence[2]) or re.match(r"# (\w+\.py)\n", code)
-        if not language and not between.strip() and found and found[-1].language == "sh":
+        if not language and len(between.split()) < 4 and found and found[-1].language == "sh":
             found[-1] = found[-1]._replace(printed=code)
         found += _in_text(page, between)
         if language == "python" or (language == "sh" and title):

@@ -25,6 +25,7 @@ from made_segmentation import make_voc
 from made_tars import document, sample, write_tar
 from made_transformers import save_dinov3, save_siglip
 from photographs import write_photographs
+from PIL import Image
 from test_from_release import Release
 
 from flair_jax import checkpoint
@@ -40,6 +41,7 @@ from flair_jax.models.presets import PRESETS
 from flair_jax.weights.param_map import torch_shapes
 
 _SHARDS = 332  # of the documents' cc3m/{00000..00331}.tar
+_HELD_OUT = 512  # scenes, in the demonstration
 _CLIP = PRESETS["tiny"]
 
 # The shipped recipes ask for a ViT-B/16, thousands of images a step and months: these are the same, but small.
@@ -48,8 +50,7 @@ import runpy
 
 def get_config():
     c = runpy.run_path({shipped!r})["get_config"]()
-    if c.model.startswith("ViT-"):
-        c.model = "tiny"
+    c.model = "tiny"
     c.update(dtype="float32", batch_size=8, captions_per_image=2, steps=2, log_every_steps=1, compilation_cache="")
     c.loss.group_size = 1
     c.optimizer.warmup_steps = 1
@@ -120,11 +121,12 @@ class World:
                 MAKERS[name](path)
 
     def path(self, name: str) -> Path:
+        name = name.partition(",")[0]
         return self.home / name[2:] if name.startswith("~/") else self.folder / name
 
 
 _made: dict[str, Path] = {}  # what several worlds share, by the maker's name
-_shared = tempfile.TemporaryDirectory(prefix="made-world-")
+shared = tempfile.TemporaryDirectory(prefix="made-world-")
 
 
 def _once(maker: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -133,8 +135,8 @@ def _once(maker: Callable[[Path], None]) -> Callable[[Path], None]:
     def copy(path: Path) -> None:
         name = maker.__name__
         if name not in _made:
-            maker(Path(_shared.name) / name)
-            _made[name] = Path(_shared.name) / name
+            maker(Path(shared.name) / name)
+            _made[name] = Path(shared.name) / name
         if _made[name].is_dir():
             shutil.copytree(_made[name], path, copy_function=_link)
         else:
@@ -175,26 +177,33 @@ def _least_flair(path: Path) -> None:
     checkpoint.save(path, model, jax.jit(model.init)(jax.random.key(0)), {"file": "flair-merged30m.pt"})
 
 
-@_once
-def _demo(path: Path) -> None:
-    """What `flair-jax demo` leaves, but for the run and the report.
-
-    All scenes that are held out, but questions about the first alone, and few to train on.
-    """
+def _draw(data: Path, test: int) -> list[scenes_builder.LabelledScene]:
+    """Draws the demonstration's data, with few scenes to train on and so many that are held out; returns these."""
     builder, shipped = scenes_builder.Scenes, scenes_builder.Scenes.BUILDER_CONFIGS
-    few = scenes_builder.ScenesConfig(name="full", train=64, validation=16, test=512)
-    builder.BUILDER_CONFIGS = [few]
+    builder.BUILDER_CONFIGS = [scenes_builder.ScenesConfig(name="full", train=64, validation=16, test=test)]
     try:
-        scenes_builder.prepare(path / "data")
+        scenes_builder.prepare(data)
     finally:
         builder.BUILDER_CONFIGS = shipped
-    from PIL import Image
+    return scenes_builder.read(data, "test")
 
-    scenes = scenes_builder.read(path / "data", "test")
-    write_pictures(path / "held-out", scenes[:32])
-    for number, scene in enumerate(scenes[32:], start=32):
-        Image.fromarray(scene.pixels).save(path / "held-out" / f"{number:04}.png")
+
+@_once
+def _demo(path: Path) -> None:
+    """What `flair-jax demo` leaves, but for its run and report, with few of its scenes, those of the documents too."""
+    scenes = _draw(path / "all", _HELD_OUT)
+    shutil.rmtree(path / "all")
+    _draw(path / "data", 16)
+    write_pictures(path / "held-out", scenes[:48])
+    for number in (392,):
+        Image.fromarray(scenes[number].pixels).save(path / "held-out" / f"{number:04}.png")
     shutil.copytree(MODEL, path / "model")
+
+
+def _whole_demo(path: Path) -> None:
+    _demo(path)
+    shutil.rmtree(path / "data")
+    _draw(path / "data", _HELD_OUT)
 
 
 @_once
@@ -268,7 +277,7 @@ def _hub(name: str, file: str, maker: Callable[[Path], None]) -> Callable[[Path]
     """Puts into the made hub what a maker makes: a file, or all of a folder."""
 
     def upload(path: Path) -> None:
-        path = Path(_shared.name) / name.replace("/", "--") / file
+        path = Path(shared.name) / name.replace("/", "--") / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or not file:
             maker(path)
@@ -287,6 +296,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "checkpoints/cc3m": _flair,
     "checkpoints/merged30m": _least_flair,
     "demo": _demo,
+    "demo, all its scenes": _whole_demo,
     "cc3m": _tars,
     "~/tensorflow_datasets/cc3m": _tars,
     "old": _tars,

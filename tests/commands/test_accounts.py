@@ -72,7 +72,7 @@ def test_the_table_of_all_commands_is_printed(capsys) -> None:
         ("```sh\na b  # c\n```\n", ["a b"]),
         ("```sh\na 'x # y' \\\n  c # d\n```\n", ["a 'x # y' \\\n  c"]),
         ("```sh\nfor n in 0 1; do\n  a $n &\ndone; wait\nb\n```\n", ["for n in 0 1; do\n  a $n &\ndone; wait", "b"]),
-        ("Use `make x`, or (`flair-jax\nplan --topology v5e:2x4`); `flair_jax.load` is none.", ["make x", "flair-jax plan --topology v5e:2x4"]),
+        ("Use `make x` (`flair-jax\nplan -x`); `flair_jax.load` is none.", ["make x", "flair-jax plan -x"]),
         ("`A=b python x.py` and `launch/a.sh b`", ["A=b python x.py", "launch/a.sh b"]),
         ("```python title=\"x.py\"\na = 1\n```\n", ["a = 1\n"]),
         ("```\nflair-jax: error\n```\n", []),

@@ -8,7 +8,7 @@ PAGES = {
     "README.md": ("demo", "hf://xiaorui638/flair", "~/datasets/coco", "~/tensorflow_datasets/cc3m"),
     "docs/attend.md": ("checkpoints/cc3m", "demo", "kettle.jpg"),
     "docs/choosing.md": ("checkpoints/cc3m", "demo", "~/coco", "~/winoground"),
-    "docs/classification.md": ("checkpoints/merged30m", "demo", "~/imagenet", "~/cifar", "~/pets"),
+    "docs/classification.md": ("checkpoints/merged30m", "demo, all its scenes", "~/imagenet", "~/cifar", "~/pets"),
     "docs/pointing.md": ("checkpoints/cc3m", "demo", "~/coco", "~/flickr30k_entities"),
     "docs/search.md": ("checkpoints/cc3m", "demo", "~/pictures", "kettle.jpg", "captions.txt"),
     "docs/segmentation.md": ("checkpoints/merged30m", "demo", "~/data"),
