@@ -19,7 +19,7 @@ from PIL import Image
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.ensemble import class_features
-from flair_jax.evaluate.overlays import write_comparison
+from flair_jax.evaluate.overlays import file_names, write_comparison
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
 from flair_jax.models.config import VisionConfig
@@ -196,6 +196,7 @@ def segment(
     total = sum(finished, np.zeros((len(data.classes),) * 2, np.int64))
     broken: dict[int, str] = {}
     numbers = [number for block in todo for number in block]
+    files = [save / name for name in file_names(data.names)] if save else []
 
     scorer = PatchScorer(model, retriever, data, settings)
     ends = {block[-1]: block for block in todo}
@@ -208,7 +209,7 @@ def segment(
     ):
         for (number, picture), scores in scorer.score(_windows(model, data, settings, numbers, broken)):
             if picture is not None:
-                done.append(pool.submit(_judge, data, settings, picture, scores, save))
+                done.append(pool.submit(_judge, data, settings, picture, scores, files))
             if number in ends:
                 block = ends[number]
                 matrix = sum((each.result() for each in done), np.zeros_like(total))
@@ -217,6 +218,8 @@ def segment(
                 done = []
             bar.update()
     check_broken(broken, len(data.names), skip=settings.skip_broken)
+    for number in broken if save else ():
+        files[number].unlink(missing_ok=True)  # of an earlier run, when it could be read
     store.remove()
     judged = len(data.names) - len(broken)
     metrics = segmentation_metrics(total, data.classes)
@@ -239,15 +242,14 @@ def _windows(
 
 
 def _judge(
-    data: SegmentationData, settings: SegmentationSettings, picture: _Picture, scores: np.ndarray, save: Path | None
+    data: SegmentationData, settings: SegmentationSettings, picture: _Picture, scores: np.ndarray, files: list[Path]
 ) -> np.ndarray:
-    """The confusion matrix of one picture."""
+    """The confusion matrix of one picture, which is drawn if there are files for all."""
     height, width = picture.truth.shape
     patches = average_windows(scores, picture.windows)
     predicted = classify_pixels(patches, width, height, settings.background_threshold)
-    if save is not None:
-        name = data.names[picture.number].replace("/", "_")
-        write_comparison(save / f"{name}.png", picture.picture, picture.truth, predicted, data.classes)
+    if files:
+        write_comparison(files[picture.number], picture.picture, picture.truth, predicted, data.classes, data.palette)
     return confusion_matrix(picture.truth, predicted, len(data.classes))
 
 
