@@ -38,12 +38,14 @@ EXCEPTIONS = {
     'pip install -c constraints.txt -e ".[demo]"': PIP,
     'pip install -c constraints.txt -e ".[export]"': PIP,
     'pip install -c constraints.txt -e ".[html]"': PIP,
+    'pip install -c constraints.txt -e ".[onnx]"': PIP,
     'pip install -c constraints.txt -e ".[tpu]"': PIP,
     'pip install -c constraints-app.txt -e ".[app]"': PIP,
     'pip install -c constraints-beam.txt -e ".[beam]"': PIP,
     'pip install -e ".[gcs]"': PIP,
     'pip install "tokenizers>=0.21"': PIP,
     "pip install jax flatbuffers safetensors": PIP,
+    "pip install numpy onnxruntime pillow tokenizers": PIP,
     "pip install --no-deps webdataset open_clip_torch": PIP,
     "gcloud auth application-default login": CLOUD,
     "aws configure": CLOUD,
@@ -74,6 +76,7 @@ EXCEPTIONS = {
     "flair-jax demo --full": DEMO,
     "flair-jax demo --full --control": DEMO,
     "flair-jax demo-app --checkpoint demo/model": SERVES,
+    "python tests/show/screenshot.py docs/images/demo_app.png": "needs Chromium, and changes the documents' picture",
     "flair-jax data build cc3m 'cc3m/{00000..00331}.tar' --shorter-side 256": "needs Apache Beam, which has an "
     "environment of its own; tests/data/test_recaptioned_builder.py builds there",
     "flair-jax evaluate --checkpoint checkpoints/cc3m --dataset coco --data-dir /shared/coco "

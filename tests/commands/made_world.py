@@ -235,7 +235,8 @@ def _long_clip(path: Path) -> None:
 
 def _several(path: Path) -> None:
     tensors = _random(torch_shapes(PRESETS["tiny"]))
-    torch.save({"model": tensors, "ema": tensors}, path)
+    averaged = {name: each * 0.5 for name, each in tensors.items()}
+    torch.save({"model": tensors, "ema": averaged}, path)
 
 
 def _tars(path: Path) -> None:
@@ -279,7 +280,7 @@ def _hub(name: str, file: str, maker: Callable[[Path], None]) -> Callable[[Path]
     def upload(path: Path) -> None:
         path = Path(shared.name) / name.replace("/", "--") / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or not file:
+        if not path.exists():
             maker(path)
         files = [path] if file else sorted(path.iterdir())
         put(name, {each.name: each.read_bytes() for each in files})
@@ -288,6 +289,7 @@ def _hub(name: str, file: str, maker: Callable[[Path], None]) -> Callable[[Path]
 
 
 def _open_clip(path: Path) -> None:
+    path.mkdir()
     safetensors.numpy.save_file(clip_tensors(_CLIP), path / "open_clip_model.safetensors")
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
 
@@ -308,6 +310,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "runs/demo": _demo_run,
     "logs/cc3m/checkpoints/epoch_12.pt": _release_run,
     "mine.py": lambda path: path.write_text(_OWN_MODEL) and None,
+    "picture.jpg": lambda path: draw(path, 5),
     "kettle.jpg": lambda path: draw(path, 4),
     "captions.txt": lambda path: path.write_text("a red kettle\na blue cup\n") and None,
     "coco": write_photographs,

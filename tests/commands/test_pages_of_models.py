@@ -12,7 +12,7 @@ PAGES = {
         *("~/tensorflow_datasets/cc3m", "~/pictures", "~/coco"),
     ),
     "docs/evaluation.md": ("checkpoints/cc3m", "~/coco", "~/datasets/coco"),
-    "docs/export.md": ("checkpoints/cc3m",),
+    "docs/export.md": ("checkpoints/cc3m", "picture.jpg"),
     "docs/migrate.md": (),
     "docs/model.md": ("mine.py", "~/tensorflow_datasets/cc3m", "~/coco", "~/pictures"),
     "docs/processes.md": ("checkpoints/cc3m", "coco"),
