@@ -25,7 +25,8 @@ class Command(NamedTuple):
       language: "sh", "python" or "text", of running text.
       text: as it is printed, without comments behind it; a block of Python whole.
       title: of a block that is a file, or is added to one, the file's name.
-      printed: what the document says that it prints; of a shell block's last command alone.
+      printed: of a shell block's last command, what the document says that the block prints.
+      block: number of its block, from 1; 0 in running text.
     """
 
     page: str
@@ -33,6 +34,7 @@ class Command(NamedTuple):
     text: str
     title: str = ""
     printed: str = ""
+    block: int = 0
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ def commands(page: str, text: str | None = None) -> list[Command]:
     """All commands of a document, in its order."""
     text = (ROOT / page).read_text() if text is None else text
     found, end = [], 0
-    for fence in _FENCE.finditer(text):
+    for block, fence in enumerate(_FENCE.finditer(text), start=1):
         between, end = text[end : fence.start()], fence.end()
         language, code = fence[2].partition(" ")[0], textwrap.dedent(fence[3])
         title = re.search(r'title="(.+?)"', fence[2]) or re.match(r"# (\w+\.py)\n", code)
@@ -54,7 +56,7 @@ def commands(page: str, text: str | None = None) -> list[Command]:
         if language == "python" or (language == "sh" and title):
             found.append(Command(page, language, code, title[1] if title else ""))
         elif language == "sh":
-            found += [Command(page, "sh", line) for line in _lines(code)]
+            found += [Command(page, "sh", line, block=block) for line in _lines(code)]
         else:
             assert language in ("", "json"), f"{page}: a block of {language}: how would it be run?"
     return found + _in_text(page, text[end:])

@@ -4,45 +4,41 @@ To make one more thing that commands name, write a function of its path and put 
 the commands have for it; pages list what they need in `PAGES` of the tests.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import numpy as np
-import safetensors.numpy
-import torch
 from documents import ROOT
 from labelled import random_cifar, write_binary, write_folders
 from made_choices import make_fgovd, make_sugarcrepe, make_winoground
-from made_clip import clip_tensors, save_torchscript
 from made_grounding import make_entities, make_mdetr
 from made_hub import put
 from made_pictures import draw
 from made_segmentation import make_voc
 from made_tars import document, sample, write_tar
 from made_transformers import save_dinov3, save_siglip
+from made_weights import (
+    make_flair,
+    make_least_flair,
+    make_open_clip,
+    write_flair_file,
+    write_long_clip,
+    write_openai,
+    write_release_run,
+    write_several,
+)
 from photographs import write_photographs
 from PIL import Image
-from test_from_release import Release
 
-from flair_jax import checkpoint
 from flair_jax.cli import main
-from flair_jax.convert.transfer import convert
 from flair_jax.data.sets import scenes_builder
 from flair_jax.data.sets.prompts import imagenet_names
 from flair_jax.demo.recorded import MODEL
 from flair_jax.demo.run import write_pictures
-from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
-from flair_jax.models.flair import Flair
-from flair_jax.models.presets import PRESETS
-from flair_jax.weights.param_map import torch_shapes
 
 _SHARDS = 332  # of the documents' cc3m/{00000..00331}.tar
 _HELD_OUT = 512  # scenes, in the demonstration
-_CLIP = PRESETS["tiny"]
 
 # The shipped recipes ask for a ViT-B/16, thousands of images a step and months: these are the same, but small.
 _RECIPE = """
@@ -149,34 +145,6 @@ def _link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)
 
 
-def _random(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    rng = np.random.default_rng(0)
-    return {name: torch.from_numpy(rng.normal(0, 0.1, shape).astype(np.float32)) for name, shape in shapes.items()}
-
-
-def _flair_file(path: Path) -> None:
-    torch.save({"state_dict": _random(torch_shapes(PRESETS["tiny"]))}, path)
-
-
-@_once
-def _flair(path: Path) -> None:
-    _flair_file(path.with_suffix(".pt"))
-    convert(str(path.with_suffix(".pt")), path)
-
-
-@_once
-def _least_flair(path: Path) -> None:
-    """So small that ImageNet's 80,000 sentences take seconds."""
-    config = FlairConfig(
-        embed_dim=8,
-        pooling_heads=2,
-        vision=VisionConfig(image_size=32, patch_size=16, width=8, layers=1, head_width=4),
-        text=TextConfig(context_length=16, width=8, layers=1, heads=2),
-    )
-    model = Flair(config)
-    checkpoint.save(path, model, jax.jit(model.init)(jax.random.key(0)), {"file": "flair-merged30m.pt"})
-
-
 def _draw(data: Path, test: int) -> list[scenes_builder.LabelledScene]:
     """Draws the demonstration's data, with few scenes to train on and so many that are held out; returns these."""
     builder, shipped = scenes_builder.Scenes, scenes_builder.Scenes.BUILDER_CONFIGS
@@ -207,36 +175,8 @@ def _whole_demo(path: Path) -> None:
 
 
 @_once
-def _siglip(path: Path) -> None:
-    save_siglip(path)
-
-
-@_once
-def _dinov3(path: Path) -> None:
-    save_dinov3(path)
-
-
-@_once
 def _imagenet(path: Path) -> None:
     write_folders(path / "val", imagenet_names(), each=1, suffix=".JPEG")
-
-
-def _openai(path: Path) -> None:
-    save_torchscript(path, {name: torch.from_numpy(each) for name, each in clip_tensors(_CLIP).items()})
-
-
-def _long_clip(path: Path) -> None:
-    """With its two tables of positions, of 248 rows."""
-    tensors = {name: torch.from_numpy(each) for name, each in clip_tensors(_CLIP).items()}
-    width = tensors["positional_embedding"].shape[1]
-    tables = _random({"positional_embedding": (248, width), "positional_embedding_res": (248, width)})
-    torch.save({**tensors, **tables}, path)
-
-
-def _several(path: Path) -> None:
-    tensors = _random(torch_shapes(PRESETS["tiny"]))
-    averaged = {name: each * 0.5 for name, each in tensors.items()}
-    torch.save({"model": tensors, "ema": averaged}, path)
 
 
 def _tars(path: Path) -> None:
@@ -266,14 +206,6 @@ def _demo_run(path: Path) -> None:
     assert not main(["train", "--config=configs/demo.py", "--config.data.dir=demo/data", f"--workdir={path}"])
 
 
-def _release_run(path: Path) -> None:
-    """A checkpoint of the PyTorch release's training, after a step."""
-    names = json.loads((ROOT / "tests/golden/ViT-B-16-FLAIR.keys.json").read_text())["tensors"]
-    release = Release(PRESETS["tiny"], list(names), lambda step: 1e-3)
-    release.step(0)
-    release.save(path)
-
-
 def _hub(name: str, file: str, maker: Callable[[Path], None]) -> Callable[[Path], None]:
     """Puts into the made hub what a maker makes: a file, or all of a folder."""
 
@@ -288,27 +220,21 @@ def _hub(name: str, file: str, maker: Callable[[Path], None]) -> Callable[[Path]
     return upload
 
 
-def _open_clip(path: Path) -> None:
-    path.mkdir()
-    safetensors.numpy.save_file(clip_tensors(_CLIP), path / "open_clip_model.safetensors")
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
-
-
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "checkpoints/cc3m": _flair,
-    "checkpoints/merged30m": _least_flair,
+    "checkpoints/cc3m": _once(make_flair),
+    "checkpoints/merged30m": _once(make_least_flair),
     "demo": _demo,
     "demo, all its scenes": _whole_demo,
     "cc3m": _tars,
     "~/tensorflow_datasets/cc3m": _tars,
     "old": _tars,
     "cc3m_recaption.csv": _captions,
-    "ViT-B-16.pt": _openai,
-    "longclip-B.pt": _long_clip,
-    "flair-merged30m.pt": _flair_file,
-    "run.pt": _several,
+    "ViT-B-16.pt": write_openai,
+    "longclip-B.pt": write_long_clip,
+    "flair-merged30m.pt": write_flair_file,
+    "run.pt": write_several,
     "runs/demo": _demo_run,
-    "logs/cc3m/checkpoints/epoch_12.pt": _release_run,
+    "logs/cc3m/checkpoints/epoch_12.pt": write_release_run,
     "mine.py": lambda path: path.write_text(_OWN_MODEL) and None,
     "picture.jpg": lambda path: draw(path, 5),
     "kettle.jpg": lambda path: draw(path, 4),
@@ -323,8 +249,8 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "~/pets": lambda path: write_folders(path, ("beagle", "sphynx"), each=2),
     "~/data": lambda path: make_voc(path / "VOCdevkit" / "VOC2012", [0, 1, 2, 255]),
     "~/pictures": _pictures,
-    "hf://xiaorui638/flair": _hub("xiaorui638/flair", "flair-cc3m-recap.pt", _flair_file),
-    "hf://laion": _hub("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "", _open_clip),
-    "hf://google": _hub("google/siglip2-base-patch16-224", "", _siglip),
-    "hf://facebook": _hub("facebook/dinov3-vitb16-pretrain-lvd1689m", "", _dinov3),
+    "hf://xiaorui638/flair": _hub("xiaorui638/flair", "flair-cc3m-recap.pt", write_flair_file),
+    "hf://laion": _hub("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "", make_open_clip),
+    "hf://google": _hub("google/siglip2-base-patch16-224", "", save_siglip),
+    "hf://facebook": _hub("facebook/dinov3-vitb16-pretrain-lvd1689m", "", save_dinov3),
 }

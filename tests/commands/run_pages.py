@@ -49,6 +49,7 @@ def run_page(page: str, needs: tuple[str, ...], folder: Path, monkeypatch: pytes
     with world_in(folder, monkeypatch) as world:
         world.make(*needs)
         names: dict[str, object] = {"c": get_config()}  # of lines of a configuration file
+        printed: dict[int, str] = {}  # by each block
         for command in commands(page):
             if becomes(command) != "run":
                 continue
@@ -58,9 +59,9 @@ def run_page(page: str, needs: tuple[str, ...], folder: Path, monkeypatch: pytes
             elif command.language == "python":
                 _run_python(command, names)
             else:
-                printed = _run_line(command.text)
+                printed[command.block] = printed.get(command.block, "") + _run_line(command.text)
                 if command.printed and page not in NOT_COMPARED:
-                    assert_alike(printed, command.printed, TOLERANCES.get(page, 0.02))
+                    assert_alike(printed[command.block], command.printed, TOLERANCES.get(page, 0.02))
 
 
 def _run_python(command: Command, names: dict[str, object]) -> None:
