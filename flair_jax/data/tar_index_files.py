@@ -28,8 +28,8 @@ from flair_jax.files import expand, replace_when_complete
 SPANS = np.dtype(
     [(name, "<i8") for name in ("json_offset", "json_size", "picture_offset", "picture_size", "picture_header")]
 )
-# Held while NumPy parses a header by Python's `ast`, which in Python 3.11 fails now and then if several threads do it at
-# once: "AST constructor recursion depth mismatch" (python/cpython#106905).
+# Held while NumPy parses a header by Python's `ast`, which in Python 3.11 fails now and then if several threads do it
+# at once: "AST constructor recursion depth mismatch" (python/cpython#106905).
 _HEADERS = threading.Lock()
 _VERSION = 2
 _CACHE = "~/.cache/flair_jax/tars"

@@ -8,6 +8,7 @@ page's row in `PAGES` of a test file here, and their maker to `made_world.py`; i
 """
 
 import argparse
+import functools
 import shlex
 
 from documents import PAGES, Command, commands
@@ -72,6 +73,8 @@ EXCEPTIONS = {
     "flair-jax evaluate --checkpoint gs://BUCKET/runs/cc3m --dataset coco --data-dir coco "
     "--output gs://BUCKET/coco.json": BUCKET,
     "flair-jax status gs://my-bucket/runs/cc3m": BUCKET,
+    "flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4 --evaluate": "compiles for a minute; "
+    "tests/plan/test_plan.py plans a small one",
     "flair-jax demo": DEMO,
     "flair-jax demo --full": DEMO,
     "flair-jax demo --full --control": DEMO,
@@ -123,7 +126,14 @@ def becomes(command: Command) -> str:
         return EXCEPTIONS[command.name]
     if (command.page, command.language) in ELSEWHERE:
         return f"run by {ELSEWHERE[command.page, command.language]}"
+    if command.language == "text" and command.text.startswith("flair-jax ") and command.text in _in_blocks():
+        return "run with its block"
     return "named" if command.language == "text" and _is_name(command.text) else "run"
+
+
+@functools.cache
+def _in_blocks() -> set[str]:
+    return {command.text for page in PAGES for command in commands(page) if command.language == "sh"}
 
 
 def _is_name(text: str) -> bool:

@@ -11,7 +11,6 @@ PAGES = {
     "docs/packing.md": ("cc3m",),
     "docs/plan.md": (),
     "docs/pods.md": (),
-    "docs/retrieval.md": (),
     "docs/training.md": ("~/tensorflow_datasets/cc3m",),
     "launch/README.md": (),
 }
