@@ -14,6 +14,7 @@ from test_from_release import Release
 from flair_jax import checkpoint
 from flair_jax.convert.transfer import convert
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
+from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
 from flair_jax.weights.param_map import torch_shapes
@@ -78,4 +79,5 @@ def write_release_run(path: Path) -> None:
 def make_open_clip(path: Path) -> None:
     path.mkdir()
     safetensors.numpy.save_file(clip_tensors(_CLIP), path / "open_clip_model.safetensors")
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
+    model = {name: value for name, value in config_to_json(_CLIP).items() if name != "pooling_heads"}
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
