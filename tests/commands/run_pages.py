@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,8 @@ def run_page(page: str, needs: tuple[str, ...], folder: Path, monkeypatch: pytes
                 _run_python(command, names)
             else:
                 printed[command.block] = printed.get(command.block, "") + _run_line(command.text)
+                for file in re.findall(r"--(?:output|report|html|save) (\S+)", command.text):
+                    assert Path(file).exists(), f"{command.text}: wrote no {file}"
                 if command.printed and page not in NOT_COMPARED:
                     assert_alike(printed[command.block], command.printed, TOLERANCES.get(page, 0.02))
 
@@ -75,6 +78,9 @@ def _run_python(command: Command, names: dict[str, object]) -> None:
 
 def _run_line(text: str) -> str:
     """What a line prints; fails if its status is not 0."""
+    with socket.socket() as probe:  # the documents' port may be taken by another suite that runs at the same time
+        probe.bind(("127.0.0.1", 0))
+        text = text.replace("127.0.0.1:1234", f"127.0.0.1:{probe.getsockname()[1]}")
     joined = text.replace("\\\n", " ")
     optimised = any(words in text for words in OPTIMISED)
     if optimised or not _ALONE.match(joined):
