@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # What the tests need, but for what has an environment of its own.
-EXTRAS = convert,demo,docs,export,faiss,html,masks,tokenizers,towers,tpu,test
+EXTRAS = convert,demo,docs,export,faiss,html,masks,notebook,onnx,tokenizers,towers,tpu,test
 
 .PHONY: help demo test lint docs browser constraints clean
 
@@ -22,7 +22,7 @@ test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp $(VENV)-bucket/te
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
 	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto --dist worksteal tests/bucket
 	@$(MAKE) --no-print-directory browser
-	$(VENV)-app/bin/python -m pytest -m browser tests/show/test_app.py
+	$(VENV)-app/bin/python -m pytest -m browser tests/show
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

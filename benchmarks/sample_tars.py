@@ -100,7 +100,7 @@ def photographs() -> list[Image.Image]:
 @functools.cache
 def vocabulary() -> tuple[list[str], np.ndarray]:
     """Words of CLIP's vocabulary and how often each comes: by Zipf's law, as in texts."""
-    ids = tokenizer._vocabulary()._ids
+    ids = tokenizer.clip_vocabulary()[0]
     found = [
         name[:-4] for name in ids if name.endswith("</w>") and name[:-4].isalpha() and name.isascii() and len(name) > 5
     ]

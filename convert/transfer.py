@@ -12,6 +12,7 @@ import numpy as np
 
 from flair_jax import checkpoint
 from flair_jax.convert.folder import load_tensors, preprocessing
+from flair_jax.convert.functions import random_inputs
 from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import ConfigError
 from flair_jax.files import absolute, expand
@@ -262,11 +263,7 @@ def verify(
     if is_clip(held):
         tensors = complete(tensors, model.config)
     reference = TorchFlair({name: torch.from_numpy(np.array(each)) for name, each in tensors.items()}, model.config)
-    rng = np.random.default_rng(0)
-    size, text = model.config.vision.image_size, model.config.text
-    images = rng.standard_normal((2, size, size, 3), dtype=np.float32)
-    tokens = rng.integers(1, text.vocab_size - 1, (3, text.context_length), dtype=np.int32)
-    tokens[:, -1] = text.vocab_size - 1 if text.end_of_text_id is None else text.end_of_text_id
+    images, tokens = random_inputs(model.config, images=2, texts=3)
 
     with torch.no_grad():
         theirs_global, theirs_local = reference.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))

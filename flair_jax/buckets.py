@@ -142,14 +142,14 @@ def version_of(path: Path) -> str:
 @functools.cache
 def fetch(path: Path) -> Path:
     """A copy of an object or folder on this machine, until the process ends; a bar shows how far it is."""
-    from tqdm import tqdm  # the console starts without it
+    from flair_jax.progress import BYTES, ProgressBar  # the console starts without it
 
     folder = tempfile.TemporaryDirectory(prefix="flair-jax-")
     atexit.register(folder.cleanup)
     store, root = filesystem(str(path))
     local = Path(folder.name) / path.name
     files = list_files(path) if path.is_dir() else {"": int(ask(str(path), lambda: store.size(root)))}
-    with tqdm(total=sum(files.values()), desc=f"fetch {path.name}", unit="B", unit_scale=True) as bar:
+    with ProgressBar(total=sum(files.values()), description=f"fetch {path.name}", unit=BYTES) as bar:
         for name, size in files.items():
             place = local / name
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def test_from_a_pytorch_file_to_metrics(golden, photographs, tmp_path) -> None:
         *("--output", tmp_path / "metrics.json"),
     )
     assert scored.returncode == 0, scored.stderr
-    assert "pair/s" in scored.stderr, "a progress bar with a rate"
+    assert "pairs/s" in scored.stderr, "a progress bar with a rate"
     document = json.loads((tmp_path / "metrics.json").read_text())
     (result,) = document["results"]
     assert (result["images"], result["images_of_whole_set"]) == (len(PHOTOGRAPHS), 5000)

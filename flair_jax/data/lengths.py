@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from flair_jax.data.packing import place, rows_of
 from flair_jax.data.pipeline import SampleSettings, draw_captions
@@ -16,6 +15,7 @@ from flair_jax.data.sources import Source
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
 from flair_jax.models.tokens import find_end
+from flair_jax.progress import ProgressBar
 from flair_jax.setting_checks import FEWEST_TOKENS
 
 # Steps that may cut a caption, as a share of all: the last is that of the recommended budget.
@@ -120,7 +120,7 @@ def draw_lengths(
     chunks = [chosen[start : start + _CHUNK].tolist() for start in range(0, count, _CHUNK)]
     look = functools.partial(_lengths_of, source, settings, end_of_text_id)
     found = parallel(
-        look, chunks, processes=processes, description="draw captions", unit=" samples", size=len, progress=progress
+        look, chunks, processes=processes, description="draw captions", unit="sample", size=len, progress=progress
     )
     return np.concatenate([np.zeros((0, settings.captions_per_image), np.int64), *found])
 
@@ -180,7 +180,7 @@ def advise(
     count = min(max(_SIMULATED_CAPTIONS // captions, _FEWEST_GROUPS), _MOST_GROUPS)
     rng = np.random.default_rng(0)
     sums, needed = np.zeros((2, count), np.int64)
-    for number in tqdm(range(count), desc="pack", unit=" groups", disable=not progress):
+    for number in ProgressBar(range(count), description="pack", unit="group", shown=progress):
         group = lengths[rng.integers(0, len(lengths), images)].ravel()
         sums[number], needed[number] = group.sum(), _rows_needed(group, row_tokens)
     odds = _Odds(row_tokens, groups, captions, sums, needed, _odds_of_more(of_image, images))

@@ -10,11 +10,11 @@ from PIL import Image
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import ImageError
 
-SIDE = 240  # pixels of the longer side
+_SIDE = 240  # pixels of the longer side
 
 
 def thumbnail(picture: str | bytes) -> str:
-    """A small JPEG in base64, about 10 kB; empty if the picture cannot be read.
+    """A small JPEG as a data URL, about 10 kB; empty if the picture cannot be read.
 
     Args:
       picture: its path, or its file.
@@ -23,7 +23,7 @@ def thumbnail(picture: str | bytes) -> str:
         opened = open_rgb(picture)
     except ImageError:
         return ""
-    opened.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    opened.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     data = io.BytesIO()
     opened.save(data, "JPEG", quality=80)
-    return base64.b64encode(data.getvalue()).decode("ascii")
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

@@ -99,6 +99,11 @@ TOKENIZERS: dict[str, Tokenizer] = {
 }
 
 
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]], str]:
+    """CLIP's byte-pair encoding for other programs: ids by word, merges by rank, and what marks the end of a word."""
+    return _vocabulary().ids, list(_vocabulary().rank), _END_OF_WORD
+
+
 def find_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a name: one of `TOKENIZERS`, or `KIND:FILE`, see `flair_jax.data.tokenizer_files`.
 
@@ -158,9 +163,9 @@ class _Vocabulary:
         merges = [tuple(line.split()) for line in lines[1 : 49408 - 2 * 256 - 2 + 1]]
         words = [*letters, *(letter + _END_OF_WORD for letter in letters)]
         words += ["".join(merge) for merge in merges]
-        self._ids = {word: index for index, word in enumerate([*words, _START, _END])}
-        self._rank = {merge: rank for rank, merge in enumerate(merges)}
-        self.start, self.end = self._ids[_START], self._ids[_END]
+        self.ids = {word: index for index, word in enumerate([*words, _START, _END])}
+        self.rank = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        self.start, self.end = self.ids[_START], self.ids[_END]
         # Words repeat: caching whole words is most of the speed. The bound keeps long-lived workers small.
         self._encode_word = functools.lru_cache(maxsize=1 << 17)(self._merge)
 
@@ -170,11 +175,11 @@ class _Vocabulary:
 
     def _merge(self, word: str) -> tuple[int, ...]:
         if word in (_START, _END):
-            return (self._ids[word],)
+            return (self.ids[word],)
         parts = [self._letter[byte] for byte in word.encode("utf-8")]
         parts[-1] += _END_OF_WORD
         # The merges lead every word of the vocabulary to its own id; the tests try each.
-        whole = self._ids.get("".join(parts))
+        whole = self.ids.get("".join(parts))
         return (whole,) if whole is not None else self._merge_parts(parts)
 
     def _merge_parts(self, parts: list[str]) -> tuple[int, ...]:
@@ -185,14 +190,12 @@ class _Vocabulary:
         parts = list(parts)
         after = list(range(1, len(parts) + 1))  # where the next part begins
         before = list(range(-1, len(parts) - 1))
-        waiting = [
-            (self._rank[pair], left) for left, pair in enumerate(itertools.pairwise(parts)) if pair in self._rank
-        ]
+        waiting = [(self.rank[pair], left) for left, pair in enumerate(itertools.pairwise(parts)) if pair in self.rank]
         heapq.heapify(waiting)
         while waiting:
             rank, left = heapq.heappop(waiting)
             right = after[left]
-            if right == len(parts) or self._rank.get((parts[left], parts[right])) != rank:
+            if right == len(parts) or self.rank.get((parts[left], parts[right])) != rank:
                 continue  # one of the two is part of something else by now
             parts[left] += parts[right]
             parts[right] = ""
@@ -201,10 +204,10 @@ class _Vocabulary:
                 before[after[left]] = left
             for start in (before[left], left):
                 if start >= 0 and after[start] < len(parts):
-                    new = self._rank.get((parts[start], parts[after[start]]))
+                    new = self.rank.get((parts[start], parts[after[start]]))
                     if new is not None:
                         heapq.heappush(waiting, (new, start))
-        return tuple(self._ids[part] for part in parts if part)
+        return tuple(self.ids[part] for part in parts if part)
 
 
 def _letter_by_byte() -> dict[int, str]:

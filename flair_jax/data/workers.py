@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import cloudpickle
-from tqdm import tqdm
 
 from flair_jax.errors import ConfigError, WorkerError
+from flair_jax.progress import ProgressBar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -186,7 +186,7 @@ def parallel(
       WorkerError: if one of them dies.
     """
     count = min(processes or os.cpu_count() or 1, len(items))
-    with tqdm(total=sum(map(size, items)), desc=description, unit=unit, disable=not progress) as bar:
+    with ProgressBar(total=sum(map(size, items)), description=description, unit=unit, shown=progress) as bar:
         results = map(function, items) if count <= 1 else _in_processes(function, items, count)
         for item, result in zip(items, results, strict=True):
             yield result

@@ -9,6 +9,7 @@ from flair_jax.lazy import public
 if TYPE_CHECKING:
     from flair_jax.demo.evaluation import ScenesEvaluation as ScenesEvaluation
     from flair_jax.demo.evaluation import ScenesResult as ScenesResult
+    from flair_jax.demo.recorded import MODEL as MODEL
     from flair_jax.demo.report import write_report as write_report
     from flair_jax.demo.run import run_demo as run_demo
     from flair_jax.demo.run import write_pictures as write_pictures
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             "evaluation": ["ScenesEvaluation", "ScenesResult"],
+            "recorded": ["MODEL"],
             "report": ["write_report"],
             "run": ["run_demo", "write_pictures"],
         },

@@ -10,19 +10,18 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
-from flair_jax.data.sets.scenes import describe_background, describe_object
+from flair_jax import pages
+from flair_jax.data.sets.scenes import COLUMNS, ROWS, describe_background, describe_object
 from flair_jax.data.sets.scenes_builder import LabelledScene
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.demo import evaluation
 from flair_jax.demo.evaluation import ATTRIBUTES, ScenesResult, words
 from flair_jax.demo.recorded import Recorded
-from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.packages import import_jinja
 from flair_jax.show.draw import new_figure, overlay
@@ -30,8 +29,8 @@ from flair_jax.show.maps import attention_maps
 
 _EXAMPLES = 6
 _SHOWN = 216  # pixels of a picture's side on the page
+_NEEDS_JINJA = ("`flair-jax demo`", "demo")
 _LEARNED = 60  # per cent of the questions about a kind of word, where 50 is chance
-_PAGE = Path(__file__).parent / "report.html.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Example:
 
     Attributes:
       pixels: uint8 [S, S, 3].
+      content: what the picture shows, in words.
       maps: sentence and attention [G, G], averaged over heads.
     """
 
     pixels: np.ndarray
+    content: str
     maps: list[tuple[str, np.ndarray]]
 
 
@@ -80,7 +81,8 @@ def examples(model: Flair, params: Params, scenes: Sequence[LabelledScene]) -> l
         ]
         tokens = tokenize_for(model.config.text, captions)
         maps = np.asarray(attention(params, model.normalize(labelled.pixels[None]), tokens).heads[0].mean(axis=1))
-        found.append(Example(labelled.pixels, list(zip(captions, maps, strict=True))))
+        content = ", ".join(map(describe_object, labelled.scene.objects)) + f"; {captions[-1]}"
+        found.append(Example(labelled.pixels, content, list(zip(captions, maps, strict=True))))
     return found
 
 
@@ -189,12 +191,17 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
       FlairError: if matplotlib or Jinja2 is missing.
     """
-    template = _jinja().Environment(autoescape=True).from_string(_PAGE.read_text(encoding="utf-8"))
     shown = [
-        (_png(each.pixels), [(caption, _png(overlay(each.pixels, attention))) for caption, attention in each.maps])
+        (
+            _png(each.pixels),
+            each.content,
+            [(caption, _where_most(map_), _png(overlay(each.pixels, map_))) for caption, map_ in each.maps],
+        )
         for each in report.examples
     ]
-    text = template.render(
+    text = pages.render(
+        "demo",
+        *_NEEDS_JINJA,
         scenes=report.result.scenes,
         heading=HEADING,
         tables=list(tables(report)),
@@ -203,27 +210,29 @@ def write_report(path: Path, report: Report) -> None:
         curves=_curves(report.recorded.losses, report.losses),
         controls=len(report.recorded.controls),
     )
-    with replace_when_complete(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    pages.write(path, text)
 
 
 def check_packages() -> None:
     """Raises FlairError if a package is missing that the page needs, before the work and not after it."""
-    _jinja()
+    import_jinja(*_NEEDS_JINJA)
     new_figure(1, 1)
 
 
-def _jinja() -> Any:
-    return import_jinja("`flair-jax demo`", "demo")
+def _where_most(attention: np.ndarray) -> str:
+    """The place of a picture, in the sentences' words, where a map [G, G] is highest."""
+    row, column = np.unravel_index(int(attention.argmax()), attention.shape)
+    size, names = attention.shape[0], (ROWS, COLUMNS)
+    return " ".join(name[3 * int(at) // size] for name, at in zip(names, (row, column), strict=True))
 
 
 def _png(pixels: np.ndarray) -> str:
-    """A picture of at most 216 pixels a side, in base64."""
+    """A picture of 216 pixels a side, as a data URL."""
     picture, stream = Image.fromarray(pixels), io.BytesIO()
     small = picture.width < _SHOWN
     side = (_SHOWN, _SHOWN * picture.height // picture.width)
     picture.resize(side, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS).save(stream, "png")
-    return base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _curves(*curves: Sequence[tuple[int, float]]) -> dict[str, object]:

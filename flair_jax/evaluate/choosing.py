@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from flair_jax.data.sets.choice_data import ChoiceData
 from flair_jax.errors import DatasetError, FlairError
@@ -19,6 +18,7 @@ from flair_jax.evaluate.choosing_metrics import ONE_PICTURE, SEVERAL_PICTURES, c
 from flair_jax.evaluate.choosing_scores import WAYS, CaptionScorer, Picture, read_view, score_rows
 from flair_jax.models.flair import Flair
 from flair_jax.models.pooling import Pooling
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
 from flair_jax.scoring.scorer import Retriever
@@ -98,7 +98,7 @@ def choose(
     start, ways = time.monotonic(), _ways(model, data, settings)
 
     def embed() -> np.ndarray:
-        with tqdm(total=len(data.texts), desc="captions", unit="caption") as bar:
+        with ProgressBar(total=len(data.texts), description="captions", unit="caption") as bar:
             return embed_texts(model, retriever, data.texts, settings.batch_size, bar)
 
     features = store.get_or_compute("texts", embed)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from tqdm import tqdm
 
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.data.sets.classification import ClassificationData
@@ -19,6 +18,7 @@ from flair_jax.errors import ImageError
 from flair_jax.evaluate.ensemble import class_features
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
 from flair_jax.scoring.metrics import Ranks, Ties, class_ranks, classification_metrics, measure
@@ -178,7 +178,7 @@ def _embed_names(
     """`class_features` of names, a few at a time."""
     at_once = max(1, _TEXTS_PER_BLOCK // len(templates))
 
-    def embed(chosen: Sequence[str], bar: tqdm) -> Callable[[], np.ndarray]:
+    def embed(chosen: Sequence[str], bar: ProgressBar) -> Callable[[], np.ndarray]:
         def compute() -> np.ndarray:
             texts = [text for name in chosen for text in sentences(templates, name)]
             features = embed_texts(model, retriever, texts, batch_size, bar)
@@ -187,7 +187,7 @@ def _embed_names(
         return compute
 
     blocks = []
-    with tqdm(total=len(names) * len(templates), desc="texts", unit="text") as bar:
+    with ProgressBar(total=len(names) * len(templates), description="texts", unit="text") as bar:
         for start in range(0, len(names), at_once):
             chosen = names[start : start + at_once]
             blocks.append(store.get_or_compute(f"classes-{start:08d}", embed(chosen, bar)))

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from tqdm import tqdm
 
 from flair_jax.data.image import preprocess
 from flair_jax.data.sets.grounding_data import GroundingData
@@ -27,6 +26,7 @@ from flair_jax.evaluate.localization import (
 )
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_texts
 from flair_jax.scoring.maps import maps_of, pair_maps
@@ -104,7 +104,7 @@ def point(
     texts = {text: number for number, text in enumerate(dict.fromkeys(data.texts))}
 
     def embed() -> np.ndarray:
-        with tqdm(total=len(texts), desc="texts", unit="text") as bar:
+        with ProgressBar(total=len(texts), description="texts", unit="text") as bar:
             return embed_texts(model, retriever, list(texts), settings.batch_size, bar)
 
     features = store.get_or_compute("texts", embed)[[texts[text] for text in data.texts]]
@@ -174,7 +174,11 @@ class _Mapper(NamedTuple):
         features = text[[phrase for picture in pictures for phrase in picture.phrases]]
         found = [
             self.retriever.by_rows(
-                self.pair_maps, _PAIRS, local[image[start : start + _PAIRS]], features[start : start + _PAIRS]
+                "the maps of {} pairs",
+                self.pair_maps,
+                _PAIRS,
+                local[image[start : start + _PAIRS]],
+                features[start : start + _PAIRS],
             )
             for start in range(0, len(image), _PAIRS)
         ]

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.data.sets.retrieval_data import Picture, RetrievalData, StoredPicture
@@ -20,6 +19,7 @@ from flair_jax.evaluate.retrieval_details import find_worst, recall_by_length
 from flair_jax.models.flair import Flair
 from flair_jax.models.pooling import PreparedTexts
 from flair_jax.parallel.processes import ALONE, Processes
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, compute_in_blocks, cut_off, embed_tokens
 from flair_jax.scoring.metrics import Ties, measure_retrieval
@@ -184,7 +184,7 @@ class _Evaluator:
         part = self.processes.part(len(tokens))
 
         def embed() -> np.ndarray:
-            with tqdm(total=len(part), desc="texts", unit="text", disable=self.processes.index > 0) as bar:
+            with ProgressBar(total=len(part), description="texts", unit="text", shown=self.processes.index == 0) as bar:
                 own = tokens[part.start : part.stop]
                 return embed_tokens(self.model, self.retriever, own, self.batch_size, bar)
 
@@ -209,7 +209,7 @@ class _Evaluator:
         per_image = min(self.settings.top_k, len(distinct)) if self.settings.mode == "top-k" else len(distinct)
         pairs = per_image * sum(block.images for block in blocks)
         scored: list[ScoreBlock] = []
-        with tqdm(total=pairs, desc="scores", unit="pair", unit_scale=True, disable=self.processes.index > 0) as bar:
+        with ProgressBar(total=pairs, description="scores", unit="pair", shown=self.processes.index == 0) as bar:
             for block in blocks:
                 called = f"{name}-{first + sum(block.images for block in scored):08d}"
                 if called not in self.store:

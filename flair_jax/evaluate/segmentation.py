@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.errors import ImageError
 from flair_jax.evaluate.ensemble import class_features
-from flair_jax.evaluate.overlays import write_comparison
+from flair_jax.evaluate.overlays import file_names, write_comparison
 from flair_jax.evaluate.segmentation_metrics import confusion_matrix, segmentation_metrics
 from flair_jax.evaluate.windows import Windows, average_windows, classify_pixels, cut_windows, plan_windows
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import CutOff, check_broken, cut_off, embed_texts, read_ahead
 from flair_jax.scoring.scorer import Retriever
@@ -100,7 +100,7 @@ class PatchScorer:
         templates = data.templates if templates is None else templates
         sentences = [template.replace("{}", word) for word in words for template in templates]
         self.cut_off = cut_off(sentences, model.config.text)
-        with tqdm(total=len(sentences), desc="texts", unit="text") as bar:
+        with ProgressBar(total=len(sentences), description="texts", unit="text") as bar:
             features = embed_texts(model, retriever, sentences, self._batch, bar)
         text = class_features(features.reshape(len(words), len(templates), -1))
         if settings.segment_by == "patches":
@@ -196,17 +196,20 @@ def segment(
     total = sum(finished, np.zeros((len(data.classes),) * 2, np.int64))
     broken: dict[int, str] = {}
     numbers = [number for block in todo for number in block]
+    files = [save / name for name in file_names(data.names)] if save else []
 
     scorer = PatchScorer(model, retriever, data, settings)
     ends = {block[-1]: block for block in todo}
     done: list[Future[np.ndarray]] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(data.names), initial=len(data.names) - len(numbers), desc="images", unit="image") as bar,
+        ProgressBar(
+            total=len(data.names), done=len(data.names) - len(numbers), description="images", unit="image"
+        ) as bar,
     ):
         for (number, picture), scores in scorer.score(_windows(model, data, settings, numbers, broken)):
             if picture is not None:
-                done.append(pool.submit(_judge, data, settings, picture, scores, save))
+                done.append(pool.submit(_judge, data, settings, picture, scores, files))
             if number in ends:
                 block = ends[number]
                 matrix = sum((each.result() for each in done), np.zeros_like(total))
@@ -215,6 +218,8 @@ def segment(
                 done = []
             bar.update()
     check_broken(broken, len(data.names), skip=settings.skip_broken)
+    for number in broken if save else ():
+        files[number].unlink(missing_ok=True)  # of an earlier run, when it could be read
     store.remove()
     judged = len(data.names) - len(broken)
     metrics = segmentation_metrics(total, data.classes)
@@ -237,15 +242,14 @@ def _windows(
 
 
 def _judge(
-    data: SegmentationData, settings: SegmentationSettings, picture: _Picture, scores: np.ndarray, save: Path | None
+    data: SegmentationData, settings: SegmentationSettings, picture: _Picture, scores: np.ndarray, files: list[Path]
 ) -> np.ndarray:
-    """The confusion matrix of one picture."""
+    """The confusion matrix of one picture, which is drawn if there are files for all."""
     height, width = picture.truth.shape
     patches = average_windows(scores, picture.windows)
     predicted = classify_pixels(patches, width, height, settings.background_threshold)
-    if save is not None:
-        name = data.names[picture.number].replace("/", "_")
-        write_comparison(save / f"{name}.png", picture.picture, picture.truth, predicted, data.classes)
+    if files:
+        write_comparison(files[picture.number], picture.picture, picture.truth, predicted, data.classes, data.palette)
     return confusion_matrix(picture.truth, predicted, len(data.classes))
 
 

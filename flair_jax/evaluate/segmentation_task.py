@@ -12,13 +12,15 @@ from flair_jax.data.sets.prompts import read_templates
 from flair_jax.data.sets.segmentation import SEGMENTATION_SETS, SegmentationSet
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.data.sets.segmentation_texts import read_words
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, FlairError
 from flair_jax.evaluate import report
+from flair_jax.evaluate.gallery import PAGE, write_gallery
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
 from flair_jax.evaluate.task import Figure, Task
 from flair_jax.files import absolute
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.flair import Flair
+from flair_jax.packages import import_jinja
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 
@@ -67,10 +69,23 @@ def _segment(
     settings: SegmentationSettings,
     store: BlockStore,
 ) -> Segmentation:
+    without = _why_no_page() if save else ""
+    if without:
+        print(f"{save} will have no {PAGE}: {without}")
     outcome = segment(model, retriever, data, settings, store, save)
     if save:
         print(f"pictures (original, truth, prediction): {save}")
+        if not without:
+            print(f"written: {write_gallery(save, data, outcome.metrics, settings.segment_by)}")
     return outcome
+
+
+def _why_no_page() -> str:
+    try:
+        import_jinja("the page")
+    except FlairError as error:
+        return str(error)
+    return ""
 
 
 def _complete(

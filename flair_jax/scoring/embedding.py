@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import grain
 import numpy as np
-from tqdm import tqdm
 
 from flair_jax.data.tokenizer import find_tokenizer, tokenize_for
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.models.config import TextConfig
 from flair_jax.models.flair import Flair
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.ranking import ScoreBlock
 from flair_jax.scoring.scorer import Retriever
@@ -59,7 +59,7 @@ def compute_in_blocks(
     blocks = {chunk: stored(chunk) for chunk in chunks if names[chunk] in store}
     todo, broken = [chunk for chunk in chunks if chunk not in blocks], dict[int, str]()
     done = sum(map(len, blocks))
-    with tqdm(total=len(items), initial=done, desc="images", unit="image", disable=not progress) as bar:
+    with ProgressBar(total=len(items), done=done, description="images", unit="image", shown=progress) as bar:
         for chunk, good, broken_here in _read_chunks(items, read, todo):
             broken |= {first + number: message for number, message in broken_here.items()}
             # A run that will fail keeps reading, to name all that is broken, but computes no more.
@@ -185,12 +185,16 @@ def unread(sentences: Sequence[str], text: TextConfig) -> list[str]:
     ]
 
 
-def embed_texts(model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: tqdm) -> np.ndarray:
+def embed_texts(
+    model: Flair, retriever: Retriever, texts: Sequence[str], batch_size: int, bar: ProgressBar
+) -> np.ndarray:
     """Features [N, D] of texts, as `embed_tokens` makes them."""
     return embed_tokens(model, retriever, tokenize_for(model.config.text, texts), batch_size, bar)
 
 
-def embed_tokens(model: Flair, retriever: Retriever, tokens: np.ndarray, batch_size: int, bar: tqdm) -> np.ndarray:
+def embed_tokens(
+    model: Flair, retriever: Retriever, tokens: np.ndarray, batch_size: int, bar: ProgressBar
+) -> np.ndarray:
     """Features [N, D] of tokens [N, T]. Texts of like length share a batch, cut to its longest; `bar` counts texts."""
     order = np.argsort(model.text_lengths(tokens), kind="stable")
     features = np.empty((len(tokens), model.config.embed_dim), np.float32)

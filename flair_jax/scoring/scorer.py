@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flair_jax.compiling import FirstCalls
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import PreparedTexts
@@ -91,6 +92,7 @@ class Retriever:
         devices = jax.local_devices() if devices is None else devices
         self._text_lengths = model.text_lengths
         self._mesh = data_mesh(devices)
+        self._first_calls = FirstCalls(self._mesh.size)
         self._rows = NamedSharding(self._mesh, P("data"))
         self._everywhere = NamedSharding(self._mesh, P())
         self._params = replicate(params, self._mesh)
@@ -130,7 +132,9 @@ class Retriever:
           with_local: whether the local tokens are wanted; if not, the result is [B, 1, D].
           pad_to: pad to this many images, so that a last, smaller block needs no compilation.
         """
-        return self.by_rows(partial(self._encode_images, with_local=with_local), pad_to, pixels)
+        return self.by_rows(
+            "the image tower for {} images", partial(self._encode_images, with_local=with_local), pad_to, pixels
+        )
 
     def encode_texts(self, tokens: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Text features, not normalised: int32 [N, T] -> float32 [N, D]; `pad_to` as in `encode_images`.
@@ -139,7 +143,8 @@ class Retriever:
         """
         longest = int(self._text_lengths(tokens).max())
         length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, tokens.shape[1])
-        return self.by_rows(self._encode_texts, pad_to, tokens[:, :length])
+        program = f"the text tower for {{}} texts of {length} tokens"
+        return self.by_rows(program, self._encode_texts, pad_to, tokens[:, :length])
 
     def prepare_texts(self, text: np.ndarray) -> PreparedTexts:
         """Text features [N, D] as `score_all` and `score_top_k` take them, on every device."""
@@ -149,7 +154,8 @@ class Retriever:
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
         count = texts.size
-        return self.by_rows(lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
+        program = f"the scores of {{}} images with {count:,} texts"
+        return self.by_rows(program, lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
 
     def score_top_k(
         self, candidates: np.ndarray, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0
@@ -165,25 +171,28 @@ class Retriever:
         Returns:
           [B, K].
         """
-        return self.by_rows(
-            lambda params, *rows: self._score_top_k(params, *rows, texts), pad_to, candidates.astype(np.int32), local
-        )
+        chosen = candidates.astype(np.int32)
+        program = f"the scores of {{}} images with {chosen.shape[1]:,} texts each"
+        return self.by_rows(program, lambda params, *x: self._score_top_k(params, *x, texts), pad_to, chosen, local)
 
     def score_text(self, local: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of many images with one text: [B, L, D], in any float dtype, and [D] -> [B].
 
         The same scores as `score_all`, with less work for a single text.
         """
-        return self.by_rows(lambda params, rows: self._score_text(params, rows, text), pad_to, local)
+        program = "the scores of {} images with one text"
+        return self.by_rows(program, lambda params, rows: self._score_text(params, rows, text), pad_to, local)
 
     def score_global(self, image: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Cosines of global features: [B, D] and [N, D] -> [B, N]."""
-        return self.by_rows(lambda _, rows: self._score_global(rows, text), pad_to, image)
+        program = f"the global scores of {{}} images with {len(text):,} texts"
+        return self.by_rows(program, lambda _, rows: self._score_global(rows, text), pad_to, image)
 
-    def by_rows(self, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
+    def by_rows(self, program: str, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
         """function(params, *arrays) [N, ...], of rows of arrays [N, ...] that are sharded over the devices.
 
         Args:
+          program: what the function is, with {} for the number of rows; said when it is compiled.
           function: jitted; each row of its result is of the same row of the arrays.
           pad_to: as in `encode_images`; there are always enough rows for all devices to have the same number.
           *arrays: each with N rows.
@@ -192,7 +201,9 @@ class Retriever:
         rows = -(-max(count, pad_to) // devices) * devices
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
         with jax.set_mesh(self._mesh):
-            result = function(self._params, *(jax.device_put(array, self._rows) for array in padded))
+            rows_of = [jax.device_put(array, self._rows) for array in padded]
+            with self._first_calls.compiling(program.format(rows), *rows_of):
+                result = function(self._params, *rows_of)
         return np.asarray(result)[:count]
 
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from flair_jax.buckets import is_remote
 from flair_jax.data.image import preprocess
 from flair_jax.errors import ImageError, SearchIndexError
 from flair_jax.files import expand, locked
 from flair_jax.models.flair import Flair, Params
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.embedding import errors_returned, read_ahead
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.candidates import build_faiss
@@ -105,7 +105,9 @@ def update(
         present = writer.names()
         todo = [picture for picture in found.pictures if picture.name not in present]
         remarks: list[str] = []
-        with tqdm(total=len(present) + len(todo), initial=len(present), desc="pictures", unit="picture") as bar:
+        with ProgressBar(
+            total=len(present) + len(todo), done=len(present), description="pictures", unit="picture"
+        ) as bar:
             broken = _embed(writer, todo, model, params, settings, bar, remarks) if todo else []
         writer.merge()
         writer.finish([*found.unusable, *broken])
@@ -141,7 +143,7 @@ def _embed(
     model: Flair,
     params: Params,
     settings: IndexSettings,
-    bar: tqdm,
+    bar: ProgressBar,
     remarks: list[str],
 ) -> list[str]:
     """Adds pictures to the index and remarks about them to `remarks`; returns messages about those that are broken.

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from flair_jax.errors import DatasetError, FlairError, is_utf8
 from flair_jax.files import no_file, replace_when_complete
 from flair_jax.models.flair import Flair, Params
+from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.embedding import embed_texts
 from flair_jax.scoring.scorer import Retriever
@@ -85,7 +85,7 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
     identity = hashlib.sha256("\n".join([fingerprint(model, params), *texts]).encode()).hexdigest()[:16]
     store = BlockStore(Path(f"{output}.partial-{identity}"))
     blocks = []
-    with tqdm(total=len(texts), desc="texts", unit="text") as bar:
+    with ProgressBar(total=len(texts), description="texts", unit="text") as bar:
         for start in range(0, len(texts), _TEXTS_PER_BLOCK):
             some, name = texts[start : start + _TEXTS_PER_BLOCK], f"texts-{start:09d}"
             if name in store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import tempfile
 import threading
@@ -18,10 +19,12 @@ from flair_jax.errors import FlairError
 from flair_jax.models.flair import Flair
 from flair_jax.packages import how_to_install
 from flair_jax.show.draw import new_figure
+from flair_jax.show.examples import draw_examples
 from flair_jax.show.guard import Guard
-from flair_jax.show.page import MAX_BYTES, MEAN, STYLE, Page
+from flair_jax.show.page import MAX_BYTES, MEAN, Page
 from flair_jax.weights.origin import check_pooling
 
+_FOLDER = Path(__file__).parent
 _ADDRESS = "127.0.0.1"
 _WITHOUT_ANALYTICS = {"GRADIO_ANALYTICS_ENABLED": "False"}
 # Uploads are deleted after an hour; checked every ten minutes. In seconds.
@@ -43,7 +46,8 @@ def serve(checkpoint: str | Path, index: Path | None, port: int | None, model: F
     Raises:
       FlairError: if Gradio or matplotlib is missing, the port is taken, or something cannot be read.
     """
-    _gradio()
+    if importlib.util.find_spec("gradio") is None:
+        raise _without_gradio()
     new_figure(1, 1)
     check_pooling(
         checkpoint, read_description(checkpoint).get("source", {}), "the page would show noise; train it first"
@@ -67,14 +71,19 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
     Raises:
       FlairError: if Gradio is missing or the port is taken.
     """
-    gradio = _gradio()
-    from starlette.middleware import Middleware
-
     with (
         tempfile.TemporaryDirectory(prefix="flair-jax-demo-app-") as folder,
-        environment_variables({"GRADIO_TEMP_DIR": folder, **_WITHOUT_ANALYTICS}, replace=True),
+        environment_variables({"GRADIO_TEMP_DIR": f"{folder}/uploads", **_WITHOUT_ANALYTICS}, replace=True),
     ):
-        blocks = _layout(gradio, page)
+        # Only now, for what it writes to is settled when it is imported.
+        gradio = _gradio()
+        from starlette.middleware import Middleware
+
+        uploads, drawn = Path(folder, "uploads"), Path(folder, "examples")
+        uploads.mkdir()
+        drawn.mkdir()
+        gradio.set_static_paths(drawn)  # served from there: copies among the uploads would make room for newer ones
+        blocks = _layout(gradio, page, draw_examples(drawn))
         try:
             _, url, _ = blocks.launch(
                 server_name=_ADDRESS,
@@ -87,11 +96,12 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
                 mcp_server=False,
                 enable_monitoring=False,
                 run_history=False,
-                footer_links=[],
+                footer_links=["settings"],  # light or dark
                 max_file_size=MAX_BYTES,
-                css=STYLE,
+                css_paths=_FOLDER / "page.css",
+                js=(_FOLDER / "page.js").read_text(encoding="utf-8"),
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
-                app_kwargs={"middleware": [Middleware(Guard, Path(folder), MAX_BYTES, *_MOST_KEPT)]},
+                app_kwargs={"middleware": [Middleware(Guard, uploads, MAX_BYTES, *_MOST_KEPT)]},
             )
         except OSError:
             raise FlairError(f"port {port or '7860 to 7959'} is taken; choose another with --port") from None
@@ -101,29 +111,11 @@ def serving(page: Page, port: int | None = None) -> Iterator[str]:
             blocks.close(verbose=False)
 
 
-def _layout(gradio: ModuleType, page: Page) -> Any:
+def _layout(gradio: ModuleType, page: Page, examples: list[list[str]]) -> Any:
     with gradio.Blocks(title="FLAIR", fill_width=True, analytics_enabled=False, delete_cache=_FORGET) as blocks:
         gradio.Markdown("# FLAIR\nWhere the model looks in a picture depends on the sentence.")
         with gradio.Tab("Picture and sentences"), gradio.Row():
-            with gradio.Column(scale=1, min_width=260):
-                upload = gradio.File(label=f"Picture, up to {MAX_BYTES >> 20} MB", elem_id="upload", height=140)
-                text = gradio.Textbox(
-                    label="Sentences, one a line",
-                    lines=5,
-                    placeholder="a red circle\na dog asleep",
-                    elem_id="sentences",
-                )
-                head = gradio.Dropdown(page.heads, value=MEAN, label="Attention of", elem_id="head")
-                button = gradio.Button("Compare", variant="primary", elem_id="compare")
-            with gradio.Column(scale=3):
-                result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
-            gradio.on(
-                [button.click, head.change, text.submit, upload.change],
-                page.compare,
-                [upload, text, head],
-                result,
-                trigger_mode="always_last",  # or what is asked while an answer is on its way would be lost
-            )
+            _compare_tab(gradio, page, examples)
         if page.searcher is not None:
             with gradio.Tab("Search"):
                 sentence = gradio.Textbox(label="Sentence", elem_id="query", max_lines=1)
@@ -133,10 +125,43 @@ def _layout(gradio: ModuleType, page: Page) -> Any:
     return blocks.queue(max_size=_MOST_WAITING)
 
 
+def _compare_tab(gradio: ModuleType, page: Page, examples: list[list[str]]) -> None:
+    with gradio.Column(scale=1, min_width=260):
+        upload = gradio.Image(
+            label=f"Picture, up to {MAX_BYTES >> 20} MB",
+            type="filepath",
+            sources=["upload", "clipboard"],
+            buttons=[],
+            height=240,
+            alt_text="the picture, as it was chosen",
+            elem_id="upload",
+        )
+        # Shown at once as it is, and read by `Page` alone: Gradio would open any format, and say less of a broken one.
+        upload.preprocess = lambda payload: payload and payload.path
+        text = gradio.Textbox(
+            label="Sentences, one a line", lines=4, placeholder="a red circle\na dog asleep", elem_id="sentences"
+        )
+        head = gradio.Dropdown(page.heads, value=MEAN, label="Attention of", elem_id="head")
+        button = gradio.Button("Compare", variant="primary", elem_id="compare")
+        chosen = gradio.Examples(
+            examples, [upload, text], label="Examples; the last sentence of each is not true", elem_id="examples"
+        )
+    with gradio.Column(scale=3, min_width=300):
+        result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
+    asked = {"fn": page.compare, "inputs": [upload, text, head], "outputs": result}
+    # Always the last, or what is asked while an answer is on its way would be lost.
+    gradio.on([head.change, upload.input], **asked, trigger_mode="always_last")
+    gradio.on([button.click, text.submit], **asked, trigger_mode="always_last", scroll_to_output=True)
+    chosen.load_input_event.then(**asked, scroll_to_output=True)
+
+
 def _gradio() -> ModuleType:
     try:
-        with environment_variables(_WITHOUT_ANALYTICS, replace=True):
-            import gradio
+        import gradio
     except ImportError:
-        raise FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}") from None
+        raise _without_gradio() from None
     return gradio
+
+
+def _without_gradio() -> FlairError:
+    return FlairError(f"the page needs Gradio, in an environment of its own: {how_to_install('app')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from flair_jax.packages import how_to_install
 
 # Smaller images are enlarged to at least this side, by a whole factor, so that the map over them is smooth.
 _SIDE = 448
+_STRENGTH = 0.7  # opacity of a map where it is highest
+_PIXELS_A_PATCH = 4  # of a map that a browser enlarges and smooths
 _COLUMNS = 4
 
 
@@ -43,15 +46,48 @@ def overlay(pixels: np.ndarray, shown: np.ndarray) -> np.ndarray:
       FlairError: if matplotlib is missing.
     """
     colours = _matplotlib().colormaps["plasma"]
+    paler = _paler(pixels)
+    values = Image.fromarray(relative(shown).astype(np.float32)).resize(paler.shape[1::-1], Image.Resampling.BICUBIC)
+    height = np.clip(np.asarray(values), 0, 1)[..., None]
+    mixed = paler + _STRENGTH * height * (colours(height[..., 0])[..., :3] - paler)
+    return np.rint(255 * mixed).astype(np.uint8)
+
+
+def ground(pixels: np.ndarray) -> np.ndarray:
+    """The image of an `overlay` without its map: uint8 [S1 f, S2 f, 3]."""
+    return np.rint(255 * _paler(pixels)).astype(np.uint8)
+
+
+def layer(shown: np.ndarray) -> bytes:
+    """The map of an `overlay` without its image, for a browser that lays it over `ground`.
+
+    Args:
+      shown: [G1, G2], as `overlay` takes it.
+
+    Returns:
+      A PNG of 4 x 4 pixels a patch, 1 to 2 kB, coloured, and the more opaque the higher the map. Stretched over
+      `ground` it looks like the `overlay`, but for how it is smoothed.
+
+    Raises:
+      FlairError: if matplotlib is missing.
+    """
+    colours = _matplotlib().colormaps["plasma"](np.arange(256))[:, :3]
+    size = (shown.shape[1] * _PIXELS_A_PATCH, shown.shape[0] * _PIXELS_A_PATCH)
+    values = Image.fromarray(relative(shown).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    drawn = Image.fromarray(np.rint(255 * np.clip(np.asarray(values), 0, 1)).astype(np.uint8))
+    drawn.putpalette(np.rint(255 * colours).astype(np.uint8).tobytes())
+    opacity = np.rint(_STRENGTH * np.arange(256)).astype(np.uint8)
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG", transparency=opacity.tobytes(), optimize=True)
+    return stream.getvalue()
+
+
+def _paler(pixels: np.ndarray) -> np.ndarray:
+    """Enlarged, and closer to light grey: float64 [S1 f, S2 f, 3] from 0 to 1."""
     factor = max(1, math.ceil(_SIDE / min(pixels.shape[:2])))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     image = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)) / 255
-    values = Image.fromarray(relative(shown).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    height = np.clip(np.asarray(values), 0, 1)[..., None]
-    grey = image.mean(axis=-1, keepdims=True)
-    faded = 0.5 * image + 0.2 * grey + 0.15
-    mixed = faded + 0.7 * height * (colours(height[..., 0])[..., :3] - faded)
-    return np.rint(255 * mixed).astype(np.uint8)
+    return 0.5 * image + 0.2 * image.mean(axis=-1, keepdims=True) + 0.15
 
 
 def contact_sheet(pixels: np.ndarray, titles: Sequence[str], shown: Sequence[np.ndarray], heading: str) -> Any:

@@ -21,6 +21,8 @@ from flair_jax.errors import FlairError, require_text
 from flair_jax.models.flair import AnyArray, Flair, Params
 from flair_jax.models.normalize import l2_normalize
 
+_FEWEST_TOKENS = 16  # of a sentence that is compiled
+
 
 class AttentionMaps(NamedTuple):
     """Weights with which the pooling mixes an image's patches for a text; per head, with `empty`, they sum to 1.
@@ -142,11 +144,17 @@ def explain_picture(
         if not sentence.strip():
             raise FlairError(f"sentence {number} of {len(sentences)} is empty; leave it out or write one")
         require_text(sentence)
-    tokens = tokenize_for(model.config.text, sentences)
+    tokens = _without_padding(model, tokenize_for(model.config.text, sentences))
     # Up to a power of two, so that few numbers of sentences are compiled; rows of zeros are texts like any other.
     tokens = np.pad(tokens, [(0, (1 << (len(sentences) - 1).bit_length()) - len(sentences)), (0, 0)])
     found = _explain_pixels(model, params, pixels[None], tokens)
     return jax.tree.map(lambda leaf: np.asarray(leaf[0, : len(sentences)]), found)
+
+
+def _without_padding(model: Flair, tokens: np.ndarray) -> np.ndarray:
+    """The columns that count, rounded up to a power of two, so that few lengths are compiled."""
+    longest = max(_FEWEST_TOKENS, int(model.text_lengths(tokens).max()))
+    return tokens[:, : 1 << (longest - 1).bit_length()]
 
 
 def _explain_pixels_of(model: Flair, params: Params, pixels: Array, tokens: Array) -> Explanation:

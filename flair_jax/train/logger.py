@@ -15,12 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from flair_jax.buckets import is_remote
 from flair_jax.errors import ConfigError
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.packages import how_to_install, versions
+from flair_jax.progress import ProgressBar
 from flair_jax.train.appended import open_appended
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
@@ -52,7 +51,9 @@ class MetricLogger:
         """
         self._active = active
         self._wandb = _import_wandb() if wandb_project and active else None
-        self._bar = tqdm(total=steps, initial=first_step, desc=_TRAIN, unit="step", disable=not active, smoothing=0.1)
+        self._bar = ProgressBar(
+            total=steps, done=first_step, description=_TRAIN, unit="step", shown=active, smoothing=0.1
+        )
         if not active:
             return
         self._path = path = workdir / METRICS

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import jax
 from jax.sharding import Mesh
 
+from flair_jax.compiling import compiling, on_devices
 from flair_jax.data.pipeline import LocalBatch
 from flair_jax.errors import CheckpointError, FlairError
 from flair_jax.files import storage_reason
@@ -60,7 +62,7 @@ class Run:
                 with self.profiler.step(done):
                     with self.preemption.may_break(), self.startup.phase("data"):
                         batch = self.meter.wait_for(stream)
-                    with self.startup.phase("compile"):
+                    with self.startup.phase("compile"), self._compiling():
                         state, metrics = self.train_step(state, self._on_devices(batch))
                 self.preemption.await_steps()
                 if self.startup.running:
@@ -80,6 +82,10 @@ class Run:
                 stopping = True
                 self._save(state, done)
         return done, stopping
+
+    def _compiling(self) -> AbstractContextManager[None]:
+        step = f"the training step{on_devices(self.mesh.size)}"
+        return compiling(step) if self.startup.running else contextlib.nullcontext()
 
     def _on_devices(self, batch: LocalBatch) -> Batch:
         return global_batch(Batch(batch.pixels, batch.tokens), self.mesh)

@@ -58,7 +58,7 @@ def test_the_fast_path_for_plain_text_changes_nothing(parts: list[str]) -> None:
 def test_the_merges_lead_every_word_of_the_vocabulary_to_its_own_id() -> None:
     vocabulary, bytes_of = _vocabulary(), {letter: byte for byte, letter in _letter_by_byte().items()}
     tried = 0
-    for name, index in vocabulary._ids.items():
+    for name, index in vocabulary.ids.items():
         letters = name.removesuffix("</w>")
         if name.endswith("</w>") and set(letters) <= set(bytes_of):
             assert vocabulary._merge_parts([*letters[:-1], letters[-1] + "</w>"]) == (index,)
@@ -98,14 +98,14 @@ def test_tokens_are_counted_uncut() -> None:
 def merged_step_by_step(parts: list[str]) -> tuple[int, ...]:
     """As CLIP's paper describes it: all of the first pair, from the left, then all of the next."""
     vocabulary = _vocabulary()
-    while pairs := [pair for pair in itertools.pairwise(parts) if pair in vocabulary._rank]:
-        best, merged = min(pairs, key=vocabulary._rank.__getitem__), []
+    while pairs := [pair for pair in itertools.pairwise(parts) if pair in vocabulary.rank]:
+        best, merged = min(pairs, key=vocabulary.rank.__getitem__), []
         while parts:
             width = 2 if tuple(parts[:2]) == best else 1
             merged.append("".join(parts[:width]))
             parts = parts[width:]
         parts = merged
-    return tuple(vocabulary._ids[part] for part in parts)
+    return tuple(vocabulary.ids[part] for part in parts)
 
 
 @settings(max_examples=200, deadline=None)

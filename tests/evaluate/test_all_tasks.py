@@ -13,6 +13,7 @@ from labelled import random_cifar, write_binary
 from made_choices import make_sugarcrepe
 from made_grounding import make_folder
 from made_segmentation import make_voc
+from parsed import parse
 from photographs import PHOTOGRAPHS
 
 from flair_jax.cli import main
@@ -85,7 +86,7 @@ def test_the_table_is_the_same_in_all_forms(run) -> None:
     printed = printed[printed.index("all that was measured") :]
     for (_, _, measure), percent in shown.items():
         assert re.search(rf"{re.escape(measure)} +{percent:.1f}\n", printed)
-        assert f"<td>{measure}</td><td>{percent:.1f}</td>" in page
+        assert f'<th scope="row">{measure}</th><td>{percent:.1f}</td>' in page
         assert f" | {measure} | {percent:.1f} |  |  |" in text
 
 
@@ -95,7 +96,8 @@ def test_the_pages_show_the_captions_that_missed_their_pictures(run) -> None:
     assert [each["rank"] for each in worst] == sorted((each["rank"] for each in worst), reverse=True)
     captions = {text: name for name, texts in PHOTOGRAPHS.items() for text in texts}
     page, text = ((run / name).read_text() for name in ("all.html", "all.md"))
-    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    shown = parse(page)
+    assert [attributes["scope"] for tag, attributes in shown.tags if tag == "th"].count("rowgroup") == 6
     assert page.count("data:image/jpeg;base64,") == 2 * len(worst)
     for each in worst:
         assert Path(each["image"]).stem == Path(captions[each["text"]]).stem

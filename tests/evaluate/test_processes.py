@@ -83,10 +83,10 @@ def check(outcomes: list[tuple[int, str, str]], output: Path, alone: dict[str, l
                 assert result[name] == getattr(expected, name)
     assert sorted(path.name for path in output.iterdir()) == sorted(f"{mode}.json" for mode in RETRIEVAL_MODES)
     assert outcomes[0][1].count("retrieval, ") == len(RETRIEVAL_MODES)
-    assert "pair/s" in outcomes[0][2]
+    assert "pairs/s" in outcomes[0][2]
     for _, out, err in outcomes[1:]:
         assert "retrieval, " not in out
-        assert "pair/s" not in err
+        assert "pairs/s" not in err
     return [int(out.split("embedded ")[1].split()[0]) for _, out, _ in outcomes]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from killed import run_killed
 from made_segmentation import make_ade, make_cityscapes, write_labels, write_picture
+from parsed import parse
 from PIL import Image
 
 import flair_jax
@@ -185,7 +186,7 @@ def test_from_a_folder_to_a_table_a_file_and_pictures(small_checkpoint, voc, tmp
         *("--short-side", 48),
     )
     printed = capsys.readouterr()
-    assert "image/s" in printed.err, "a progress bar with a rate"
+    assert "images/s" in printed.err, "a progress bar with a rate"
     document = json.loads(output.read_text())
     (result,) = document["results"]
     assert result["metrics"]["mean_iou"] > 0
@@ -199,12 +200,15 @@ def test_from_a_folder_to_a_table_a_file_and_pictures(small_checkpoint, voc, tmp
     assert document["settings"]["templates"] == ["a photo of a {}."]
     assert len(result["metrics"]["iou"]) == 20
     assert "reported" not in printed.out
-    assert sorted(path.name for path in save.iterdir()) == [f"2007_00000{number}.png" for number in range(PICTURES)]
-    with Image.open(save / "2007_000000.png") as sheet:
+    files = [f"2007_00000{number}.png" for number in range(PICTURES)]
+    assert sorted(path.name for path in save.iterdir()) == [*files, "index.html"]
+    assert f"written: {save / 'index.html'}" in printed.out
+    with Image.open(save / files[0]) as sheet:
         assert sheet.width == 3 * round(384 * 40 / 50) + 8
         assert sheet.height > 384
-        white = np.asarray(sheet)
-    assert len(np.unique(white.reshape(-1, 3), axis=0)) > 50
+    page = parse((save / "index.html").read_text())
+    assert f"mean IoU {100 * result['metrics']['mean_iou']:.1f} %" in page.text
+    assert {attributes["src"] for tag, attributes in page.tags if tag == "img"} == set(files)
     assert not list(tmp_path.glob("*.partial*"))
 
 
@@ -256,7 +260,10 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     compiled, small_checkpoint, with_broken, tmp_path, capsys
 ) -> None:
     output = tmp_path / "out.json"
-    common = ("--dataset", "voc20", "--data-dir", with_broken, "--output", output)
+    save = tmp_path / "pictures"
+    save.mkdir()
+    (save / "2007_000001.png").write_bytes(b"of an earlier run, when the picture was there")
+    common = ("--dataset", "voc20", "--data-dir", with_broken, "--output", output, "--save", save)
     assert evaluate(small_checkpoint, *common) == 2
     message = capsys.readouterr().err
     assert f"2 of {PICTURES} pictures cannot be read; mend them, or pass --skip-broken" in message
@@ -268,6 +275,8 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     assert result["images"] == PICTURES - 2
     assert len(result["skipped"]) == 2
     assert "left out 2 broken picture(s)" in capsys.readouterr().out
+    assert sorted(path.name for path in save.glob("*.png")) == [f"2007_00000{number}.png" for number in (0, 2, 4)]
+    assert "2 of the set could not be read" in (save / "index.html").read_text()
 
 
 def test_a_killed_run_resumes_where_it_was(compiled, small_checkpoint, voc, tmp_path, monkeypatch) -> None:
@@ -344,6 +353,6 @@ def test_a_set_with_folders_in_its_names_is_saved_flat(compiled, small_checkpoin
     save = tmp_path / "pictures"
     assert not evaluate(small_checkpoint, "--dataset", "cityscapes", "--data-dir", tmp_path / "data", "--save", save)
     names = sorted(path.name for path in save.iterdir())
-    assert names == ["lindau_lindau_000000_000019.png", "munster_munster_000001_000019.png"]
+    assert names == ["index.html", "lindau_lindau_000000_000019.png", "munster_munster_000001_000019.png"]
     make_ade(tmp_path / "ade", [1, 150])
     assert not evaluate(small_checkpoint, "--dataset", "ade20k", "--data-dir", tmp_path / "ade")

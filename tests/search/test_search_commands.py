@@ -27,7 +27,7 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert f"{index}: 11 pictures, 11 embedded now, 0 dropped (gone or changed)" in printed.out
     assert "left out 3 that cannot be used:\n  " in printed.out
     assert "nowhere.webp: a link to nothing" in printed.out
-    assert "picture/s" in printed.err
+    assert "pictures/s" in printed.err
 
     assert run("search", index, "a red kettle", "--top", 3, "--rerank", 5, "--html", page) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,6 +1,5 @@
 """What the page shows, without Gradio or a browser."""
 
-import base64
 import html
 import io
 import re
@@ -10,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shown import decoded, ground_of, laid_over, pictures, tags
 
 import flair_jax
 from flair_jax.errors import ImageError
 from flair_jax.show.maps import explain_picture
-from flair_jax.show.page import MAX_CHARACTERS, MAX_SENTENCES, MEAN, Page, read_upload
+from flair_jax.show.page import MAX_CHARACTERS, MAX_SENTENCES, MAX_TEXTS, MEAN, Page, read_upload
 
 SENTENCES = ["the face of a tabby cat", "a <b> & ${1 + 1} {{x}}"]
+WORDS = ["the", "face", "of", "a", "tabby", "cat", "a", "b", "1", "1", "x"]  # of the sentences, one after the other
+PATCHES = "patches, one by one"
 
 
 @dataclass
@@ -31,45 +33,78 @@ def cat(photographs) -> str:
     return str(photographs / "images" / "val2017" / "chelsea.png")
 
 
-def pictures(shown: str) -> dict[str, np.ndarray]:
-    """What the page's images show, by name."""
-    found = re.findall(r'<img alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)">', shown)
-    return {html.unescape(name): np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for name, data in found}
-
-
 @pytest.mark.parametrize("head", [MEAN, "head 1", "head 8"])
 def test_scores_and_maps_are_those_of_the_model(small_model, cat, head: str) -> None:
     page = Page(*small_model)
     assert page.heads == [MEAN, *(f"head {number}" for number in range(1, 9))]
     shown = page.compare(cat, "\n".join(["", *SENTENCES, " "]), head)
     pixels = flair_jax.preprocess(cat, 32)
-    found = explain_picture(*small_model, pixels, SENTENCES)
+    found = explain_picture(*small_model, pixels, [*SENTENCES, *WORDS])
     attention = found.attention
     if head == MEAN:
         weights, empty = attention.heads.mean(axis=1), attention.empty.mean(axis=1)
     else:
         weights, empty = attention.heads[:, int(head[-1]) - 1], attention.empty[:, int(head[-1]) - 1]
 
-    def numbers(column: np.ndarray) -> list[str]:
-        return [f"{value:.2f}" for value in column]
+    scores = re.findall(r"<dd( class=\"best\")?>(.*?)</dd>", shown)
+    for number in range(2):
+        logit, global_logit, share = scores[3 * number : 3 * number + 3]
+        assert logit == (mark(found.logits[:2], number), f"{found.logits[number]:.2f}")
+        assert global_logit == (mark(found.global_logits[:2], number), f"{found.global_logits[number]:.2f}")
+        assert share == ("", f"{100 * empty[number]:.1f} %")
+    assert [each["alt"] for each in tags(shown, "img")] == [
+        "the picture as the model sees it",
+        *(f"{title} for the sentence: {text}" for text in SENTENCES for title in (f"attention, {head}", PATCHES)),
+    ]
+    words = tags(shown, "button", "word")
+    sentences = tags(shown, "article", "sentence")
+    assert re.findall(r"<button[^>]*>(.*?)</button>", shown) == WORDS
+    for number, each in enumerate([*sentences, *words]):
+        for kind, maps in (("attention", weights), ("patches", found.patches)):
+            drawn = laid_over(ground_of(shown), decoded(each[f"data-{kind}"]))
+            # JPEG and two ways of smoothing; measured 2.0 on average.
+            assert np.abs(drawn - flair_jax.overlay(pixels, maps[number])).mean() < 3
+    for number, each in enumerate(words, start=2):
+        assert each["data-score"] == f"{found.logits[number]:.2f}"
+        assert each["data-empty"] == f"{100 * empty[number]:.1f} %"
+    for sentence, maps in zip(sentences, np.split(np.array(tags(shown, "img", "map")), 2), strict=True):
+        assert [sentence["data-attention"], sentence["data-patches"]] == [each["src"] for each in maps]
 
-    rows = re.findall(r"<tr><td>(.*?)</td><td><\w+>(.*?)</\w+></td><td><\w+>(.*?)</\w+></td><td>(.*?) %</td>", shown)
-    assert [html.unescape(row[0]) for row in rows] == SENTENCES
-    assert [row[1] for row in rows] == numbers(found.logits)
-    assert [row[2] for row in rows] == numbers(found.global_logits)
-    assert [row[3] for row in rows] == [f"{100 * value:.1f}" for value in empty]
+
+def mark(scores: np.ndarray, number: int) -> str:
+    return ' class="best"' if scores[number] == scores.max() else ""
+
+
+def test_what_has_no_maps_is_said(small_model, cat) -> None:
+    page = Page(*small_model)
+    many = " ".join(f"word{number}" for number in range(70))
+    shown = page.compare(cat, many, MEAN)
+    assert len(tags(shown, "button", "word")) == MAX_TEXTS - 1
+    assert (
+        "7 of 70 words, from \u201cword63\u201d on, have no maps: 64 sentences and words are computed at once" in shown
+    )
+    assert text_of(shown) == many
+    shown = page.compare(cat, "a cat, a cat", MEAN)
+    assert len(tags(shown, "button", "word")) == 4
+    assert "have no maps" not in shown
     assert "of which the model reads" not in shown
     assert "sentence 2 has 80 tokens, of which the model reads the first 75" in page.compare(
-        cat, "a\n" + " ," * 80, head
+        cat, "a\n" + " ," * 80, MEAN
     )
-    assert shown.count("<b>") == 2, "the highest of both columns"
-    drawn = pictures(shown)
-    assert len(drawn) == 5
-    for number, sentence in enumerate(SENTENCES):
-        for kind, maps in (("attention", weights), ("patches", found.patches)):
-            expected = flair_jax.overlay(pixels, maps[number]).astype(int)
-            # JPEG; measured 0.8 on average.
-            assert np.abs(drawn[f"{kind}: {sentence}"] - expected).mean() < 3
+
+
+def text_of(shown: str) -> str:
+    """The sentence, as a browser shows it."""
+    inside = re.search(r'<div class="words"[^>]*>(.*?)</div>', shown, re.DOTALL)[1]
+    return html.unescape(re.sub("<[^>]*>", "", inside))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [SENTENCES[1], "one", "...", "l'été \u2013 写真, \U0001f408!", "  two  spaces", "x" * 3999, "don't"],
+)
+def test_sentences_are_shown_as_they_are_written(small_model, cat, sentence: str) -> None:
+    assert text_of(Page(*small_model).compare(cat, sentence, MEAN)) == sentence.strip()
 
 
 def test_nothing_that_a_user_writes_is_markup_or_a_template(small_model, cat) -> None:
@@ -77,15 +112,17 @@ def test_nothing_that_a_user_writes_is_markup_or_a_template(small_model, cat) ->
     assert "<script>" not in shown
     assert "$" not in shown
     assert "{" not in shown
-    assert "&lt;script&gt;&quot;&#36;&#123;x}&quot; &#123;&#123;y}}" in shown
+    assert "<span>&lt;</span>" in shown
+    assert text_of(shown) == '<script>"${x}" {{y}}'
+    assert tags(shown, "img")[1]["alt"].endswith('<script>"${x}" {{y}}')
 
 
 def test_what_is_missing_is_asked_for(small_model, cat) -> None:
     page = Page(*small_model)
-    assert "Drop a picture" in page.compare(None, "a cat", MEAN)
+    assert "Choose a picture" in page.compare(None, "a cat", MEAN)
     shown = page.compare(cat, " \n", MEAN)
     assert "Write sentences" in shown
-    assert list(pictures(shown)) == ["the picture"]
+    assert list(pictures(shown)) == ["the picture as the model sees it"]
 
 
 def test_too_many_sentences_are_refused(small_model, cat) -> None:
@@ -140,7 +177,9 @@ def test_search_shows_what_is_found_in_its_order(small_model, cat, tmp_path) -> 
     page = Page(*small_model, StandIn())
     shown = page.find("  a cat ")
     assert asked == [("a cat", 20, 200)]
-    assert re.search(r"<b>1.</b> chelsea.png<br>0.510 \(global 0.250\).*<b>2.</b> &lt;gone&gt;.png<br>0.500", shown)
+    captions = re.findall(r"<figcaption><b>(.*?)</b> (.*?)<br>(.*?)</figcaption>", shown)
+    assert captions[0] == ("1.", "chelsea.png", "0.510 (global 0.250)")
+    assert captions[1] == ("2.", "&lt;gone&gt;.png", "0.500 (global -0.125)")
     assert "gone&gt;.png: no such picture" in shown
     assert list(pictures(shown)) == [cat]
     assert "Write a sentence" in page.find(" ")

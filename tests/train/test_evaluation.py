@@ -87,8 +87,8 @@ def test_two_processes_with_split_parameters_share_it(config, flags, alone, tmp_
     results = run_distributed(config, tmp_path / "run", *flags, "--config.mesh.fsdp=2", processes=2, devices=1)
     assert [status for status, _, _ in results] == [0, 0], results[0][2]
     assert evaluations(tmp_path / "run") == evaluations(alone)
-    assert "pair/s" in results[0][2]
-    assert "pair/s" not in results[1][2]
+    assert "pairs/s" in results[0][2]
+    assert "pairs/s" not in results[1][2]
 
 
 def test_sharded_parameters_are_replicated_on_other_meshes() -> None:

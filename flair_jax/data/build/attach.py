@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from flair_jax.data.build.caption_tables import read_table, require_rows
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.damage import Damage, LeftOut
@@ -21,6 +19,7 @@ from flair_jax.data.tar_index import MOST_JSON, ShardIndex, index_shard, parse_j
 from flair_jax.data.tar_members import read_members
 from flair_jax.errors import DatasetError
 from flair_jax.files import replace_when_complete
+from flair_jax.progress import ProgressBar
 
 _Captions = Mapping[str, list[str]]
 
@@ -52,7 +51,7 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
     left_out = LeftOut()
     rows = _Rows(table, left_out)
     counts: collections.Counter[str] = collections.Counter()
-    for shard, target in tqdm(list(zip(shards, targets, strict=True)), desc="attach", unit="tar"):
+    for shard, target in ProgressBar(list(zip(shards, targets, strict=True)), description="attach", unit="tar"):
         if target.exists():
             counts["tars that were there"] += 1
             continue
@@ -71,7 +70,7 @@ class _Rows:
     def __init__(self, table: Path, left_out: LeftOut) -> None:
         self._by_address: dict[str, _Captions] = {}
         self._by_key: dict[str, str | None] = {}
-        for row in tqdm(read_table(table), desc="table", unit="row"):
+        for row in ProgressBar(read_table(table), description="table", unit="row"):
             if isinstance(row, Damage):
                 left_out.add(row)
                 continue

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from tqdm import tqdm
 
 from flair_jax.data.build.table_rows import raw_rows
 from flair_jax.data.captions import CAPTION_LISTS, fault_of, split_sentences
 from flair_jax.data.damage import Damage, LeftOut
 from flair_jax.errors import DatasetError
 from flair_jax.files import keep_inputs, replace_when_complete
+from flair_jax.progress import ProgressBar
 
 ADDRESS = "Image Path"
 _BLOCK = 10_000
@@ -107,7 +107,7 @@ def write_url_table(table: Path, target: Path) -> tuple[int, int, LeftOut]:
     lists = pa.list_(pa.string())
     schema = pa.schema([("url", pa.string()), *((name, lists) for name in CAPTION_LISTS)])
     left_out, hashes = LeftOut(), [np.array([], np.uint64)]
-    rows = iter(tqdm(read_table(table), desc="rows", unit="row"))
+    rows = iter(ProgressBar(read_table(table), description="table", unit="row"))
     with (
         replace_when_complete(target) as partial,
         partial.open("wb") as stream,  # pyarrow opens UTF-8 names only

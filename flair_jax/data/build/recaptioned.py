@@ -17,7 +17,6 @@ from typing import Any
 import fsspec
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
 
 from flair_jax.data.captions import sentences_of
 from flair_jax.data.damage import Damage
@@ -27,6 +26,7 @@ from flair_jax.data.tar_index import index_shard
 from flair_jax.data.tars import read_shard
 from flair_jax.errors import ConfigError, DatasetError, FlairError, ImageError
 from flair_jax.packages import how_to_install
+from flair_jax.progress import ProgressBar
 
 # The sets that FLAIR was trained on; their tars come from the user.
 SETS = {
@@ -168,12 +168,12 @@ def _progress_bar(read_tars: str, count: int) -> Iterator[None]:
         if files.exists(folder):
             files.rm(folder, recursive=True)
 
-    def update(bar: tqdm) -> None:
+    def update(bar: ProgressBar) -> None:
         files.invalidate_cache()
         bar.update(len(files.ls(folder, detail=False)) - bar.n if files.exists(folder) else 0)
 
     def watch() -> None:
-        with tqdm(total=count, desc="read", unit="tar") as bar:
+        with ProgressBar(total=count, description="read", unit="tar") as bar:
             while not finished.wait(1.0):
                 update(bar)
             update(bar)

@@ -75,7 +75,7 @@ def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool =
     chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
     look = functools.partial(_look, source, decode)
     parts = list(
-        parallel(look, chunks, processes=processes, description="read", unit=" samples", size=len, progress=progress)
+        parallel(look, chunks, processes=processes, description="read", unit="sample", size=len, progress=progress)
     )
     before = source.damage if isinstance(source, TarSource) else []
     found = [each for part in parts for each in part.damage]

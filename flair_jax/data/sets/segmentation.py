@@ -73,7 +73,7 @@ class SegmentationSet:
             data = self.open(folder, marker)
             if not data.names:
                 raise DatasetError(f"{marker}: holds no pictures of {self.name}")
-            return data
+            return dataclasses.replace(data, dataset=self.name)
         raise DatasetError(f"{data_dir}: {self.name} needs {self.marker} there or in {self.folder} below it")
 
 
@@ -95,7 +95,8 @@ def _open_scenes(folder: Path, marker: Path) -> SegmentationData:
         return Image.fromarray(labelled.pixels), numbers[labelled.mask.reshape(labelled.pixels.shape[:2])]
 
     names = [f"{number:04}" for number in range(len(scenes))]
-    return SegmentationData(names, classes, tuple((text,) for text in texts), ("{}",), SIDE, read)
+    colours = (*COLOURS.values(), *BACKGROUNDS.values())  # in which they are drawn
+    return SegmentationData(names, classes, tuple((text,) for text in texts), ("{}",), SIDE, read, colours=colours)
 
 
 # COCO-Stuff's raw values are its ids less 1; these do not occur. The others, in order, are the train ids from 0.

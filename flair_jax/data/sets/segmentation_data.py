@@ -16,6 +16,7 @@ from PIL import Image
 
 from flair_jax.data.folders import pictures_below
 from flair_jax.data.image import open_picture, open_rgb
+from flair_jax.data.sets.segmentation_colours import BACKGROUND, Colour, choose_colours
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.files import expand
 
@@ -40,6 +41,8 @@ class SegmentationData:
       short_side: usual length of a picture's shorter side, in pixels.
       read: number of a picture -> the picture in RGB, and uint8 [height, width], the class at each pixel or `IGNORED`;
         raises ImageError.
+      dataset: the set's name, for titles.
+      colours: of the classes in RGB, if the set has its own; see `palette`.
     """
 
     names: list[str]
@@ -48,6 +51,13 @@ class SegmentationData:
     templates: tuple[str, ...]
     short_side: int
     read: Callable[[int], tuple[Image.Image, np.ndarray]]
+    dataset: str = ""
+    colours: tuple[Colour, ...] = ()
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """The classes' colours, the same in all pictures of the set: its own, or else chosen for its classes."""
+        return self.colours or choose_colours(self.classes)
 
     @property
     def has_background(self) -> bool:
@@ -115,6 +125,7 @@ def open_files(
     listed = known["names"][: THINGS if only_things else None]
     own = ("background",) if background else ()
     words = known.get("words", {})
+    colours = tuple((red, green, blue) for red, green, blue in known.get("colours", ()))
 
     def read(number: int) -> tuple[Image.Image, np.ndarray]:
         stem = folder / annotations.format(names[number])
@@ -130,6 +141,7 @@ def open_files(
         TEMPLATES,
         short_side,
         read,
+        colours=(BACKGROUND, *colours) if background and colours else colours,
     )
 
 

@@ -1,0 +1,14 @@
+"""HTML pages with one look, for whoever writes one: templates, the style sheet, and what fills them in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flair_jax.lazy import public
+
+if TYPE_CHECKING:
+    from flair_jax.pages.writer import link as link
+    from flair_jax.pages.writer import render as render
+    from flair_jax.pages.writer import write as write
+else:
+    __getattr__, __dir__, __all__ = public(__name__, {"writer": ["link", "render", "write"]})
