@@ -23,7 +23,7 @@ test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp $(VENV)-bucket/te
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
 	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto --dist worksteal tests/bucket
 	@$(MAKE) --no-print-directory browser
-	$(VENV)-app/bin/python -m pytest -m browser tests/show
+	$(VENV)-app/bin/python -m pytest -m browser tests/show tests/pages
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from parsed import parse
 
 import flair_jax.configs.demo as recipe
 from flair_jax.checkpoint import read_model_config
@@ -56,7 +58,15 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
     assert figures(printed, "pointing game")[-1] == pointing
     page = (output / "report.html").read_text()
     assert f"<td>{pointing}</td>" in page
-    assert page.count("data:image/png;base64,") == 6 * 4
+    pictures = [attributes for tag, attributes in parse(page).tags if tag == "img"]
+    assert len(pictures) == 6 * 4
+    assert all(each["src"].startswith("data:image/png;base64,") for each in pictures)
+    assert [each["alt"].startswith("attention, most of it in the ") for each in pictures] == [
+        False,
+        True,
+        True,
+        True,
+    ] * 6
 
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
@@ -109,6 +119,16 @@ def test_what_is_not_learned_is_said() -> None:
     assert report.not_learned(learned) == "Learned least: place, 81 % where 50 % is chance."
     missing = dataclasses.replace(result, text_conditioned=values | {evaluation.words("shape"): 53.0})
     assert report.not_learned(missing).startswith("Not learned: shape (53 %), where 50 % is chance.")
+
+
+PLACES = {(0, 0): "upper left", (2, 3): "upper center", (3, 6): "middle right", (8, 8): "lower right"}
+
+
+@pytest.mark.parametrize(("cell", "place"), PLACES.items())
+def test_where_a_map_is_highest(cell, place) -> None:
+    attention = np.zeros((9, 9), np.float32)
+    attention[cell] = 1
+    assert report._where_most(attention) == place
 
 
 def test_a_run_of_another_recipe_is_one_sentence_with_the_demos_own_options(tmp_path, monkeypatch) -> None:

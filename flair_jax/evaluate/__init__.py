@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flair_jax.evaluate.classification import Classifier as Classifier
     from flair_jax.evaluate.classification import classify as classify
     from flair_jax.evaluate.ensemble import class_features as class_features
+    from flair_jax.evaluate.gallery import write_gallery as write_gallery
     from flair_jax.evaluate.overlays import write_comparison as write_comparison
     from flair_jax.evaluate.pointing import Pointing as Pointing
     from flair_jax.evaluate.pointing import PointSettings as PointSettings
@@ -48,6 +49,7 @@ else:
                 "classify",
             ],
             "ensemble": ["class_features"],
+            "gallery": ["write_gallery"],
             "overlays": ["write_comparison"],
             "pointing": ["PointSettings", "Pointing", "point"],
             "retrieval": ["RETRIEVAL_MODES", "Evaluation", "RetrievalSettings", "evaluate"],

@@ -35,6 +35,7 @@ def write_gallery(folder: Path, data: SegmentationData, metrics: dict[str, Any],
 
     Raises:
       FlairError: if Jinja2 is not installed.
+      OSError: if the disk cannot be read or written.
     """
     shown = [
         _picture(folder / file, name, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,15 @@ from flair_jax.data.sets.prompts import read_templates
 from flair_jax.data.sets.segmentation import SEGMENTATION_SETS, SegmentationSet
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.data.sets.segmentation_texts import read_words
-from flair_jax.errors import DatasetError, FlairError
+from flair_jax.errors import ConfigError, DatasetError, FlairError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.gallery import PAGE, write_gallery
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
 from flair_jax.evaluate.task import Figure, Task
-from flair_jax.files import absolute
+from flair_jax.files import absolute, no_file
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.flair import Flair
-from flair_jax.packages import import_jinja
+from flair_jax.packages import how_to_install, import_jinja
 from flair_jax.scoring.blocks import BlockStore
 from flair_jax.scoring.scorer import Retriever
 
@@ -38,8 +39,10 @@ def task(templates: str | None = None, class_names: str | None = None, save: Pat
       save: folder for pictures of the result, or None.
 
     Raises:
-      FlairError: if the templates cannot be read.
+      FlairError: if the templates cannot be read, or `save` cannot have a page.
     """
+    if save and (reason := no_file(save / PAGE)):
+        raise ConfigError(f"--save {save}: its {PAGE} {reason}; choose another folder")
     sentences = read_templates(templates) if templates else None
 
     def load(entry: SegmentationSet, folder: Path) -> SegmentationData:
@@ -69,23 +72,26 @@ def _segment(
     settings: SegmentationSettings,
     store: BlockStore,
 ) -> Segmentation:
-    without = _why_no_page() if save else ""
-    if without:
-        print(f"{save} will have no {PAGE}: {without}")
+    paged = save is not None and _can_have_page(save)
     outcome = segment(model, retriever, data, settings, store, save)
     if save:
         print(f"pictures (original, truth, prediction): {save}")
-        if not without:
+    if save and paged:
+        try:
             print(f"written: {write_gallery(save, data, outcome.metrics, settings.segment_by)}")
+        except OSError as error:  # hours of work end here; their figures are worth more than a page
+            logging.warning("%s: not written: %s", save / PAGE, error)
     return outcome
 
 
-def _why_no_page() -> str:
+def _can_have_page(save: Path) -> bool:
+    """Whether the pictures can have a page; says so before the work if not, since they are of use without it."""
     try:
-        import_jinja("the page")
-    except FlairError as error:
-        return str(error)
-    return ""
+        import_jinja("--save")
+    except FlairError:
+        print(f"{save} will have no {PAGE}, which needs Jinja2: {how_to_install('html')}")
+        return False
+    return True
 
 
 def _complete(

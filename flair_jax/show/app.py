@@ -149,10 +149,15 @@ def _compare_tab(gradio: ModuleType, page: Page, examples: list[list[str]]) -> N
     with gradio.Column(scale=3, min_width=300):
         result = gradio.HTML(page.compare(None, "", MEAN), elem_id="result")
     asked = {"fn": page.compare, "inputs": [upload, text, head], "outputs": result}
-    # Always the last, or what is asked while an answer is on its way would be lost.
-    gradio.on([head.change, upload.input], **asked, trigger_mode="always_last")
-    gradio.on([button.click, text.submit], **asked, trigger_mode="always_last", scroll_to_output=True)
-    chosen.load_input_event.then(**asked, scroll_to_output=True)
+    # Always the last, or what is asked while an answer is on its way would be lost. An example with another picture is
+    # asked for twice, and computed once.
+    gradio.on([head.change, upload.change], **asked, trigger_mode="always_last")
+    answered = [
+        gradio.on([button.click, text.submit], **asked, trigger_mode="always_last"),
+        chosen.load_input_event.then(**asked),
+    ]
+    for event in answered:
+        event.then(js="() => showAnswer()")  # see page.js
 
 
 def _gradio() -> ModuleType:

@@ -13,8 +13,8 @@ from flair_jax.show.render import data_url
 from flair_jax.show.words import pieces
 
 
-class Shown(NamedTuple):
-    """A text, be it a sentence or a word.
+class Text(NamedTuple):
+    """A text that was computed, be it a sentence or a word.
 
     Attributes:
       score: text-conditioned logit.
@@ -34,51 +34,48 @@ class Card(NamedTuple):
 
     Attributes:
       sentence: as it was written.
-      shown: the sentence as a whole.
-      pieces: its words, and what stands between them; what is shown of each, if it is a word that has maps.
+      number: of its text.
+      pieces: its words, and what stands between them; the number of the word's text, if it has one.
       global_score: global logit.
       best: whether its text-conditioned logit is the highest of all sentences.
       best_global: likewise.
     """
 
     sentence: str
-    shown: Shown
-    pieces: list[tuple[str, Shown | None]]
+    number: int
+    pieces: list[tuple[str, int | None]]
     global_score: str
     best: bool
     best_global: bool
 
 
-def cards(sentences: Sequence[str], words: Sequence[str], found: Explanation, heads: Sequence[int]) -> list[Card]:
-    """A card for each sentence.
-
-    Args:
-      sentences: N of them.
-      words: those that have maps.
-      found: what `explain_picture` gives for the sentences, and after them the words.
-      heads: whose attention is averaged.
-    """
-    count = len(sentences)
+def texts(found: Explanation, heads: Sequence[int]) -> list[Text]:
+    """All texts that were computed; the attention is averaged over some heads."""
     attention, empty = (np.asarray(each)[:, heads].mean(axis=1) for each in found.attention)
-    shown = [
-        Shown(
-            f"{found.logits[n]:.2f}",
-            f"{100 * empty[n]:.1f} %",
-            data_url(layer(attention[n]), "png"),
-            data_url(layer(np.asarray(found.patches[n])), "png"),
+    return [
+        Text(
+            f"{logit:.2f}",
+            f"{100 * empty[number]:.1f} %",
+            data_url(layer(attention[number]), "png"),
+            data_url(layer(np.asarray(found.patches[number])), "png"),
         )
-        for n in range(count + len(words))
+        for number, logit in enumerate(found.logits)
     ]
-    of_word = dict(zip(words, shown[count:], strict=True))
-    best, best_global = (np.asarray(each)[:count].max() for each in (found.logits, found.global_logits))
+
+
+def cards(sentences: Sequence[str], words: Sequence[str], found: Explanation) -> list[Card]:
+    """A card for each sentence; `explain_picture` was given the sentences, and after them the words."""
+    count = len(sentences)
+    numbers = {word: count + number for number, word in enumerate(words)}
+    logits, global_logits = (np.asarray(each)[:count] for each in (found.logits, found.global_logits))
     return [
         Card(
             sentence,
-            shown[n],
-            [(text, of_word.get(text) if is_word else None) for text, is_word in pieces(sentence)],
-            f"{found.global_logits[n]:.2f}",
-            bool(found.logits[n] == best),
-            bool(found.global_logits[n] == best_global),
+            number,
+            [(piece, numbers.get(piece) if is_word else None) for piece, is_word in pieces(sentence)],
+            f"{global_logits[number]:.2f}",
+            bool(logits[number] == logits.max()),
+            bool(global_logits[number] == global_logits.max()),
         )
-        for n, sentence in enumerate(sentences)
+        for number, sentence in enumerate(sentences)
     ]

@@ -18,12 +18,13 @@
       for (const other of card.querySelectorAll(".word")) other.classList.toggle("shown", other === word);
       const sentence = card.querySelector(".words").textContent;
       const whose = word ? `the word: ${word.textContent}` : `the sentence: ${sentence}`;
+      const text = card.closest(".flair").querySelectorAll(".text")[(word ?? card).dataset.text].dataset;
       for (const map of card.querySelectorAll("img.map")) {
-        map.src = (word ?? card).dataset[map.dataset.kind];
+        map.src = text[map.dataset.kind];
         map.alt = `${map.closest("figure").querySelector("figcaption").textContent} for ${whose}`;
       }
       card.querySelector(".whose").textContent = word
-        ? `Maps of “${word.textContent}” alone: text-conditioned ${word.dataset.score}, nothing matched ${word.dataset.empty}`
+        ? `Maps of “${word.textContent}” alone: text-conditioned ${text.score}, nothing matched ${text.empty}`
         : "Maps of the whole sentence";
     }
   }
@@ -54,6 +55,12 @@
     update();
   });
   document.addEventListener("focusout", () => setTimeout(update)); // once the next element has the focus
+
+  // On a phone the answer is below the form.
+  window.showAnswer = () => {
+    const answer = document.querySelector("#result");
+    if (answer.getBoundingClientRect().top > innerHeight / 2) answer.scrollIntoView();
+  };
 
   document.addEventListener("keydown", (event) => {
     const word = wordAt(event.target);

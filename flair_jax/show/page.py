@@ -15,9 +15,9 @@ from flair_jax.errors import FlairError, ImageError
 from flair_jax.models.config import VisionConfig
 from flair_jax.models.flair import Flair, Params
 from flair_jax.scoring.embedding import unread
-from flair_jax.show.cards import cards
+from flair_jax.show.cards import cards, texts
 from flair_jax.show.draw import ground
-from flair_jax.show.maps import explain_picture
+from flair_jax.show.maps import Explanation, explain_picture
 from flair_jax.show.render import jpeg, render
 from flair_jax.show.words import distinct_words
 
@@ -82,6 +82,7 @@ class Page:
         """
         render("message", alert=False, message="")  # what is missing is said now
         self._model, self._params, self.searcher = model, params, searcher
+        self._last: tuple[object, Explanation] | None = None
         self.heads = [MEAN, *(f"head {number}" for number in range(1, model.config.pooling_heads + 1))]
 
     @_or_message
@@ -102,7 +103,7 @@ class Page:
             raise FlairError(f"at most {MAX_SENTENCES} sentences and {MAX_CHARACTERS:,} characters at once, please")
         every_word = distinct_words(sentences)
         words = every_word[: MAX_TEXTS - len(sentences)]
-        found = explain_picture(self._model, self._params, pixels, [*sentences, *words])
+        found = self._explained(pixels, (*sentences, *words))
         notes = unread(sentences, self._model.config.text)
         if left := every_word[len(words) :]:
             unshown = f"{len(left)} of {len(every_word)} words, from \u201c{left[0]}\u201d on, have no maps"
@@ -115,8 +116,16 @@ class Page:
             ground=jpeg(ground(pixels)),
             head=head,
             notes=notes,
-            cards=cards(sentences, words, found, heads),
+            texts=texts(found, heads),
+            cards=cards(sentences, words, found),
         )
+
+    def _explained(self, pixels: np.ndarray, texts: tuple[str, ...]) -> Explanation:
+        """What `explain_picture` gives; the last one is kept, for other heads of it may be asked for."""
+        asked, last = (pixels.tobytes(), texts), self._last
+        if last is None or last[0] != asked:
+            last = self._last = asked, explain_picture(self._model, self._params, pixels, texts)
+        return last[1]
 
     @_or_message
     def find(self, sentence: str) -> str:

@@ -20,7 +20,7 @@ from flair_jax.models.description import config_from_json, config_to_release_jso
 from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
-from flair_jax.train import run
+from flair_jax.train import initial
 from flair_jax.weights.locate import locate
 from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
 from flair_jax.weights.write import write_tensors
@@ -217,8 +217,8 @@ def test_training_starts_from_an_exported_folder(small_model, small_checkpoint, 
         params,
         shardings(params, mesh),
     )
-    found = run._initial_params(tmp_path / "a", model, target)
-    jax.tree.map(np.testing.assert_array_equal, found, run._initial_params(small_checkpoint, model, target))
+    found = initial.initial_params(tmp_path / "a", model, target)
+    jax.tree.map(np.testing.assert_array_equal, found, initial.initial_params(small_checkpoint, model, target))
     jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail("elsewhere"), found, target)
     assert not found["text"]["token_embedding"].sharding.is_fully_replicated
 

@@ -1,6 +1,7 @@
 """Legends of segmentations, by cases counted by hand, and the pictures and the page that have them."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import sys
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from flair_jax import pages
 from flair_jax.data.sets.segmentation_data import IGNORED, SegmentationData
-from flair_jax.errors import FlairError
+from flair_jax.errors import ConfigError, FlairError
 from flair_jax.evaluate import segmentation_task
 from flair_jax.evaluate.gallery import write_gallery
 from flair_jax.evaluate.legend import Areas, Entry, legend, measure, percent
@@ -172,20 +173,48 @@ def test_a_file_of_an_earlier_release_or_of_another_set_is_shown_whole(gallery) 
     assert alone == [f"{name}: picture, truth and prediction" for name in ODD[:2]]
 
 
-def test_without_jinja_there_are_pictures_without_a_page(monkeypatch, gallery, capsys) -> None:
+@pytest.fixture
+def evaluated(monkeypatch, gallery):
+    """() -> what the task prints of work that is done, whose outcome it gives back."""
     folder, data, metrics = gallery
     outcome = dataclasses.make_dataclass("Outcome", ["metrics"])(metrics)
     monkeypatch.setattr(segmentation_task, "segment", lambda *_: print("the work") or outcome)
+
+    def evaluate() -> None:
+        task = segmentation_task.task(save=folder)
+        assert task.evaluate(None, None, data, segmentation_task.SegmentationSettings(), None) is outcome
+
+    return evaluate
+
+
+def test_without_jinja_there_are_pictures_without_a_page(monkeypatch, gallery, evaluated, capsys) -> None:
+    folder, data, metrics = gallery
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    task = segmentation_task.task(save=folder)
-    assert task.evaluate(None, None, data, segmentation_task.SegmentationSettings(), None) is outcome
+    evaluated()
     before, work, after = capsys.readouterr().out.splitlines()
-    assert before.startswith(f"{folder} will have no index.html: the page needs Jinja2: pip install")
+    assert before.startswith(f"{folder} will have no index.html, which needs Jinja2: pip install ")
     assert work == "the work"
     assert after == f"pictures (original, truth, prediction): {folder}"
     assert not (folder / "index.html").exists()
     with pytest.raises(FlairError, match="Jinja2"):
         write_gallery(folder, data, metrics, "patches")
+
+
+def test_a_full_disk_costs_the_page_but_not_the_figures(monkeypatch, gallery, evaluated, capsys, caplog) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segmentation_task, "write_gallery", full)
+    evaluated()
+    assert "index.html: not written: [Errno 28] No space left on device" in caplog.text
+    assert "written" not in capsys.readouterr().out
+
+
+def test_a_folder_in_the_pages_place_is_found_before_the_work(gallery) -> None:
+    folder, *_ = gallery
+    (folder / "index.html").mkdir()
+    with pytest.raises(ConfigError, match=r"--save .*first: its index.html is a folder; choose another folder"):
+        segmentation_task.task(save=folder)
 
 
 def test_what_a_file_says_cannot_break_the_page(gallery) -> None:

@@ -135,6 +135,22 @@ def test_an_upload_that_made_room_for_others_is_asked_for_again(page, cat) -> No
     page.until(lambda: "the picture is not kept any more; drop it again" in page.one("#result").text)
 
 
+def test_only_uploads_are_read(url, cat) -> None:
+    """Whatever file a request names."""
+    with urllib.request.urlopen(f"{url}config") as response:
+        asked = [each["id"] for each in json.load(response)["dependencies"] if len(each["inputs"]) == 3]
+    assert len(asked) == 3
+    for number in asked:
+        file = {"path": str(cat), "meta": {"_type": "gradio.FileData"}}
+        data = {"data": [file, "a cat", "mean of the heads"], "fn_index": number, "session_hash": f"s{number}"}
+        request = urllib.request.Request(f"{url}gradio_api/queue/join", json.dumps(data).encode())
+        request.add_header("Content-Type", "application/json")
+        urllib.request.urlopen(request).close()
+        with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=s{number}") as events:
+            message = next(line for line in events if b"process_completed" in line)
+        assert json.loads(message.partition(b"data: ")[2])["output"] == {"error": None}
+
+
 def test_the_search_tab(page, cat) -> None:
     page.until(lambda: page.one("button[role=tab]:nth-of-type(2)")).click()
     page.until(lambda: page.one("#query textarea, #query input"))

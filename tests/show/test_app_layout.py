@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 
 import pytest
 from tab import Tab
@@ -59,13 +60,15 @@ def wide(driver):
 
 
 @pytest.fixture
-def answered(wide, driver, url) -> Tab:
+def answered(wide, driver, url) -> Iterator[Tab]:
     """The page after a click on its first example."""
+    driver.get_log("browser")
     driver.get(url)
     page = Tab(driver)
     page.until(lambda: page.one("#examples td")).click()
     page.maps(EXAMPLE)
-    return page
+    yield page
+    assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
 
 
 def point_at(page: Tab, element) -> None:
@@ -82,11 +85,18 @@ def drawn(page: Tab, card: int = 0) -> list[str]:
     )
 
 
+def maps_of(page: Tab, word) -> list[str]:
+    text = page.all(".text")[int(word.get_attribute("data-text"))]
+    return [text.get_attribute(f"data-{kind}") for kind in ("attention", "patches")]
+
+
 def test_an_example_fills_the_form_and_is_answered(answered) -> None:
     assert answered.one("#sentences textarea").get_attribute("value").splitlines() == EXAMPLE
     assert answered.run("return document.querySelector('#upload img').naturalWidth") == 72
     assert answered.run("return [...document.querySelectorAll('#examples img')].map(i => i.naturalWidth)") == [72] * 3
     assert [each.text for each in answered.all(".words")] == EXAMPLE
+    answered.one("#upload button[aria-label='Remove Image']").click()
+    answered.until(lambda: "Choose a picture or an example" in answered.one("#result").text)
     # Another one, and the first again, although its picture has been shown before.
     for row, sentence in ((2, "a blue moon"), (0, EXAMPLE[0])):
         answered.all("#examples tbody tr")[row].click()
@@ -123,7 +133,7 @@ def test_pointing_at_a_word_shows_its_maps_without_asking_the_server(answered) -
     assert word.text == "cyan"
     point_at(answered, word)
     answered.until(lambda: drawn(answered, 1) != star)
-    assert drawn(answered, 1) == [word.get_attribute(f"data-{kind}") for kind in ("attention", "patches")]
+    assert drawn(answered, 1) == maps_of(answered, word)
     assert drawn(answered, 0) == other, "the maps of other sentences stay"
     assert answered.all(".whose")[1].text.startswith("Maps of “cyan” alone: text-conditioned -1.04")
     assert answered.all(".map")[2].get_attribute("alt") == "attention, mean of the heads for the word: cyan"
@@ -164,6 +174,9 @@ def test_words_are_reached_with_the_keyboard(answered) -> None:
 
 def test_a_tap_shows_a_word_and_another_one_the_sentence(answered) -> None:
     screen(answered.driver, 390, touch=True)
+    answered.run("scrollTo(0, 0)")
+    answered.one("#compare").click()
+    answered.until(lambda: answered.run("return document.querySelector('#result').getBoundingClientRect().top") < 450)
     sentence = drawn(answered, 0)
 
     def tap(element) -> None:
@@ -176,7 +189,7 @@ def test_a_tap_shows_a_word_and_another_one_the_sentence(answered) -> None:
     words = answered.all(".word")
     tap(words[1])
     answered.until(lambda: answered.one(".whose").text.startswith("Maps of “red” alone"))
-    assert drawn(answered, 0) == [words[1].get_attribute(f"data-{kind}") for kind in ("attention", "patches")]
+    assert drawn(answered, 0) == maps_of(answered, words[1])
     tap(words[2])
     answered.until(lambda: answered.one(".whose").text.startswith("Maps of “bar” alone"))
     tap(words[2])

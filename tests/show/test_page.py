@@ -56,8 +56,10 @@ def test_scores_and_maps_are_those_of_the_model(small_model, cat, head: str) -> 
         "the picture as the model sees it",
         *(f"{title} for the sentence: {text}" for text in SENTENCES for title in (f"attention, {head}", PATCHES)),
     ]
-    words = tags(shown, "button", "word")
-    sentences = tags(shown, "article", "sentence")
+    texts = tags(shown, "i", "text")
+    words = [texts[int(each["data-text"])] for each in tags(shown, "button", "word")]
+    sentences = [texts[int(each["data-text"])] for each in tags(shown, "article", "sentence")]
+    assert len(texts) == len(SENTENCES) + len(set(WORDS)), "each word once"
     assert re.findall(r"<button[^>]*>(.*?)</button>", shown) == WORDS
     for number, each in enumerate([*sentences, *words]):
         for kind, maps in (("attention", weights), ("patches", found.patches)):
@@ -69,6 +71,23 @@ def test_scores_and_maps_are_those_of_the_model(small_model, cat, head: str) -> 
         assert each["data-empty"] == f"{100 * empty[number]:.1f} %"
     for sentence, maps in zip(sentences, np.split(np.array(tags(shown, "img", "map")), 2), strict=True):
         assert [sentence["data-attention"], sentence["data-patches"]] == [each["src"] for each in maps]
+
+
+def test_another_head_of_the_same_is_not_computed_again(small_model, cat, monkeypatch) -> None:
+    page, computed = Page(*small_model), []
+
+    def counted(*arguments):
+        computed.append(arguments[-1])
+        return explain_picture(*arguments)
+
+    monkeypatch.setattr("flair_jax.show.page.explain_picture", counted)
+    first = page.compare(cat, "a cat", MEAN)
+    assert page.compare(cat, "a cat", "head 2") != first
+    assert page.compare(cat, "a cat", MEAN) == first
+    assert computed == [("a cat", "a", "cat")]
+    page.compare(cat, "a dog", MEAN)
+    assert page.compare(cat, "a cat", MEAN) == first
+    assert len(computed) == 3
 
 
 def mark(scores: np.ndarray, number: int) -> str:
