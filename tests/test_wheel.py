@@ -39,7 +39,6 @@ NEEDS = {
     "html": "evaluate --checkpoint {model} --dataset folder --data-dir {folder} --report report.html",
     "s3": "attend {picture} dog --checkpoint {model} --output s3://bucket/maps",
     "tpu": "plan --config=cc3m_recap --topology v5e:2x4",
-    "wandb": "train --config=demo --config.data.dir={folder} --config.wandb_project=mine --workdir=run",
 }
 
 
@@ -137,5 +136,8 @@ def test_the_wheel_serves_a_newcomer(environment: Environment, photographs: Path
     assert "batch" in environment.shell(f"flair-jax plan --config=mine.py --topology cpu:1 {small}")
     environment.shell(f"flair-jax train --config=demo --workdir=run {small}")
     assert (environment.folder / "run/checkpoints/2").is_dir()
+    outcome = environment.run(f"flair-jax train --config=demo --workdir=noted {small} --config.wandb_project=mine")
+    assert outcome.returncode == 2
+    assert 'config.wandb_project is set: pip install "wandb>=' in outcome.stderr
     printed = environment.shell("flair-jax data stats --help && flair-jax status run")
     assert "--config NAME|FILE" in printed
