@@ -64,7 +64,7 @@ class Findings:
             notes = f" ({len(self.remarks)} note(s) above)" if self.remarks else ""
             print(f"\ndry run: no problem found{notes}; leave --dry-run out to train", flush=True)
             return 0
-        print(f"\ndry run: {len(self.problems)} problem(s), of which training would fail:", flush=True)
+        print(f"\ndry run: {len(self.problems)} problem(s) to mend before training:", flush=True)
         for number, words in enumerate(self.problems, start=1):
             print(f"  {number}. {printable(words, keep=chr(10))}", flush=True)
         return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from flair_jax.data.sources import Source
@@ -20,6 +21,7 @@ from flair_jax.dry_run.sheet import describe_pairs, write_page, write_picture
 from flair_jax.dry_run.workdir import check_space, check_workdir, in_bytes
 from flair_jax.errors import FlairError
 from flair_jax.fields import read_fields
+from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.setting_checks import problems
 from flair_jax.settings import TrainSettings
@@ -28,8 +30,9 @@ from flair_jax.train.from_release import resume_release
 from flair_jax.train.identity import describe_run
 from flair_jax.train.initial import initial_params
 from flair_jax.train.input import sample_settings
+from flair_jax.train.logger import import_wandb
 from flair_jax.train.losses import make_loss
-from flair_jax.train.objects import Objects, make_objects
+from flair_jax.train.objects import Objects, find_model, make_objects
 from flair_jax.train.step import abstract_state
 from flair_jax.train.trial import try_out
 
@@ -80,6 +83,7 @@ class _Rehearsal:
         self.stack = stack
         self.mesh: Mesh | None = None
         self.data: _Data | None = None
+        self.model: Flair | None = None
         self.objects: Objects | None = None
         self.batch: FirstBatch | None = None
 
@@ -88,6 +92,7 @@ class _Rehearsal:
         for what, check in (
             ("devices", self._devices),
             ("data", self._open_data),
+            ("model", self._make_model),
             ("model", self._make_objects),
             ("batch", self._read_batch),
             ("evaluation", self._evaluations),
@@ -96,6 +101,8 @@ class _Rehearsal:
         ):
             with self.found.checking(what):
                 check()
+        if self.batch is None:
+            self.found.remark("the first batch is not read, for what it needs is among the problems")
 
     def _devices(self) -> None:
         settings, devices = self.settings, jax.devices()
@@ -127,6 +134,11 @@ class _Rehearsal:
         counted = "" if samples is None else f"{samples:,} samples, "
         self.found.say("data", f"{settings.data.name}: {counted}{steps:,} steps{epochs}")
 
+    def _make_model(self) -> None:
+        self.model, _ = find_model(self.settings)
+        if self.settings.wandb_project:
+            import_wandb()
+
     def _make_objects(self) -> None:
         settings, steps = self.settings, self.data.steps if self.data else None
         if settings.factories.loss is None:
@@ -139,9 +151,9 @@ class _Rehearsal:
                 try_out(objects, settings)
 
     def _read_batch(self) -> None:
-        if self.data is None or self.objects is None or self.mesh is None:
+        if self.data is None or self.model is None or self.mesh is None:
             return
-        settings, model = self.settings, self.objects.model
+        settings, model = self.settings, self.model
         samples = sample_settings(settings, model, self.mesh)
         self.found.say("tokenizer", f"{samples.tokenizer.description}, context of {samples.context_length} tokens")
         self.batch = read_first(self.data.sources, samples, settings.batch_size, settings.data.weights)
@@ -152,14 +164,16 @@ class _Rehearsal:
                 "take the next ones instead; the warnings above name them"
             )
         if samples.packing:
-            self.found.remark("captions are packed; `flair-jax data lengths` says how often one is cut for it")
+            self.found.remark("captions are packed; `flair-jax data stats` says how often one is cut for it")
 
     def _evaluations(self) -> None:
         asked = {"": self.settings.evaluation, **self.settings.evaluations}
         for name, each in asked.items():
-            if each.every_steps > 0 and self.objects is not None:
+            if each.every_steps > 0 and self.model is not None:
                 with self.found.checking("evaluation"):
-                    check_evaluation(self.found, name, each, self.objects.model, self.data and self.data.steps)
+                    check_evaluation(self.found, name, each, self.model, self.data and self.data.steps)
+            elif each.every_steps > 0:
+                self.found.remark(f"the evaluation {name} is not looked at, for there is no model".replace("  ", " "))
         if not any(each.every_steps for each in asked.values()):
             self.found.say("evaluation", "none")
 
@@ -177,15 +191,19 @@ class _Rehearsal:
 
     def _read_initial(self, name: str) -> None:
         """Reads what the run would start from, as the run does."""
-        if self.objects is None or self.mesh is None:
+        if self.model is None or self.mesh is None:
             return
-        settings, model = self.settings, self.objects.model
+        settings, model = self.settings, self.model
         ema = settings.optimizer.ema_decay > 0
-        target = abstract_state(model, self.objects.optimizer, self.mesh, ema=ema)
+        # The optimiser, which may be at fault, has no part in the parameters.
+        optimizer = self.objects.optimizer if self.objects else optax.identity()
+        target = abstract_state(model, optimizer, self.mesh, ema=ema)
         with self.found.checking("start"), jax.set_mesh(self.mesh):
-            if settings.resume:
+            if settings.resume and self.objects:
                 steps = (self.data and self.data.steps) or 2**31 - 1
                 resume_release(settings, steps, model, target)
+            elif settings.resume:
+                return
             else:
                 initial_params(name, model, target.params)
             self.found.say("start", f"{name}: read, and fits the model")

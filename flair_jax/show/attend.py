@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import flair_jax
 from flair_jax.checkpoint import read_description
+from flair_jax.compiling import compiling
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
@@ -62,7 +64,8 @@ def attend(
     )
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
-    found = explain_picture(model, params, pixels, sentences)
+    with compiling("the maps"):
+        found = explain_picture(model, params, pixels, sentences)
     print("\n".join([report(sentences, found), *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
@@ -74,13 +77,7 @@ def attend(
             for head, weights in enumerate(heads, start=1):
                 note = f"attention of head {head} of {len(heads)}"
                 _save(output / f"{name}_head_{head}.png", overlay(pixels, weights), sentence, note)
-    titles = [
-        (plain(sentence) or f"sentence {number}, written below its own picture")
-        + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
-        for number, (sentence, empty) in enumerate(
-            zip(sentences, found.attention.empty.mean(axis=1), strict=True), start=1
-        )
-    ]
+    titles = _titles(sentences, found, kind)
     stream = io.BytesIO()
     contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
     with replace_when_complete(output / f"{kind}.png") as partial:
@@ -121,6 +118,17 @@ def write_arrays(path: Path, pixels: np.ndarray, sentences: Sequence[str], found
             logits=found.logits,
             global_logits=found.global_logits,
         )
+
+
+def _titles(sentences: Sequence[str], found: Explanation, kind: Kind) -> list[str]:
+    """What stands above each map of the contact sheet."""
+    return [
+        (plain(sentence) or f"sentence {number}, written below its own picture")
+        + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
+        for number, sentence, empty in zip(
+            itertools.count(1), sentences, found.attention.empty.mean(axis=1), strict=False
+        )
+    ]
 
 
 def _save(path: Path, pixels: np.ndarray, sentence: str, note: str = "") -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,7 +78,7 @@ def run(words, tmp_path, capsys) -> Callable[..., tuple[int, str]]:
 
 def problems(out: str) -> list[str]:
     """The numbered sentences at the end."""
-    _, _, listed = out.partition("of which training would fail:\n")
+    _, _, listed = out.partition("to mend before training:\n")
     return [line.strip().partition(". ")[2] for line in listed.splitlines() if line.startswith("  ")]
 
 
@@ -151,7 +152,7 @@ def test_all_problems_are_named_at_once(run, tmp_path) -> None:
     assert not (tmp_path / "dry-run.html").exists()
 
 
-def test_wrong_fields(run, words, capsys) -> None:
+def test_wrong_fields(run, words, capsys, monkeypatch) -> None:
     status, out = run("--config.batch_sise=8")
     assert (status, len(problems(out))) == (1, 1)
     assert 'no such field; configs/default.py lists all. Did you mean "batch_size"?' in out
@@ -159,6 +160,12 @@ def test_wrong_fields(run, words, capsys) -> None:
     assert status == 1
     assert any("batch_size=6 is not a multiple of config.loss.group_size=4" in each for each in problems(out))
     assert any("xyz" in each for each in problems(out))
+    (problem,) = problems(run("--config.optimizer.warmup_steps=50")[1])
+    assert "warm-up" in problem
+    assert Path("dry-run.html").exists(), "the optimiser has no part in the batch"
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (problem,) = problems(run("--config.wandb_project=mine")[1])
+    assert "config.wandb_project is set: pip install" in problem
     assert main(["train", "--dry-run", *words]) == 1
     assert "--config and --workdir are needed" in capsys.readouterr().out
     assert main(["train", *words, "--workdir=w", "--contact-sheet=a.html"]) == 2
