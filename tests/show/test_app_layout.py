@@ -95,6 +95,12 @@ def test_an_example_fills_the_form_and_is_answered(answered) -> None:
     assert answered.run("return document.querySelector('#upload img').naturalWidth") == 72
     assert answered.run("return [...document.querySelectorAll('#examples img')].map(i => i.naturalWidth)") == [72] * 3
     assert [each.text for each in answered.all(".words")] == EXAMPLE
+    # Again, after other sentences for the same picture.
+    answered.write("a cat")
+    answered.one("#compare").click()
+    answered.maps(["a cat"])
+    answered.one("#examples td").click()
+    answered.maps(EXAMPLE)
     answered.one("#upload button[aria-label='Remove Image']").click()
     answered.until(lambda: "Choose a picture or an example" in answered.one("#result").text)
     # Another one, and the first again, although its picture has been shown before.
