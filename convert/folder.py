@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
-from flair_jax.data.tokenizer import find_tokenizer
+from flair_jax.convert.card import model_card
 from flair_jax.errors import CheckpointError
 from flair_jax.files import absolute, expand, replace_when_complete
-from flair_jax.models.config import FlairConfig, VisionConfig
+from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_to_release_json, images_to_json, refused_by_release
 from flair_jax.models.flair import Flair
 from flair_jax.weights import digests, hub
@@ -28,7 +28,6 @@ from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
 
 CARD = "README.md"
-_RESIZED = {"shortest": "cropped", "longest": "padded", "squash": "squashed"}
 FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
 
 
@@ -45,6 +44,32 @@ def preprocessing(config: FlairConfig) -> dict[str, Any]:
         "resize_mode": config.vision.resize_mode,
         "fill_color": config.vision.fill_color,
     }
+
+
+def warn_of_release(name: str, config: FlairConfig) -> None:
+    """Logs, a line each, what the PyTorch release would do otherwise with the weights of this name."""
+    if refused := refused_by_release(config):
+        logging.warning(
+            "%s: the PyTorch release %s; its constructor refuses this model's description, which says %s, and must not "
+            "be given the weights",
+            name,
+            "pools with 8 heads only" if refused.keys() == {"pooling_heads"} else "has no such settings",
+            ", ".join(f"{setting}={value}" for setting, value in refused.items()),
+        )
+    ours, theirs = preprocessing(config), preprocessing(FlairConfig())
+    names = (
+        "mean",
+        "std",
+        "interpolation",
+        "resize_mode",
+        *(["fill_color"] if ours["resize_mode"] == "longest" else []),
+    )
+    if other := [f"{each} {ours[each]} (there {theirs[each]})" for each in names if ours[each] != theirs[each]]:
+        logging.warning(
+            "%s: the PyTorch release prepares images in another way, wrong for this model, which takes %s",
+            name,
+            ", ".join(other),
+        )
 
 
 def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
@@ -129,89 +154,15 @@ def _write(source: Path, folder: Path, card: str | None, *, name: str, address: 
     model, tensors = load_tensors(source)
     origin = checkpoint.read_description(source).get("source", {})
     description = config_to_release_json(model.config)
-    if refused := refused_by_release(model.config):
-        logging.warning(
-            "%s: the PyTorch release %s; its constructor refuses this model's description, which says %s, and must not "
-            "be given the weights",
-            name,
-            "pools with 8 heads only" if refused.keys() == {"pooling_heads"} else "has no such settings",
-            ", ".join(f"{setting}={value}" for setting, value in refused.items()),
-        )
+    warn_of_release(name, model.config)
     write_tensors(folder / WEIGHTS, tensors, quick_gelu=model.config.quick_gelu)
     _write_json(folder / CONFIG, {**description, **images_to_json(model.config.vision), "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
     digests.write(folder, (CONFIG, WEIGHTS))  # the card is its publisher's to change
     size = sum(tensor.size for tensor in tensors.values())
-    (folder / CARD).write_text(card or _card(model.config, size, origin, name, address), encoding="utf-8")
+    (folder / CARD).write_text(card or model_card(model.config, size, origin, name, address), encoding="utf-8")
     return len(tensors)
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _prepared(vision: VisionConfig) -> str:
-    """How pictures are prepared, in words."""
-    normalised = "CLIP's mean and deviation"
-    if (vision.image_mean, vision.image_std) != (VisionConfig.image_mean, VisionConfig.image_std):
-        normalised = f"mean {vision.image_mean} and deviation {vision.image_std}"
-    return f"{vision.interpolation}, {_RESIZED[vision.resize_mode]}, with {normalised}"
-
-
-def _card(config: FlairConfig, parameters: int, origin: dict[str, str], name: str, address: str) -> str:
-    vision, text, tokenizer = config.vision, config.text, find_tokenizer(config.text.tokenizer)
-    made_from = ", ".join(f"{key} `{value}`" for key, value in origin.items())
-    return f"""---
-library_name: flair_jax
-pipeline_tag: zero-shot-image-classification
-tags:
-- flair
-- clip
-- jax
-- vision-language
----
-
-# {name}
-
-A [FLAIR](https://arxiv.org/abs/2412.03561) model: a vision-language model whose image representation depends on the
-text that it is compared with. {parameters:,} parameters in float32{f"; made from {made_from}" if made_from else ""}.
-
-| | |
-| --- | --- |
-| vision tower | {vision.layers} layers of width {vision.width}, {vision.heads} heads, patch size {vision.patch_size} |
-| text tower | {text.layers} layers of width {text.width}, {text.heads} heads, {text.context_length} tokens |
-| shared space | {config.embed_dim} dimensions, pooling with {config.pooling_heads} heads |
-| activation | {"QuickGELU, x * sigmoid(1.702 x)" if config.quick_gelu else "exact GELU"} |
-| images | {vision.image_size} x {vision.image_size}, {_prepared(vision)} |
-| texts | {tokenizer.description}, padded with {tokenizer.padding} |
-
-## Use
-
-```python
-import flair_jax, jax
-
-model, params = flair_jax.load("{address}")
-images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])
-tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.text.context_length)
-print(jax.jit(model.logits)(params, images, tokens))
-```
-
-`{WEIGHTS}` holds the state dict under the names of the PyTorch release of FLAIR. `model_cfg` in `{OPEN_CLIP}` is
-what its constructor takes, and `preprocess_cfg` says how images are prepared; `{CONFIG}` is `model_cfg` with the
-weights' `source`. open_clip's own CLIP class is another model and does not take these weights.
-
-## Training data, evaluation, licence
-
-To be written by whoever publishes this model; the licence also belongs into the lines at the top, as `license:`.
-
-## Citation
-
-```bibtex
-@inproceedings{{xiao2025flair,
-  title = {{FLAIR: VLM with Fine-grained Language-informed Image Representations}},
-  author = {{Xiao, Rui and Kim, Sanghwan and Georgescu, Mariana-Iuliana and Akata, Zeynep and Alaniz, Stephan}},
-  booktitle = {{CVPR}},
-  year = {{2025}}
-}}
-```
-"""

@@ -37,7 +37,7 @@ _LOGGERS = ("jax2onnx", "onnx_ir")
 def require_onnx(purpose: str) -> None:
     """Raises FlairError if jax2onnx or ONNX Runtime is not installed."""
     try:
-        with _quiet():
+        with _contained():
             import jax2onnx
             import onnxruntime  # noqa: F401
     except ImportError as error:
@@ -62,7 +62,7 @@ def to_onnx(
     import jax2onnx
 
     traced = jax.make_jaxpr(run)(*arguments.values())
-    with _quiet():
+    with _contained():
         try:
             return jax2onnx.to_onnx(
                 lambda *arrays: _replay(traced, arrays),
@@ -134,8 +134,11 @@ def _padded(x: Any, value: Any, behind: list[int]) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings about shapes that are inferred later, and about plugins for libraries that we do not use."""
+def _contained() -> Iterator[None]:
+    """Leaves JAX as it was, of which jax2onnx keeps `jax.numpy.cumsum` replaced; and without its warnings about shapes
+    that are inferred later and plugins for libraries that we do not use.
+    """
+    functions = dict(vars(jnp))
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -144,3 +147,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+        for name, function in functions.items():
+            if getattr(jnp, name) is not function:
+                setattr(jnp, name, function)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from flair_jax.models.config import FlairConfig
 
 GUIDE, TOKENIZER = "README.md", "tokenizer.json"
@@ -45,7 +47,7 @@ B and N are free. `weights` are those of each patch, row by row, and of the empt
 none. Features are not normalised. With `pip install numpy onnxruntime pillow tokenizers`:
 
 ```python
-{code(config).replace("cc3m.onnx", name)}```
+{code(config).replace('"cc3m.onnx"', json.dumps(name, ensure_ascii=False))}```
 """
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from flair_jax import checkpoint
-from flair_jax.convert.folder import load_tensors, preprocessing
+from flair_jax.convert.folder import load_tensors, preprocessing, warn_of_release
 from flair_jax.convert.functions import random_inputs
 from flair_jax.data.tokenizer import find_tokenizer
 from flair_jax.errors import ConfigError
@@ -19,11 +19,12 @@ from flair_jax.files import absolute, expand
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
+from flair_jax.weights import hub
 from flair_jax.weights.activation import ACTIVATIONS, settle, told_by
 from flair_jax.weights.infer import infer_config
 from flair_jax.weights.layouts import read_towers
 from flair_jax.weights.long_text import KEPT_POSITIONS, Stretch, is_long_clip, joined_tables
-from flair_jax.weights.origin import TOWERS
+from flair_jax.weights.origin import REPOSITORY, TOWERS
 from flair_jax.weights.param_map import ConversionError, complete, is_clip, params_from_torch, towers_of_clip
 from flair_jax.weights.read import OPENAI_SIZES, Weights, read_weights
 from flair_jax.weights.sources import FoundWeights, find_weights
@@ -94,7 +95,7 @@ def convert(
         params = params_from_torch(complete(tensors, described) if clip else tensors, described)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
-    checkpoint.save(target, Flair(described), params, _origin(found, weights, clip, stretch))
+    checkpoint.save(target, Flair(described), params, _origin(source, found, weights, clip, stretch))
     contrary = [who for who, quick in told.items() if quick != quick_gelu]
     activation_remark = f"activation: {'QuickGELU' if quick_gelu else 'exact GELU'}, by {who}" + (
         f", against {', '.join(contrary)}" if contrary else ""
@@ -141,7 +142,7 @@ def _convert_layout(
         find_tokenizer(towers.config.text.tokenizer)  # a damaged file is said now
     except (ConversionError, ConfigError) as error:
         raise ConversionError(f"{source}: {error}") from None
-    origin = {**_origin(found, weights, clip=False, stretch=None), **towers.origin}
+    origin = {**_origin(source, found, weights, clip=False, stretch=None), **towers.origin}
     checkpoint.save(target, Flair(towers.config), towers.params, origin)
     return Conversion(towers.config, (*weights.remarks, *towers.remarks))
 
@@ -159,10 +160,12 @@ def _given(found: FoundWeights, config: FlairConfig | None) -> tuple[FlairConfig
     return config or beside, []
 
 
-def _origin(found: FoundWeights, weights: Weights, clip: bool, stretch: Stretch | None) -> dict[str, str]:
+def _origin(source: str, found: FoundWeights, weights: Weights, clip: bool, stretch: Stretch | None) -> dict[str, str]:
     """Where the weights come from, for the checkpoint's description."""
     origin = {"file": found.file.name, "sha256": _sha256(found.file)}
     origin |= {f"sha256 of {shard.name}": _sha256(shard) for shard in weights.files[1:]}
+    if source.startswith(hub.PREFIX):
+        origin[REPOSITORY] = hub.split(source)[0]
     if clip:
         origin[TOWERS] = "CLIP; the pooling is random and must be trained"
     if stretch:
@@ -221,6 +224,7 @@ def export(source: str | Path, target: str | Path) -> int:
       ConversionError: if `target` has another ending, or is `.pt` and torch is missing.
     """
     model, tensors = load_tensors(source)
+    warn_of_release(Path(target).name, model.config)
     write_tensors(target, tensors, quick_gelu=model.config.quick_gelu)
     return len(tensors)
 

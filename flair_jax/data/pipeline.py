@@ -186,6 +186,29 @@ def batches(
       DatasetError: if the source is empty.
       WorkerError: if a worker dies.
     """
+    loaded = _loaded(sources, settings, batch_size, weights, first, process, processes)
+    with contextlib.closing(_from_workers(loaded, workers) if workers else _ahead(loaded)) as stream:
+        for rows in stream:
+            yield LocalBatch(*rows)
+
+
+def first_rows(
+    sources: Sequence[Source], settings: SampleSettings, count: int, *, weights: Sequence[float] = ()
+) -> LocalBatch:
+    """The first `count` rows of the stream, loaded at once by this thread; see `batches`."""
+    return LocalBatch(*_loaded(sources, settings, count, weights)[0])
+
+
+def _loaded(
+    sources: Sequence[Source],
+    settings: SampleSettings,
+    batch_size: int,
+    weights: Sequence[float],
+    first: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> grain.MapDataset:
+    """One process's batches by number, from `first` on."""
     if not all(map(len, sources)):
         raise DatasetError("the training data holds no samples")
     ends = np.cumsum([len(source) for source in sources]).tolist()
@@ -201,10 +224,7 @@ def batches(
         order = _shuffled(0, ends[-1], settings.seed)
     parts = order.batch(batch_size // processes, drop_remainder=True, batch_fn=list)
     mine = parts.slice(slice(first * processes + process, None, processes))
-    loaded = mine.map(_LoadRows(Concatenated(sources), settings))
-    with contextlib.closing(_from_workers(loaded, workers) if workers else _ahead(loaded)) as stream:
-        for rows in stream:
-            yield LocalBatch(*rows)
+    return mine.map(_LoadRows(Concatenated(sources), settings))
 
 
 def _from_workers(loaded: grain.MapDataset, workers: int) -> Generator[_Rows, None, None]:

@@ -68,6 +68,11 @@ def count_tokens(texts: Sequence[str]) -> np.ndarray:
     return np.array([len(_vocabulary().encode(text)) for text in texts], np.int64)
 
 
+def decode(ids: Sequence[int]) -> str:
+    """The text that token ids stand for, in lower case, without start and end; half a letter is U+FFFD."""
+    return _vocabulary().decode(ids)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """How a model's texts become token ids; it goes to worker processes, so its functions are a module's own.
@@ -79,6 +84,7 @@ class Tokenizer:
       start: id of the token that each text starts with; None if there is none.
       end: id of the token that each text ends with.
       padding: id of the tokens that follow.
+      decode: ids without `start`, `end` and `padding` -> the text that they stand for.
     """
 
     description: str
@@ -87,6 +93,7 @@ class Tokenizer:
     start: int | None
     end: int
     padding: int
+    decode: Callable[[Sequence[int]], str]
 
     def room(self, context_length: int) -> int:
         """How many tokens of its own a text may have."""
@@ -95,7 +102,9 @@ class Tokenizer:
 
 # `TextConfig.tokenizer` is a name here. CLIP's (Radford et al. 2021) is that of all released models.
 TOKENIZERS: dict[str, Tokenizer] = {
-    "clip": Tokenizer("CLIP's byte-pair encoding", tokenize, count_tokens, start=49406, end=49407, padding=0)
+    "clip": Tokenizer(
+        "CLIP's byte-pair encoding", tokenize, count_tokens, start=49406, end=49407, padding=0, decode=decode
+    )
 }
 
 
@@ -163,7 +172,8 @@ class _Vocabulary:
         merges = [tuple(line.split()) for line in lines[1 : 49408 - 2 * 256 - 2 + 1]]
         words = [*letters, *(letter + _END_OF_WORD for letter in letters)]
         words += ["".join(merge) for merge in merges]
-        self.ids = {word: index for index, word in enumerate([*words, _START, _END])}
+        self._words = [*words, _START, _END]
+        self.ids = {word: index for index, word in enumerate(self._words)}
         self.rank = {(left, right): rank for rank, (left, right) in enumerate(merges)}
         self.start, self.end = self.ids[_START], self.ids[_END]
         # Words repeat: caching whole words is most of the speed. The bound keeps long-lived workers small.
@@ -172,6 +182,13 @@ class _Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without start and end."""
         return [token for word in _split(text) for token in self._encode_word(word)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, a space after each word."""
+        letters = "".join(self._words[token] for token in ids if token not in (self.start, self.end))
+        byte_of = {letter: byte for byte, letter in self._letter.items()}
+        words = letters.replace(_END_OF_WORD, " ")
+        return bytes(byte_of.get(letter, ord(" ")) for letter in words).decode("utf-8", "replace").strip()
 
     def _merge(self, word: str) -> tuple[int, ...]:
         if word in (_START, _END):

@@ -78,6 +78,7 @@ def open_tokenizer(kind: str, file: str) -> Tokenizer:
         start=None,
         end=end,
         padding=padding,
+        decode=functools.partial(_decode, path),
     )
 
 
@@ -114,6 +115,10 @@ def _tokenize(path: str, kind: Kind, end: int, padding: int, texts: Sequence[str
         tokens = _encode(path, kind, text)[: context_length - 1]
         row[: len(tokens) + 1] = [*tokens, end]
     return ids
+
+
+def _decode(path: str, ids: Sequence[int]) -> str:
+    return _read(path).decode(list(ids), skip_special_tokens=False)
 
 
 def _count(path: str, kind: Kind, texts: Sequence[str]) -> np.ndarray:

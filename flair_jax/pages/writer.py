@@ -32,7 +32,7 @@ def render(template: str, needed_by: str, extra: str = "html", **values: Any) ->
     jinja = import_jinja(needed_by, extra)
 
     def plain(value: object) -> object:
-        return printable(value, keep="\n") if type(value) is str else value  # and not Markup, which is escaped already
+        return printable(value) if type(value) is str else value  # and not Markup, which is escaped already
 
     environment = jinja.Environment(
         loader=jinja.FileSystemLoader(Path(__file__).parent),

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import flair_jax
 from flair_jax.checkpoint import read_description
+from flair_jax.compiling import compiling
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.embedding import unread
 from flair_jax.show.draw import contact_sheet, new_figure, overlay
+from flair_jax.show.lettering import plain, write_below
 from flair_jax.show.maps import Explanation, explain_picture
 from flair_jax.weights.origin import check_pooling
 
@@ -61,29 +64,27 @@ def attend(
     )
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
-    found = explain_picture(model, params, pixels, sentences)
+    with compiling("the maps"):
+        found = explain_picture(model, params, pixels, sentences)
     print("\n".join([report(sentences, found), *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
     for number, (sentence, shown) in enumerate(zip(sentences, maps, strict=True), start=1):
         name = f"{kind}_{number}_{_short(sentence)}"
-        _save(output / f"{name}.png", overlay(pixels, shown))
+        _save(output / f"{name}.png", overlay(pixels, shown), sentence)
         if per_head:
-            for head, weights in enumerate(found.attention.heads[number - 1], start=1):
-                _save(output / f"{name}_head_{head}.png", overlay(pixels, weights))
-    titles = [
-        printable(sentence) + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
-        for sentence, empty in zip(sentences, found.attention.empty.mean(axis=1), strict=True)
-    ]
+            heads = found.attention.heads[number - 1]
+            for head, weights in enumerate(heads, start=1):
+                note = f"attention of head {head} of {len(heads)}"
+                _save(output / f"{name}_head_{head}.png", overlay(pixels, weights), sentence, note)
+    titles = _titles(sentences, found, kind)
     stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box; the arrays have the sentence
-        contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
+    contact_sheet(pixels, titles, list(maps), _HEADINGS[kind]).savefig(stream, dpi=90)
     with replace_when_complete(output / f"{kind}.png") as partial:
         # A palette halves the file, and the eye sees no difference if small areas keep their colours, others dithered.
         drawn = open_rgb(stream.getvalue())
         palette = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-        drawn.quantize(palette=palette).save(partial, optimize=True)
+        drawn.quantize(palette=palette).save(partial, optimize=True, pnginfo=_described(*sentences))
     write_arrays(output / "maps.npz", pixels, sentences, found)
     shown = printable(output)
     print(f"\nwritten: {shown}/{kind}.png, a picture for each sentence, {shown}/maps.npz")
@@ -119,9 +120,28 @@ def write_arrays(path: Path, pixels: np.ndarray, sentences: Sequence[str], found
         )
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
+def _titles(sentences: Sequence[str], found: Explanation, kind: Kind) -> list[str]:
+    """What stands above each map of the contact sheet."""
+    return [
+        (plain(sentence) or f"sentence {number}, written below its own picture")
+        + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
+        for number, sentence, empty in zip(
+            itertools.count(1), sentences, found.attention.empty.mean(axis=1), strict=False
+        )
+    ]
+
+
+def _save(path: Path, pixels: np.ndarray, sentence: str, note: str = "") -> None:
+    """A picture with its sentence below it, and in the file's own description."""
     with replace_when_complete(path) as partial:
-        Image.fromarray(pixels).save(partial)
+        Image.fromarray(write_below(pixels, sentence, note)).save(partial, pnginfo=_described(sentence))
+
+
+def _described(*sentences: str) -> PngInfo:
+    """PNG's own description of a picture: the sentences, one a line; in UTF-8 where Latin-1 does not do."""
+    described = PngInfo()
+    described.add_text("Description", "\n".join(sentences))
+    return described
 
 
 def _short(sentence: str) -> str:

@@ -20,20 +20,19 @@ import orbax.checkpoint as ocp
 
 from flair_jax import buckets
 from flair_jax.checkpoint import AVERAGE, PARAMS, describe, find_damage, has_digests
-from flair_jax.errors import AnotherRunError, CheckpointError, FlairError
+from flair_jax.errors import CheckpointError
 from flair_jax.files import absolute, make_folder, move, writing
-from flair_jax.models.description import read_json_object
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
-from flair_jax.train.identity import changes, from_earlier
 from flair_jax.train.optimizer_state import restore_what_fits
+from flair_jax.train.resuming import PROGRESS, UNREADABLE, changes_to_resume, check_step, recorded_run
+from flair_jax.train.saved import ITEMS
 from flair_jax.train.step import TrainState
 from flair_jax.weights import digests
 from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
-_OPTIMIZER, _PROGRESS = "optimizer", "progress"
-_ITEMS = (DESCRIPTION, AVERAGE, _OPTIMIZER, PARAMS, _PROGRESS)  # the average only where there is one
+_OPTIMIZER = "optimizer"
 
 
 class RunCheckpoints:
@@ -94,7 +93,7 @@ class RunCheckpoints:
             _OPTIMIZER: ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
             DESCRIPTION: ocp.args.JsonSave(self._description),
             # The data stream's whole state is the number of its next batch.
-            _PROGRESS: ocp.args.JsonSave({"next_batch": step, "run": self._run}),
+            PROGRESS: ocp.args.JsonSave({"next_batch": step, "run": self._run}),
         }
         if state.ema is not None:
             items[AVERAGE] = ocp.args.StandardSave(state.ema)
@@ -115,7 +114,7 @@ class RunCheckpoints:
             unfinished = self.path(self._saving)
         else:
             (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        digests.write(unfinished, _ITEMS)
+        digests.write(unfinished, ITEMS)
 
     def restore(
         self, target: TrainState, optimizer: optax.GradientTransformation, accept_changes: bool = False
@@ -136,7 +135,7 @@ class RunCheckpoints:
         """
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            reason = find_damage(self.path(step), _ITEMS, self._hosts)
+            reason = find_damage(self.path(step), ITEMS, self._hosts)
             if reason is None:
                 break
             self._warn("checkpoint %s is damaged and skipped (%s)", self.path(step), reason)
@@ -166,40 +165,20 @@ class RunCheckpoints:
 
     def _compare(self, step: int, accept_changes: bool) -> None:
         """Names the settings that changed; raises CheckpointError if they make another run and that is not accepted."""
-        found = changes(self._hosts.together(lambda: self._recorded(step)), self._run, step)
-        steps = self._run["total_steps"]
-        if step > steps:
-            raise CheckpointError(
-                f"{self.path(step)}: the run has {step:,} steps behind it, and {steps:,} are asked for "
-                "(config.steps or config.epochs); take this checkpoint as it is, or ask for more steps"
-            )
-        refused = [change for change in found if change.of_model_size or (change.of_identity and not accept_changes)]
-        for change in found:
-            if change not in refused:
-                self._warn("%s", change)
-        if refused:
-            advice = f", or add --accept-changes to resume after step {step:,} with the new ones"
-            if any(change.of_model_size for change in refused):
-                advice = ", because one model cannot resume from the state of another"
-            words = "; ".join(map(str, refused))
-            raise AnotherRunError(
-                f"{self._folder}: holds another run ({words}); use the same settings or another --workdir{advice}",
-                changes=words,
-            )
+        described = self._hosts.together(lambda: self._recorded(step))
+        accepted, refusal = changes_to_resume(self.path(step), described, self._run, accept_changes)
+        for change in accepted:
+            self._warn("%s", change)
+        if refusal:
+            raise refusal
 
     def _recorded(self, step: int) -> dict[str, Any]:
         """The description of a checkpoint's run, as far as it has one."""
         try:
-            progress = read_json_object(self.path(step) / _PROGRESS / "metadata")
-            saved_as = progress["next_batch"]
-            recorded = dict(progress["run"]) if "run" in progress else from_earlier(progress["identity"])
-        except (OSError, FlairError, ValueError, KeyError, TypeError, AttributeError) as error:
+            recorded, saved_as = recorded_run(self.path(step))
+        except UNREADABLE as error:
             raise self._unreadable(step, error) from error
-        if saved_as != step:
-            raise CheckpointError(
-                f"{self.path(step)}: holds the state after step {saved_as:,}, under another name; rename it to "
-                f"{saved_as}, or move it elsewhere if {self.path(saved_as)} is there"
-            )
+        check_step(self.path(step), saved_as)
         return recorded
 
     def _read(

@@ -50,7 +50,7 @@ class MetricLogger:
           StorageError: if the folder cannot be written to.
         """
         self._active = active
-        self._wandb = _import_wandb() if wandb_project and active else None
+        self._wandb = import_wandb() if wandb_project and active else None
         self._bar = ProgressBar(
             total=steps, done=first_step, description=_TRAIN, unit="step", shown=active, smoothing=0.1
         )
@@ -226,7 +226,8 @@ def _import_tensorboard() -> Any:
     return event_pb2, summary_pb2, masked_crc32c
 
 
-def _import_wandb() -> Any:
+def import_wandb() -> Any:
+    """Weights & Biases' package; raises ConfigError if it is not installed."""
     try:
         import wandb
     except ImportError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,17 +11,14 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from flair_jax import checkpoint
 from flair_jax.buckets import is_for_orbax
-from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
+from flair_jax.compiling import compiling, on_devices
 from flair_jax.data.sources import Source
-from flair_jax.data.tokenizer import find_tokenizer
-from flair_jax.errors import CheckpointError, ConfigError
+from flair_jax.errors import ConfigError
 from flair_jax.files import expand
 from flair_jax.models.attention import describe_choices
-from flair_jax.models.description import config_to_json
-from flair_jax.models.flair import Flair, Params
-from flair_jax.parallel.processes import Processes, connect_devices
+from flair_jax.models.flair import Flair
+from flair_jax.parallel.processes import connect_devices
 from flair_jax.parallel.sharding import check_batch, make_mesh
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
@@ -32,12 +28,13 @@ from flair_jax.train.from_release import resume_release
 from flair_jax.train.goodput import EVERY
 from flair_jax.train.health import Health
 from flair_jax.train.identity import describe_run
+from flair_jax.train.initial import initial_params
+from flair_jax.train.input import open_input
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
 from flair_jax.train.losses import Loss, make_loss
 from flair_jax.train.meter import Meter
 from flair_jax.train.objects import Objects, find_sources, make_objects
-from flair_jax.train.packing import find_packing
 from flair_jax.train.planned import planned_utilisation
 from flair_jax.train.preemption import Preemption
 from flair_jax.train.profile import Profiler
@@ -45,7 +42,6 @@ from flair_jax.train.startup import Startup
 from flair_jax.train.step import TrainState, abstract_state, init_state, make_train_step
 from flair_jax.train.surroundings import alone, compilation_cache
 from flair_jax.train.trial import try_out
-from flair_jax.weights.locate import locate
 
 
 class Outcome(NamedTuple):
@@ -98,7 +94,7 @@ def train(
       TrainingError: if a loss or gradient is not finite.
       WorkerError: if a process that loads data has died.
     """
-    workdir, startup = _find_workdir(workdir), startup or Startup()
+    workdir, startup = find_workdir(workdir), startup or Startup()
     with startup.phase("devices"):
         mesh = make_mesh(settings.mesh)
     check_batch(settings.batch_size, settings.accumulation_steps, mesh)
@@ -117,7 +113,7 @@ def train(
             return Outcome(checkpoints.path(done), finished=done >= last)
 
 
-def _find_workdir(name: str | Path) -> Path:
+def find_workdir(name: str | Path) -> Path:
     """A run's folder; raises ConfigError if Orbax cannot write checkpoints there."""
     workdir = expand(name)
     if not is_for_orbax(workdir):
@@ -183,8 +179,9 @@ def _start(setup: _Setup, checkpoints: RunCheckpoints, accept_changes: bool) -> 
         return resumed
     if settings.resume:
         return resume_release(settings, setup.steps, model, target)
-    params = _initial_params(settings.init, model, target.params) if settings.init else None
-    return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
+    params = initial_params(settings.init, model, target.params) if settings.init else None
+    with compiling(f"the initial state{on_devices(setup.mesh.size)}"):
+        return init_state(model, optimizer, setup.mesh, settings.seed, params, ema=ema), 0
 
 
 def _train_from(
@@ -214,7 +211,7 @@ def _train_from(
         ) as logger,
         Background(EVERY) as background,
         Health(workdir, setup.identity, first, startup, background) as health,
-        _input(setup, first) as stream,
+        open_input(settings, objects.model, setup.sources, setup.mesh, first) as stream,
     ):
         background.add("metrics cannot be written", logger.upload)
         startup.show = logger.show
@@ -245,56 +242,3 @@ def _train_from(
             background=background,
         )
         return run.train(state, first, stream)
-
-
-def _initial_params(name: str, model: Flair, target: Params) -> Params:
-    """Parameters of another run or a converted checkpoint, which must be of the same model."""
-    processes = Processes.all()
-    path = processes.together(lambda: locate(name))
-    processes.agree(path.name, f"config.init={name}: the newest checkpoints")
-    config = processes.together(lambda: checkpoint.read_model_config(path))
-    found, wanted = config_to_json(config), config_to_json(model.config)
-    names = dict.fromkeys((*wanted, *found))  # `quick_gelu` is only in descriptions where it is true
-    wrong = [name for name in names if found.get(name) != wanted.get(name) and not name.startswith("init_")]
-    if wrong:
-        shorter = wrong == ["text_cfg"] and config.text.context_length < model.config.text.context_length
-        longer = f"; `flair-jax convert --context-length {model.config.text.context_length}` stretches it"
-        raise ConfigError(
-            f"config.init={path}: is not the model config.model names; they differ in {', '.join(wrong)}"
-            + (longer if shorter else "")
-        )
-    try:
-        return checkpoint.restore_params(path, target, processes)
-    except CheckpointError as error:  # a module of one's own may well have the parameters of another
-        other = processes.together(lambda: checkpoint.other_modules(path, model))
-        raise ConfigError(f"config.init={path}: {other}, whose parameters are others") if other else error from None
-
-
-@contextmanager
-def _input(setup: _Setup, first: int) -> Iterator[Iterator[LocalBatch]]:
-    """This process's batches from number `first` on; closed, with its workers, at the end."""
-    settings, model = setup.settings, setup.objects.model
-    stream = batches(
-        setup.sources,
-        SampleSettings(
-            seed=settings.seed,
-            image_size=model.config.vision.image_size,
-            context_length=model.config.text.context_length,
-            captions_per_image=settings.captions_per_image,
-            merged_sentences=settings.data.merged_sentences,
-            crop_scale=settings.data.crop_scale,
-            tokenizer=find_tokenizer(model.config.text.tokenizer),
-            packing=find_packing(settings, model, setup.mesh, jax.process_count()),
-            interpolation=model.config.vision.interpolation,
-        ),
-        settings.batch_size,
-        first=first,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        weights=settings.data.weights,
-        workers=settings.data.workers,
-    )
-    try:
-        yield stream
-    finally:
-        stream.close()

@@ -14,7 +14,8 @@ from flair_jax.weights import digests
 from flair_jax.weights.locate import COMPLETE, DESCRIPTION, RUN_FOLDER
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
+# What is in a run's checkpoint and has digests; the average only where there is one.
+ITEMS = (DESCRIPTION, "ema", "optimizer", "params", "progress")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _damage(folder: Path, sizes: dict[str, int], *, verify: bool) -> str | None:
     if not verify:
         return None
     try:
-        return digests.find_damage(folder, _ITEMS)
+        return digests.find_damage(folder, ITEMS)
     except CheckpointError as error:
         return str(error)
 

@@ -10,6 +10,8 @@ from flair_jax.errors import CheckpointError
 # In `source` of a checkpoint that `flair-jax convert` made of a CLIP, or of other towers; and beside it where the text
 # tower is not among them, but random.
 TOWERS, TEXTS = "towers", "text tower"
+# In `source` of a checkpoint that was converted from the hub: OWNER/NAME.
+REPOSITORY = "repository"
 
 
 def check_texts(checkpoint: str | Path, source: Mapping[str, str]) -> None:

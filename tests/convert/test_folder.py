@@ -15,12 +15,13 @@ from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder
 from flair_jax.convert.torch_forward import TorchFlair
+from flair_jax.demo.recorded import MODEL
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.models.description import config_from_json, config_to_release_json
 from flair_jax.models.presets import PRESETS
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
-from flair_jax.train import run
+from flair_jax.train import initial
 from flair_jax.weights.locate import locate
 from flair_jax.weights.param_map import ConversionError, torch_from_params, torch_shapes
 from flair_jax.weights.write import write_tensors
@@ -109,6 +110,21 @@ def test_the_description_is_what_the_release_constructs_from(caplog, tmp_path) -
     assert flair_jax.load(tmp_path / "exported")[0].config == other
 
 
+def test_other_pixels_than_the_releases_are_said(small_checkpoint, tmp_path, caplog) -> None:
+    """The demonstration's have another mean and deviation; a model that takes the release's is exported silently."""
+    for target in ("demo.safetensors", "demo/"):
+        caplog.clear()
+        assert main(["export", str(MODEL), str(tmp_path / target)]) == 0
+        [said] = [each for each in caplog.messages if "prepares images" in each]
+        assert said.startswith(
+            f"{target.rstrip('/')}: the PyTorch release prepares images in another way, wrong for this"
+        )
+        assert "mean [0.4, 0.4, 0.4] (there [0.48145466, 0.4578275, 0.40821073]), std [4.0, 4.0, 4.0] (there [" in said
+    caplog.clear()
+    assert main(["export", str(small_checkpoint), str(tmp_path / "small.safetensors")]) == 0
+    assert not caplog.messages
+
+
 def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:
     for _ in range(2):
         export_folder(small_checkpoint, tmp_path / "a")
@@ -140,7 +156,7 @@ def test_what_is_no_export_is_never_replaced(small_checkpoint, tmp_path, capsys)
 
 
 def test_a_failed_export_leaves_nothing(small_checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("flair_jax.convert.folder._card", lambda *_: 1 / 0)
+    monkeypatch.setattr("flair_jax.convert.folder.model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_folder(small_checkpoint, tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -157,7 +173,10 @@ def test_the_ending_decides(small_checkpoint, tmp_path, name: str, kind: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["v1.5"], "v1.5: nothing is written with the ending .5; choose .pt, .safetensors or .stablehlo, or put /"),
+        (
+            ["v1.5"],
+            "v1.5: nothing is written with the ending .5; choose .pt, .safetensors, .stablehlo or .onnx, or put /",
+        ),
         (["a.safetensors", "--dtype", "bfloat16"], "--dtype: only .stablehlo has a compute dtype"),
         (["a/", "--dtype", "float32"], "--dtype: only .stablehlo has a compute dtype"),
         (["hf://me"], "hf://me: expected hf://OWNER/REPOSITORY"),
@@ -217,8 +236,8 @@ def test_training_starts_from_an_exported_folder(small_model, small_checkpoint, 
         params,
         shardings(params, mesh),
     )
-    found = run._initial_params(tmp_path / "a", model, target)
-    jax.tree.map(np.testing.assert_array_equal, found, run._initial_params(small_checkpoint, model, target))
+    found = initial.initial_params(tmp_path / "a", model, target)
+    jax.tree.map(np.testing.assert_array_equal, found, initial.initial_params(small_checkpoint, model, target))
     jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding or pytest.fail("elsewhere"), found, target)
     assert not found["text"]["token_embedding"].sharding.is_fully_replicated
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from own_modules import PlainMean
 from PIL import Image
 
 onnx = pytest.importorskip("onnx")
@@ -34,8 +35,10 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "export.md"
 def exported(small_checkpoint, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("exported") / "small.onnx"
     levels = [logging.getLogger(name).level for name in ("jax2onnx", "onnx_ir")]
+    functions = dict(vars(jax.numpy))
     assert main(["export", str(small_checkpoint), str(target)]) == 0
     assert levels == [logging.getLogger(name).level for name in ("jax2onnx", "onnx_ir")]
+    assert all(getattr(jax.numpy, name) is each for name, each in functions.items()), "JAX is as it was"
     return target
 
 
@@ -91,7 +94,22 @@ def test_other_towers(tmp_path, name: str) -> None:
     written_closely(tmp_path / "ours", tmp_path / "a.onnx")
 
 
-def test_what_lies_in_the_folder(exported, small_config, capsys) -> None:
+def test_a_pooling_of_ones_own_without_weights(small_config, tmp_path) -> None:
+    model = flair_jax.Flair(small_config, pooling=PlainMean())
+    params = model.init(jax.random.key(0))
+    checkpoint.save(tmp_path / "own", model, params, {})
+    onnx_export.export(tmp_path / "own", tmp_path / 'a "b".onnx', model=model)
+    pictures, tokens = random_inputs(small_config, 2, 3)
+    local = run(tmp_path / 'a "b".onnx', "encode_image", images=pictures)[1]
+    [text] = run(tmp_path / 'a "b".onnx', "encode_text", tokens=tokens)
+    logits, _ = run(tmp_path / 'a "b".onnx', "pool", local=local, text=text)
+    expected = jax.jit(model.logits)(params, pictures, tokens)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())  # as `check`
+    code = re.findall(r"```python\n(.*?)```", (tmp_path / 'a "b".onnx' / "README.md").read_text(), re.S)[0]
+    compile(code, "README.md", "exec")
+
+
+def test_what_lies_in_the_folder(exported, small_config) -> None:
     assert sorted(path.name for path in exported.iterdir()) == sorted(onnx_export.FILES)
     description = json.loads((exported / "description.json").read_text())
     assert description["opset"] == 18

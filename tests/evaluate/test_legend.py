@@ -137,7 +137,7 @@ def test_the_page_has_legends_as_text_and_can_be_moved(gallery, tmp_path) -> Non
     shutil.move(folder, tmp_path / "moved #2")
     page = parse((tmp_path / "moved #2" / "index.html").read_text())
     assert "Segmentation of odd set" in page.text
-    assert "1 of the set could not be read" in page.text
+    assert "Not shown: 1 of the set" in page.text
     assert "mean IoU 50.0 %" in page.text
     for name in (*ODD, "<i>dog</i>"):
         assert name in page.text

@@ -276,14 +276,15 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     assert len(result["skipped"]) == 2
     assert "left out 2 broken picture(s)" in capsys.readouterr().out
     assert sorted(path.name for path in save.glob("*.png")) == [f"2007_00000{number}.png" for number in (0, 2, 4)]
-    assert "2 of the set could not be read" in (save / "index.html").read_text()
+    assert "Not shown: 2 of the set" in (save / "index.html").read_text()
 
 
 def test_a_killed_run_resumes_where_it_was(compiled, small_checkpoint, voc, tmp_path, monkeypatch) -> None:
     common = ("--dataset", "voc20", "--data-dir", voc, "--output")
     assert not evaluate(small_checkpoint, *common, tmp_path / "whole.json")
     output = tmp_path / "killed.json"
-    words = ["evaluate", "--task", "segment", "--checkpoint", small_checkpoint, "--batch-size", 8, *common, output]
+    rest = (output, "--save", tmp_path / "pictures")
+    words = ["evaluate", "--task", "segment", "--checkpoint", small_checkpoint, "--batch-size", 8, *common, *rest]
     setup = "from flair_jax.evaluate import segmentation; segmentation._BLOCK = 2"
     run_killed(BlockStore, "put", 2, *words, setup=setup)
     assert not output.exists()
@@ -293,8 +294,9 @@ def test_a_killed_run_resumes_where_it_was(compiled, small_checkpoint, voc, tmp_
     monkeypatch.setattr(segmentation, "_BLOCK", 2)
     read_one = segmentation._read_one
     monkeypatch.setattr(segmentation, "_read_one", lambda *a: read.append(a[-1]) or read_one(*a))
-    assert not evaluate(small_checkpoint, *common, output)
+    assert not evaluate(small_checkpoint, *common, *rest)
     assert sorted(read) == [2, 3, 4], "the first block's pictures are not read again"
+    assert (tmp_path / "pictures" / "index.html").read_text().count("<section") == PICTURES, "but are on the page"
     first, second = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "killed.json"))
     assert first["results"][0]["metrics"] == second["results"][0]["metrics"]
     assert not (tmp_path / "killed.json.partial").exists()

@@ -26,7 +26,7 @@ from flair_jax.search import Searcher, SearchIndex
 from flair_jax.search.build import IndexSettings, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.pictures import find_pictures
-from flair_jax.train.run import _initial_params
+from flair_jax.train.initial import initial_params
 
 POOLINGS = (GatedMean(), NarrowAttention(8), PlainMean())
 SENTENCES = ["a red kettle on a gas stove", "two dogs", "a dog and a cat asleep on a large blue sofa by the window"]
@@ -279,4 +279,4 @@ def test_a_class_is_known_by_its_name_wherever_its_file_is(own, saved, inputs, m
 def test_starting_from_a_model_with_other_modules_is_one_sentence(small_checkpoint, small_config) -> None:
     model = Flair(small_config, pooling=GatedMean())
     with pytest.raises(ConfigError, match=r"config.init=.*: holds a model with the modules of FLAIR, and not with"):
-        _initial_params(str(small_checkpoint), model, model.abstract_params())
+        initial_params(str(small_checkpoint), model, model.abstract_params())

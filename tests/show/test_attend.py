@@ -11,6 +11,7 @@ from PIL import Image
 
 import flair_jax
 from flair_jax.cli import main
+from flair_jax.show.lettering import write_below
 from flair_jax.show.maps import explain_picture
 
 SENTENCES = ("The face of a tabby cat.", "a $5 note & <b>", "猫")
@@ -54,7 +55,10 @@ def test_maps_sheet_arrays_and_scores(small_checkpoint, cat, tmp_path, capsys) -
     ):
         assert row == [f"{logit:.2f}", f"{other:.2f}", f"{100 * nothing:.1f}", "%", sentence]
     first = Image.open(tmp_path / "a" / "attention_1_the-face-of-a-tabby-cat.png")
-    np.testing.assert_array_equal(np.asarray(first), flair_jax.overlay(pixels, found.attention.heads[0].mean(axis=0)))
+    above = flair_jax.overlay(pixels, found.attention.heads[0].mean(axis=0))
+    np.testing.assert_array_equal(np.asarray(first)[: len(above)], above)
+    described = [Image.open(path).text["Description"] for path in sorted((tmp_path / "a").glob("attention*.png"))]
+    assert described == ["\n".join(SENTENCES), *SENTENCES]
 
 
 def test_the_end_of_a_sentence_that_is_not_read_is_named(small_checkpoint, cat, tmp_path, capsys) -> None:
@@ -68,12 +72,14 @@ def test_patches_and_heads(small_checkpoint, cat, tmp_path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"patches.png", "patches_1_a-cat.png", "maps.npz"}
     arrays = np.load(tmp_path / "maps.npz")
     drawn = np.asarray(Image.open(tmp_path / "patches_1_a-cat.png"))
-    np.testing.assert_array_equal(drawn, flair_jax.overlay(arrays["pixels"], arrays["patches"][0]))
+    above = flair_jax.overlay(arrays["pixels"], arrays["patches"][0])
+    np.testing.assert_array_equal(drawn, write_below(above, "a cat"))
 
     assert attend(small_checkpoint, cat, tmp_path, "a cat", "--per-head") == 0
     for head, weights in enumerate(arrays["attention"][0], start=1):
         drawn = np.asarray(Image.open(tmp_path / f"attention_1_a-cat_head_{head}.png"))
-        np.testing.assert_array_equal(drawn, flair_jax.overlay(arrays["pixels"], weights))
+        above = flair_jax.overlay(arrays["pixels"], weights)
+        np.testing.assert_array_equal(drawn, write_below(above, "a cat", f"attention of head {head} of 8"))
     assert (tmp_path / "patches.png").exists(), "what another call wrote is left"
 
 

@@ -18,7 +18,8 @@ from flair_jax import checkpoint
 from flair_jax.errors import AnotherRunError, CheckpointError, StorageError
 from flair_jax.settings import TrainSettings
 from flair_jax.train import identity
-from flair_jax.train.checkpoints import _ITEMS, RunCheckpoints
+from flair_jax.train.checkpoints import RunCheckpoints
+from flair_jax.train.saved import ITEMS
 
 # Orbax's own notes, which are not read.
 NOTES = {"_CHECKPOINT_METADATA", "commit_success.txt"}
@@ -72,7 +73,7 @@ def test_200_flips_in_a_checkpoint_of_a_run(run) -> None:
     harmless = set()
     for file in flips(newest, 200):
         name = file.relative_to(newest)
-        assert bool(checkpoint.find_damage(newest, _ITEMS)) == (str(name) not in NOTES), name
+        assert bool(checkpoint.find_damage(newest, ITEMS)) == (str(name) not in NOTES), name
         if name.parts[0] in ("params", "description") or checkpoint.find_damage(newest, ["params", "description"]):
             with pytest.raises(CheckpointError, match="checkpoint is damaged"):
                 read(newest, run)
@@ -381,4 +382,4 @@ def test_saving_does_not_wait_for_digests(run, monkeypatch) -> None:
         go_on.set()
         checkpoints.wait()
         assert seen == [False]
-        assert checkpoint.find_damage(checkpoints.path(9), _ITEMS) is None
+        assert checkpoint.find_damage(checkpoints.path(9), ITEMS) is None

@@ -20,7 +20,7 @@ from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_to_json
 from flair_jax.models.flair import Flair
 from flair_jax.models.presets import read_config
-from flair_jax.train import run
+from flair_jax.train import initial
 from flair_jax.weights.activation import settle, told_by
 from flair_jax.weights.param_map import ConversionError, torch_shapes
 from flair_jax.weights.read import read_weights
@@ -199,7 +199,7 @@ def test_a_model_with_nan_is_not_exported(small_model, tmp_path, capsys) -> None
 
 def test_towers_of_another_activation_start_no_training(quick_checkpoint, small_checkpoint, small_model) -> None:
     with pytest.raises(ConfigError, match="is not the model config.model names; they differ in quick_gelu"):
-        run._initial_params(quick_checkpoint, small_model[0], small_model[1])
+        initial.initial_params(quick_checkpoint, small_model[0], small_model[1])
     quick = Flair(dataclasses.replace(small_model[0].config, quick_gelu=True))
     with pytest.raises(ConfigError, match="they differ in quick_gelu"):
-        run._initial_params(small_checkpoint, quick, small_model[1])
+        initial.initial_params(small_checkpoint, quick, small_model[1])

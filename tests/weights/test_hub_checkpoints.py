@@ -1,6 +1,8 @@
 """Checkpoints on the hub, from a stand-in on this machine."""
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from made_hub import TOKEN, MadeHub, made_hub, put, use_here
 import flair_jax
 from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder, push
+from flair_jax.convert.transfer import convert
 from flair_jax.errors import FlairError
 from flair_jax.models.presets import PRESETS
 from flair_jax.weights import locate
@@ -55,6 +58,30 @@ def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path, monke
     assert settings["checkpoint"] == "hf://me/mine"
     assert settings["source"] == {"file": "small.safetensors"}
     assert (locate.locate("hf://me/mine") / "SHA256SUMS").is_file()
+
+
+def test_the_cards_lines_run(hub, small_checkpoint, photographs, tmp_path, monkeypatch, capsys) -> None:
+    """Its code, and in the table what stands beside the names of transformers, against the repository itself."""
+    push(small_checkpoint, "hf://me/mine")
+    text = MadeHub.commits[MadeHub.repositories["me/mine"]["branches"]["main"]]["README.md"].decode()
+    card = huggingface_hub.ModelCard(text)
+    assert (card.data.library_name, card.data.pipeline_tag) == ("flair_jax", "zero-shot-image-classification")
+    shutil.copy(next(photographs.glob("**/*.jpg")), tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})
+    assert re.match(r"\[\[-?\d", capsys.readouterr().out)
+    names: dict[str, object] = {"flair_jax": flair_jax}
+    for line in re.findall(r"^\| `.*`.* \| `(.*)` \|$", text, re.M):
+        exec(line, names)
+    assert names["logits"].shape == (1, 1)
+    assert names["features"].shape == names["text"].shape == (1, 16)
+
+
+def test_a_conversion_from_the_hub_names_its_base(hub, small_checkpoint, tmp_path) -> None:
+    push(small_checkpoint, "hf://me/mine")
+    convert("hf://me/mine", tmp_path / "converted")
+    export_folder(tmp_path / "converted", tmp_path / "again")
+    assert huggingface_hub.ModelCard.load(tmp_path / "again" / "README.md").data.base_model == "me/mine"
 
 
 def test_a_branch_and_a_card_that_is_there(hub, small_checkpoint, tmp_path) -> None:

@@ -20,7 +20,7 @@ from flair_jax.models.presets import read_config
 from flair_jax.models.resize import stretch_position_embedding
 from flair_jax.scoring.embedding import CutOff, cut_off
 from flair_jax.scoring.scorer import Retriever
-from flair_jax.train import run
+from flair_jax.train import initial
 from flair_jax.weights.long_text import Stretch, joined_tables
 from flair_jax.weights.param_map import ConversionError, torch_shapes
 
@@ -152,9 +152,9 @@ def test_the_command(weights, tmp_path, capsys) -> None:
 def test_training_says_how_to_start_a_longer_model(weights) -> None:
     folder, done = weights
     with pytest.raises(ConfigError, match=r"differ in text_cfg; `flair-jax convert --context-length 248` stretches it"):
-        run._initial_params(str(folder / "short"), flair_jax.Flair(done.config), {})
+        initial.initial_params(str(folder / "short"), flair_jax.Flair(done.config), {})
     with pytest.raises(ConfigError, match=r"differ in text_cfg$"):
-        run._initial_params(str(folder / "long"), flair_jax.Flair(read_config("tiny")), {})
+        initial.initial_params(str(folder / "long"), flair_jax.Flair(read_config("tiny")), {})
 
 
 @pytest.mark.parametrize(

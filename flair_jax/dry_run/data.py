@@ -1,0 +1,120 @@
+"""A run's data, as far as can be seen in seconds: training data opened, evaluations' first samples decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flair_jax.data.image import open_rgb
+from flair_jax.data.sets.classification import ClassificationData
+from flair_jax.data.sets.retrieval_data import RetrievalData, read_picture
+from flair_jax.data.shards import expand_shards, is_tars
+from flair_jax.data.sources import Source
+from flair_jax.data.tar_index_files import read_index
+from flair_jax.data.tars import TarSource
+from flair_jax.dry_run.batch import FirstBatch
+from flair_jax.dry_run.findings import Findings
+from flair_jax.errors import DatasetError
+from flair_jax.models.flair import Flair
+from flair_jax.settings import EvaluationSettings, TrainSettings
+from flair_jax.train.evaluation import RunEvaluation
+from flair_jax.train.objects import find_sources
+
+_FIRST = 4  # samples of an evaluation that are decoded
+
+
+def open_data(
+    found: Findings, settings: TrainSettings, stack: contextlib.ExitStack
+) -> tuple[Sequence[Source], dict[str, str], bool]:
+    """The training data, the name of what made it as in `find_sources`, and whether it is all of it.
+
+    Where tars have no index yet, which takes long to make, the first of them stands for all.
+
+    Args:
+      found: gets a note of that.
+      settings: of the run.
+      stack: at whose end that index goes.
+
+    Raises:
+      ConfigError, DatasetError: as `find_sources`.
+    """
+    data = settings.data
+    if settings.factories.sources is None and is_tars(data.name):
+        shards = [shard for name in data.name.split("::") if is_tars(name) for shard in expand_shards(name, data.dir)]
+        missing = [shard for shard in shards if read_index(shard, data.index_dir) is None]
+        if missing:
+            found.remark(
+                f"{len(missing):,} of {len(shards):,} tars have no index yet, so the number of samples is not known, "
+                f"and only {shards[0]} is looked at; the run makes the indexes first, or `flair-jax data index` does"
+            )
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="flair-jax-"))
+            first = TarSource(shards[0], index_dir=folder, processes=1, progress=False)
+            first.require_samples()
+            return [first], {}, False
+    sources, names = find_sources(settings)
+    return sources, dict(names), True
+
+
+def say_captions(found: Findings, batch: FirstBatch, context_length: int) -> None:
+    """Says how long the batch's captions are, and what is cut off them.
+
+    Args:
+      found: gets it.
+      batch: what was read.
+      context_length: of the model.
+    """
+    counts = np.array([caption.tokens for caption in batch.captions])
+    longer, lost = (np.array([caption.cut for caption in batch.captions]) > 0), sum(c.cut for c in batch.captions)
+    median, most = int(np.median(counts)), int(counts.max())
+    found.say(
+        "captions",
+        f"{len(counts):,} of {len(batch.rows)} images: {counts.min():,} to {most:,} tokens, median {median:,}; "
+        f"{longer.mean():.1%} of them exceed the context of {context_length}, {lost / max(counts.sum(), 1):.1%} of "
+        "the tokens are cut off",
+    )
+    if empty := int((counts == 0).sum()):
+        found.remark(f"{empty:,} of {len(counts):,} captions have no tokens")
+
+
+def check_evaluation(found: Findings, name: str, settings: EvaluationSettings, model: Flair, steps: int | None) -> None:
+    """Reads an evaluation's set as the run does at its start, and decodes its first pictures.
+
+    Args:
+      found: gets what is found.
+      name: in `config.evaluations`; "" for `config.evaluation`.
+      settings: of the evaluation.
+      model: of the run.
+      steps: of the run, if they are known.
+
+    Raises:
+      FlairError: if it cannot be read.
+    """
+    where = f"config.evaluations.{name}" if name else "config.evaluation"
+    evaluation = RunEvaluation.from_settings(name, settings, model)
+    total = _decode_first(evaluation.data)
+    times = "" if steps is None else f", {steps // settings.every_steps + (steps % settings.every_steps > 0):,} in all"
+    found.say(
+        "evaluation",
+        f"{where}: {settings.task}, {settings.dataset}, {total:,} pictures, every {settings.every_steps:,} steps and "
+        f"at the end{times}",
+    )
+
+
+def _decode_first(data: Any) -> int:
+    """Decodes the first pictures of an evaluation's set, and returns how many there are."""
+    read: Callable[[int], object] = getattr(data, "read", lambda number: None)
+    if isinstance(data, RetrievalData):
+        total, read = len(data.images), lambda number: open_rgb(read_picture(data.images[number]))
+    elif isinstance(data, ClassificationData):
+        total, read = len(data.examples), lambda number: open_rgb(data.examples[number].picture)
+    else:  # of these, each has one
+        total = next(len(getattr(data, each)) for each in ("views", "images", "names") if hasattr(data, each))
+    if not total:
+        raise DatasetError("the set holds no pictures")
+    for number in range(min(_FIRST, total)):
+        read(number)
+    return total
