@@ -62,13 +62,14 @@ def wide(driver):
 @pytest.fixture
 def answered(wide, driver, url) -> Iterator[Tab]:
     """The page after a click on its first example."""
-    driver.get_log("browser")
+    driver.get("about:blank")
+    driver.get_log("browser")  # of pages before
     driver.get(url)
     page = Tab(driver)
     page.until(lambda: page.one("#examples td")).click()
     page.maps(EXAMPLE)
     yield page
-    assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
+    assert [each for each in driver.get_log("browser") if each["source"] == "javascript"] == []
 
 
 def point_at(page: Tab, element) -> None:
