@@ -1,6 +1,6 @@
 """CC12M-recap, as published: 32 epochs of 10,010,225 pairs; the original used 32 GPUs with 192 images each.
 
-flair-jax train --config=configs/cc12m_recap.py --config.data.dir=DIR --workdir=runs/cc12m_recap
+flair-jax train --config=cc12m_recap --config.data.dir=DIR --workdir=runs/cc12m_recap
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
 These are 88,224 steps. The original takes 89,088 (`--config.steps=89088`), because each of its loader's workers rounds
 its share of an epoch up to whole batches, repeating some samples.
 
-flair-jax train --config=configs/cc3m_recap.py --config.data.dir=DIR --workdir=runs/cc3m_recap
+flair-jax train --config=cc3m_recap --config.data.dir=DIR --workdir=runs/cc3m_recap
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """Every field of a training run, with its default, unit and meaning; the other configurations change a few of them.
 
-    flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m
+    flair-jax train --config=cc3m_recap --config.batch_size=512 --workdir=runs/cc3m
 
 Fields are locked: a field that does not exist, or a value of another type, is an error. `extra` is for your own.
 """

@@ -1,6 +1,6 @@
 """A small FLAIR on drawn scenes, for `make demo`.
 
-    flair-jax train --config=configs/demo.py --config.data.dir=DIR --workdir=runs/demo
+    flair-jax train --config=demo --config.data.dir=DIR --workdir=runs/demo
 
 `flair-jax demo` prepares the data set `scenes` in DIR first. The recipe was chosen on scenes' validation split. What it
 takes to learn more than colours in so few steps:

@@ -1,6 +1,6 @@
 """Our recipe for COCO's retrieval, from a released model: the release has none, and nobody has measured this one.
 
-    flair-jax train --config=configs/finetune_coco.py --config.data.dir=DIR --workdir=runs/finetune_coco
+    flair-jax train --config=finetune_coco --config.data.dir=DIR --workdir=runs/finetune_coco
     flair-jax evaluate --checkpoint runs/finetune_coco --dataset coco --data-dir DIR
 
 DIR holds `images/train2017/` and `annotations/captions_train2017.json`. Evaluate on COCO's val2017, no picture of which

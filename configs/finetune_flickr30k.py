@@ -1,6 +1,6 @@
 """Our recipe for Flickr30k's retrieval, from a released model: the release has none, and nobody has measured this one.
 
-    flair-jax train --config=configs/finetune_flickr30k.py --config.data.dir=DIR --workdir=runs/finetune_flickr30k
+    flair-jax train --config=finetune_flickr30k --config.data.dir=DIR --workdir=runs/finetune_flickr30k
     flair-jax evaluate --checkpoint runs/finetune_flickr30k --dataset flickr30k-test --data-dir DIR
 
 DIR holds the pictures and `flickr30k_train.json`, the file of ALBEF and BLIP. Evaluate on `flickr30k-test`, and choose

@@ -1,7 +1,7 @@
 """Our recipe for descriptions of a paragraph, 248 tokens: the release has none, and nobody has measured this one.
 
     flair-jax convert hf://xiaorui638/flair/flair-merged30m.pt checkpoints/merged30m-248 --context-length 248
-    flair-jax train --config=configs/finetune_long.py --config.data.dir=DIR --workdir=runs/finetune_long
+    flair-jax train --config=finetune_long --config.data.dir=DIR --workdir=runs/finetune_long
 
 DIR holds ShareGPT4V: `sharegpt4v_instruct_gpt4-vision_cap100k.json` and the pictures at the paths in it (docs/data.md).
 `--config.data.name=sharegpt4v-pt` is the 1.2 million of its captioner; a pattern of tars will do as well. Warm-up,

@@ -2,7 +2,7 @@
 
 The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_size is 4096.
 
-    flair-jax train --config=configs/merged30m.py --config.data.dir=DIR --workdir=runs/merged30m
+    flair-jax train --config=merged30m --config.data.dir=DIR --workdir=runs/merged30m
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """PixelProse, whose one long caption is split into sentences when it is read; the hyper-parameters of CC12M-recap.
 
-flair-jax train --config=configs/pixelprose.py --config.data.dir=DIR --workdir=runs/pixelprose
+flair-jax train --config=pixelprose --config.data.dir=DIR --workdir=runs/pixelprose
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
 The paper's text says 32 GPUs for all sets larger than CC3M; for that, batch_size is 6144.
 
-    flair-jax train --config=configs/yfcc15m_recap.py --config.data.dir=DIR --workdir=runs/yfcc15m_recap
+    flair-jax train --config=yfcc15m_recap --config.data.dir=DIR --workdir=runs/yfcc15m_recap
 """
 
 import ml_collections

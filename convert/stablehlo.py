@@ -34,6 +34,7 @@ import safetensors.numpy
 from jax import export as jax_export
 
 from flair_jax.errors import CheckpointError, FlairError
+from flair_jax.packages import how_to_install
 
 FORMAT = "flair_jax StableHLO 1"
 DESCRIPTION, PARAMS = "description.json", "params.safetensors"
@@ -136,7 +137,7 @@ def require_flatbuffers(purpose: str) -> None:
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
-        raise FlairError(f"{purpose} needs flatbuffers: pip install flatbuffers") from None
+        raise FlairError(f"{purpose} needs flatbuffers: {how_to_install('export')}") from None
 
 
 def digest(content: bytes) -> str:

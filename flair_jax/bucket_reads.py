@@ -41,7 +41,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         extra = EXTRAS.get(url.partition("://")[0])
-        raise StorageError(f"{url}: {how_to_install(extra) if extra else error}") from None
+        raise StorageError(f"{url}: {error}" + (f"; {how_to_install(extra)}" if extra else "")) from None
     except ValueError as error:
         raise StorageError(f"{url}: {error}") from None
     except Exception as error:  # clients look for credentials when they are made

@@ -54,7 +54,7 @@ def remote_path(text: str) -> Path:
         raise ConfigError(f"{text}: names no bucket; write {text.partition(':')[0]}://BUCKET/FOLDER")
     extra, package = _PACKAGES[found[1]]
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{text}: {how_to_install(extra)}")
+        raise ConfigError(f"{text}: needs {package}: {how_to_install(extra)}")
     from etils import epath
     from etils.epath import backend
 

@@ -44,6 +44,7 @@ def _commands() -> tuple[ModuleType, ...]:
     """The commands in the order of the help. Imported only once Ctrl-C is handled."""
     from flair_jax.commands import (
         attend,
+        configs,
         convert,
         data,
         demo,
@@ -58,7 +59,7 @@ def _commands() -> tuple[ModuleType, ...]:
         train,
     )
 
-    return convert, export, evaluate, attend, index, search, embed, train, status, plan, data, demo, demo_app
+    return convert, export, evaluate, attend, index, search, embed, train, configs, status, plan, data, demo, demo_app
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -44,7 +44,7 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
         if names:
             near = did_you_mean(min(names), types) if what == "unknown" else ""
             raise ConfigError(
-                f"{where}: {what} field(s) {', '.join(sorted(names))}; configs/default.py lists all{near}"
+                f"{where}: {what} field(s) {', '.join(sorted(names))}; `flair-jax configs default` lists all{near}"
             )
     return kind(
         **{
@@ -55,10 +55,16 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the known name most like an unknown one; "" if none is similar."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f'. Did you mean "{near[0]}"?' if near else ""
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """A sentence that suggests the known names most like an unknown one, the likest first; "" if none is similar.
+
+    Args:
+      name: the unknown name.
+      known: the names that there are.
+      most: how many to suggest at most.
+    """
+    near = '" or "'.join(difflib.get_close_matches(name, known, most))
+    return f'. Did you mean "{near}"?' if near else ""
 
 
 def _get(values: Mapping[str, Any], name: str, where: str) -> Any:
@@ -97,7 +103,7 @@ def _read(expected: Any, value: Any, where: str) -> Any:
 
 def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}={reprlib.repr(value)} must be a tuple, as in configs/default.py")
+        raise ConfigError(f"{where}={reprlib.repr(value)} must be a tuple, as in `flair-jax configs default`")
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)
     if len(value) != len(kinds):

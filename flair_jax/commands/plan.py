@@ -26,9 +26,9 @@ def add(commands: Commands) -> None:
         _run,
         "compile a training step for chips that need not be there: does it fit, how long may it take, what binds",
         "examples:\n"
-        "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:2x4\n"
-        "  flair-jax plan --config=configs/cc12m_recap.py --topology v5p:4x4x2 --config.remat=dots --json\n"
-        "  flair-jax plan --config=configs/cc3m_recap.py --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
+        "  flair-jax plan --config=cc3m_recap --topology v5e:2x4\n"
+        "  flair-jax plan --config=cc12m_recap --topology v5p:4x4x2 --config.remat=dots --json\n"
+        "  flair-jax plan --config=cc3m_recap --topology v5e:16x16 --mesh data=64,fsdp=4 --sweep\n\n"
         "--config=NAME|FILE and --config.FIELD=VALUE are as in `train`. Topologies are v4, v5e, v5p or v6e with the\n"
         "chips along each axis, which needs the extra `tpu` but no TPU; or cpu:N. A step's time is given by the\n"
         "compiler's estimate, which is no bound, by a roofline of the program's operations, and as the floor that\n"

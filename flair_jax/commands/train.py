@@ -18,10 +18,10 @@ def add(commands: Commands) -> None:
         _run,
         "train from one configuration file, on one CPU or a pod",
         "examples:\n"
-        "  flair-jax train --config=configs/demo.py --config.data.dir=demo/data --workdir=runs/demo\n"
-        "  flair-jax train --config=configs/cc3m_recap.py --config.batch_size=512 --workdir=runs/cc3m\n\n"
+        "  flair-jax train --config=demo --config.data.dir=demo/data --workdir=runs/demo\n"
+        "  flair-jax train --config=cc3m_recap --config.batch_size=512 --workdir=runs/cc3m\n\n"
         "--config=NAME|FILE      an ml_collections configuration: a file, or the name of one that is shipped, such as\n"
-        "                        demo or cc3m_recap; configs/default.py explains every field\n"
+        "                        demo or cc3m_recap; `flair-jax configs default` explains every field\n"
         "--config.FIELD=VALUE    changes a field\n"
         "--workdir=DIR           checkpoints and metrics; a run found there is resumed\n"
         "--accept-changes        resume even if other settings make it another run; what changed is printed\n"

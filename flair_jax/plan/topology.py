@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from typing import Any, NamedTuple
@@ -50,6 +51,8 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     chips = slices * math.prod(map(int, shape.split("x")))
     if not 0 < chips <= _MOST_CHIPS:
         raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; there must be 1 to {_MOST_CHIPS:,}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if set(shape.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four chips at least
@@ -62,10 +65,6 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         ):
             devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except Exception as error:  # JAX raises several kinds
-        if "libtpu" in str(error).lower():
-            raise ConfigError(
-                f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}"
-            ) from None
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--topology {name}: the TPU compiler does not know it ({reason})") from None
     return Topology(name, devices, chip, [getattr(device, "slice_index", 0) or 0 for device in devices])

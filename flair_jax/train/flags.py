@@ -16,11 +16,11 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from flair_jax import configs
 from flair_jax.errors import ConfigError
 from flair_jax.fields import did_you_mean
-from flair_jax.files import expand, local_copy
+from flair_jax.files import expand
 from flair_jax.parallel.processes import CLUSTER_OPTIONS, check_cluster
+from flair_jax.train.config_files import find_config
 
 # What a configuration file is as a module: not a name such as `config`, which it may want to import itself.
 _MODULE = "configuration_file"
@@ -116,7 +116,7 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         """
         scheme, separator, rest = argument.partition("://")
         name, colon, parameter = (rest if separator else argument).partition(":")
-        path = _find(f"{scheme}://{name}" if separator else name)
+        path = find_config(f"{scheme}://{name}" if separator else name)
         try:
             loader = importlib.machinery.SourceFileLoader(_MODULE, str(path))
             spec = importlib.util.spec_from_loader(_MODULE, loader)
@@ -141,20 +141,6 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         return config.lock()
 
 
-def _find(name: str) -> Path:
-    """The file of a configuration; a path that exists goes before a shipped configuration of that name."""
-    path = expand(name)
-    if name and path.is_file():
-        return local_copy(path)
-    shipped = {file.stem: file for file in Path(configs.__path__[0]).glob("[!_]*.py")}
-    stem = name.removeprefix("configs/").removesuffix(".py")
-    if stem in shipped:
-        print(f"flair-jax: --config={name}: the one that is shipped, {shipped[stem]}", file=sys.stderr)
-        return shipped[stem]
-    what = "a folder, not a configuration file" if name and path.is_dir() else "no such configuration file"
-    raise ConfigError(f"--config={name}: {what}; shipped are {', '.join(sorted(shipped))}{did_you_mean(stem, shipped)}")
-
-
 def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
     """Raises ConfigError if a configuration lacks a field, by its dotted name, or a command line cannot set it."""
     if name.split(".")[0] == "factories":
@@ -164,7 +150,7 @@ def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
         if not isinstance(group, ml_collections.ConfigDict) or part not in group:
             known = group if isinstance(group, ml_collections.ConfigDict) else ()
             where = "the configuration file defines those of `extra`"
-            where = where if name.startswith("extra.") else "configs/default.py lists all"
+            where = where if name.startswith("extra.") else "`flair-jax configs default` lists all"
             raise ConfigError(f"--config.{name}: no such field; {where}{did_you_mean(part, known)}")
         group = group[part]
 

@@ -192,7 +192,7 @@ def test_nothing_wrong_gets_its_name(small_checkpoint, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
         assert re.search(
-            r"a.onnx needs onnxruntime: pip install .*\(the extra `onnx`\)",
+            r"a.onnx needs onnxruntime: .*pip install .*\(the extra `onnx`\)",
             fails(small_checkpoint, tmp_path / "a.onnx", capsys),
         )
     assert not list(tmp_path.iterdir())

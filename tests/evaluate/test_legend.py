@@ -192,7 +192,7 @@ def test_without_jinja_there_are_pictures_without_a_page(monkeypatch, gallery, e
     monkeypatch.setitem(sys.modules, "jinja2", None)
     evaluated()
     before, work, after = capsys.readouterr().out.splitlines()
-    assert before.startswith(f"{folder} will have no index.html, which needs Jinja2: pip install ")
+    assert before.startswith(f"{folder} will have no index.html, which needs Jinja2: ")
     assert work == "the work"
     assert after == f"pictures (original, truth, prediction): {folder}"
     assert not (folder / "index.html").exists()

@@ -118,7 +118,10 @@ def test_missing_and_unknown_fields() -> None:
         (["--config={}", "--workdir=w", "--nonsense"], "Unknown command line flag 'nonsense'"),
         (["--config={}", "--workdir=w", "extra"], "unknown argument 'extra'"),
         (["--config={}", "--workdir=w", "--stopped-status=900"], "--stopped-status=900: 900 is not an integer in the"),
-        (["--config={}", "--workdir=w", "--config.nope=3"], "--config.nope: no such field; configs/default.py lists"),
+        (
+            ["--config={}", "--workdir=w", "--config.nope=3"],
+            "no such field; `flair-jax configs default` lists all",
+        ),
         (["--config={}", "--workdir=w", "--config.=3"], "--config.: no such field"),
         (["--config={}", "--workdir=w", "--config.seed.x=3"], "--config.seed.x: no such field"),
         (["--config={}", "--workdir=w", "--config.data.crop_scale=0.5"], "config.data.crop_scale=(0.5,) must have 2"),
@@ -212,21 +215,6 @@ def test_a_configuration_file_may_import_a_module_named_config(tmp_path, monkeyp
         assert parse_config([f"--config={path}"]).seed == 3
     finally:
         sys.modules.pop("config", None)
-
-
-def test_shipped_configurations_are_found_by_name(tmp_path, monkeypatch, capsys) -> None:
-    """From anywhere, with what stands behind a colon; a file of that name goes before them."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("demo", "configs/demo.py", "demo.py"):
-        assert parse_config([f"--config={name}"]).model == "scenes"
-        assert f"--config={name}: the one that is shipped" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="takes 0 positional arguments but 1 was given"):
-        parse_config(["--config=demo:small"])
-    capsys.readouterr()
-    text = "import ml_collections\ndef get_config(x): return ml_collections.ConfigDict({'x': x})"
-    (tmp_path / "demo").write_text(text)
-    assert parse_config(["--config", "demo:a:b"]).x == "a:b"
-    assert not capsys.readouterr().err
 
 
 ODD = [
