@@ -129,7 +129,7 @@ def test_the_wheel_serves_a_newcomer(environment: Environment, photographs: Path
     assert "R@1" in printed
 
     # Configurations by name, and a printed one by path.
-    assert "cc3m_recap  CC3M-recap, as published" in environment.shell("flair-jax configs")
+    assert re.search("cc3m_recap +CC3M-recap, as published", environment.shell("flair-jax configs"))
     environment.shell("flair-jax configs demo > mine.py")
     small = "--config.data.name=scenes/small --config.data.dir=demo/data --config.batch_size=8 --config.steps=2"
     small += " --config.optimizer.warmup_steps=1 --config.unroll=1"
