@@ -33,7 +33,7 @@ class MadeHub(http.server.BaseHTTPRequestHandler):
         self._resolve(send=False)
 
     def do_GET(self) -> None:
-        if match := re.fullmatch(r"/api/models/(\w+/\w+)(?:/revision/([\w%]+))?", self.path):
+        if match := re.fullmatch(r"/api/models/(\w+/[\w-]+)(?:/revision/([\w%]+))?", self.path):
             self._describe(match[1], unquote(match[2] or "main"))
         else:
             self._resolve(send=True)
@@ -89,7 +89,7 @@ class MadeHub(http.server.BaseHTTPRequestHandler):
 
     def _resolve(self, *, send: bool) -> None:
         type(self).requests.append((self.command, self.path))
-        match = re.fullmatch(r"/(\w+/\w+)/resolve/([\w%]+)/(.+)", self.path)
+        match = re.fullmatch(r"/(\w+/[\w-]+)/resolve/([\w%]+)/(.+)", self.path)
         repository = self.repositories.get(match[1]) if match else None
         revision = unquote(match[2]) if match else ""
         commit = repository and repository["branches"].get(revision, revision)

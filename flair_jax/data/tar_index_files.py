@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -27,6 +28,9 @@ from flair_jax.files import expand, replace_when_complete
 SPANS = np.dtype(
     [(name, "<i8") for name in ("json_offset", "json_size", "picture_offset", "picture_size", "picture_header")]
 )
+# Held while NumPy parses a header by Python's `ast`, which in Python 3.11 fails now and then if several threads do it
+# at once: "AST constructor recursion depth mismatch" (python/cpython#106905).
+_HEADERS = threading.Lock()
 _VERSION = 2
 _CACHE = "~/.cache/flair_jax/tars"
 
@@ -112,7 +116,8 @@ def write_index(
 @functools.lru_cache(maxsize=4096)
 def load_spans(path: Path) -> np.ndarray:
     """The spans of an index on this machine, structured [n], mapped; see `ShardIndex`."""
-    return np.load(path, mmap_mode="r")
+    with _HEADERS:
+        return np.load(path, mmap_mode="r")
 
 
 def _read(path: str) -> bytes:
