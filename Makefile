@@ -19,6 +19,7 @@ demo: $(VENV)/demo.stamp
 
 test: lint docs $(VENV)-beam/test.stamp $(VENV)-app/test.stamp $(VENV)-bucket/test.stamp
 	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py
 	$(VENV)-beam/bin/python -m pytest -m beam tests/data/test_recaptioned_builder.py
 	$(VENV)-bucket/bin/python -m pytest -m bucket -n auto --dist worksteal tests/bucket
 	@$(MAKE) --no-print-directory browser

@@ -1,4 +1,4 @@
-"""How to install what is missing, for each way in which the package can have come."""
+"""How to install what is missing, for each way in which the package can have come; tests/test_wheel.py pastes some."""
 
 import re
 import sys
