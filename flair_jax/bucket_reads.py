@@ -30,13 +30,18 @@ def is_url(path: object) -> bool:
     return "://" in str(path) and not str(path).startswith("file://")
 
 
-@functools.lru_cache(maxsize=4096)
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a path or URL, and its path there.
 
     Raises:
       StorageError: if there is none, or its package is not installed.
     """
+    # A relative path leads elsewhere when the working folder has changed, as it does in notebooks.
+    return _filesystem(url, "" if is_url(url) or os.path.isabs(url) else os.getcwd())
+
+
+@functools.lru_cache(maxsize=4096)
+def _filesystem(url: str, _cwd: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -61,7 +61,7 @@ def forget_clients() -> None:
     for cached in vars(etils.epath.backend).values():
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
-    bucket_reads.filesystem.cache_clear()
+    bucket_reads._filesystem.cache_clear()
 
 
 @contextlib.contextmanager

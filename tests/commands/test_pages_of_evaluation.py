@@ -5,7 +5,7 @@ from run_pages import run_page
 
 # The page -> what its commands find, of `made_world.MAKERS`.
 PAGES = {
-    "README.md": ("demo", "hf://xiaorui638/flair", "~/datasets/coco", "~/tensorflow_datasets/cc3m"),
+    "README.md": ("demo", "hf://xiaorui638/flair", "~/datasets/coco", "cc3m"),
     "docs/attend.md": ("checkpoints/cc3m", "demo", "kettle.jpg"),
     "docs/choosing.md": ("checkpoints/cc3m", "demo", "~/coco", "~/winoground"),
     "docs/classification.md": ("checkpoints/merged30m", "demo, all its scenes", "~/imagenet", "~/cifar", "~/pets"),

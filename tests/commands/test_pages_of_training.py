@@ -11,7 +11,7 @@ PAGES = {
     "docs/packing.md": ("cc3m",),
     "docs/plan.md": (),
     "docs/pods.md": (),
-    "docs/training.md": ("demo", "~/tensorflow_datasets/cc3m"),
+    "docs/training.md": ("demo", "cc3m"),
     "launch/README.md": (),
 }
 

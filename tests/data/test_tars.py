@@ -95,6 +95,14 @@ def test_several_sets_and_relative_paths(tmp_path) -> None:
     assert len(source_of("a/00000.tar::b/{00000..00001}.tar", base=tmp_path)) == 8
 
 
+def test_a_relative_path_leads_elsewhere_from_another_folder(tmp_path, monkeypatch) -> None:
+    for number, folder in enumerate(("a", "b")):
+        write_tar(tmp_path / folder / "x.tar", sample(number))
+        monkeypatch.chdir(tmp_path / folder)
+        assert source_of("x.tar")[0].sentences == source_of(str(tmp_path / folder / "x.tar"))[0].sentences
+    assert sample(0) != sample(1)
+
+
 def test_the_index_is_kept_until_the_tar_changes(tmp_path, monkeypatch) -> None:
     pattern = write_tars(tmp_path, 2, 2)
     source_of(pattern)
