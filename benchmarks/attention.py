@@ -31,7 +31,7 @@ LAYERS = 12
 def main() -> None:
     """Prints the table, or compiles one tower or one kernel for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chip", choices=CHIPS, default="v5e", help="(default %(default)s)")
+    parser.add_argument("--chip", choices=CHIPS, default="v5e", help="planned for (default %(default)s)")
     parser.add_argument("--kernels", action="store_true", help="only the kernels, which takes a minute")
     parser.add_argument(
         "--policies",

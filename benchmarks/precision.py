@@ -21,8 +21,8 @@ from flair_jax.models.presets import PRESETS
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=8, help="(default %(default)s)")
-    parser.add_argument("--texts", type=int, default=64, help="(default %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="images (default %(default)s)")
+    parser.add_argument("--texts", type=int, default=64, help="texts (default %(default)s)")
     options = parser.parse_args()
     config = PRESETS["ViT-B-16-FLAIR"]
     params = jax.jit(Flair(config).init)(jax.random.key(0))

@@ -31,8 +31,10 @@ PHOTOGRAPHS = (
 
 def add_tars(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the tars."""
-    parser.add_argument("--folder", type=Path, required=True, help="for the tars, about 1 GB; kept")
-    parser.add_argument("--samples", type=int, default=20_000, help="in thousands (default %(default)s)")
+    parser.add_argument("--folder", type=Path, required=True, help="for the tars, some 1 GB for 20,000 samples; kept")
+    parser.add_argument(
+        "--samples", type=int, default=20_000, help=f"a multiple of {IN_A_TAR}, which a tar holds (default %(default)s)"
+    )
 
 
 def pattern(options: argparse.Namespace) -> str:

@@ -36,7 +36,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ViT-B-16-FLAIR", help="preset (default %(default)s)")
-    parser.add_argument("--texts", type=int, default=1024, help="N (default %(default)s)")
+    parser.add_argument("--texts", type=int, default=1024, help="texts embedded (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="texts at once (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default %(default)s)")
     options = parser.parse_args()

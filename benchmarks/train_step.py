@@ -30,8 +30,8 @@ def main() -> None:
     """Prints the table, or runs one side for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ViT-B-16-FLAIR", help="preset (default %(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="B (default %(default)s)")
-    parser.add_argument("--captions", type=int, default=8, help="K (default %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="images in the batch (default %(default)s)")
+    parser.add_argument("--captions", type=int, default=8, help="captions of each image (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default %(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="timed steps in a turn (default %(default)s)")
     parser.add_argument(

@@ -32,6 +32,7 @@ CHEAP = {
     "search": ["search", "gone", "a cat"],
     "embed": ["embed", ".", "--checkpoint", "gone", "--output", "x.npz"],
     "train": ["train", "--config=demo", "--config.data.dir=gone", "--config.mesh.data=8", "--workdir=w"],
+    "configs": ["configs", "gone"],
     "status": ["status", "gone"],
     "plan": ["plan", "--config=demo", "--topology=v5e:1x1", "--config.mesh.data=3"],
     "data": ["data", "index", "gone.tar"],

@@ -84,7 +84,7 @@ class Tokenizer:
       start: id of the token that each text starts with; None if there is none.
       end: id of the token that each text ends with.
       padding: id of the tokens that follow.
-      decode: ids without `start`, `end` and `padding` -> the text that they stand for.
+      decode: ids without `start`, `end` and `padding` -> the text that they stand for; None if it cannot tell.
     """
 
     description: str
@@ -93,7 +93,7 @@ class Tokenizer:
     start: int | None
     end: int
     padding: int
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def room(self, context_length: int) -> int:
         """How many tokens of its own a text may have."""

@@ -107,8 +107,9 @@ def read_first(
 
 def _text_of(tokenizer: Tokenizer, ids: np.ndarray, count: int) -> str:
     """The text of a caption's own tokens, which are `count`."""
-    first = tokenizer.start is not None
-    return tokenizer.decode(ids[int(first) : int(first) + count].tolist())
+    first = int(tokenizer.start is not None)
+    own = ids[first : first + count].tolist()
+    return tokenizer.decode(own) if tokenizer.decode else f"token ids {own}; this tokenizer cannot tell their text"
 
 
 def _where(source: Concatenated, number: int) -> str:

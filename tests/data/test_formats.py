@@ -104,7 +104,12 @@ def test_one_place_opens_pictures() -> None:
     sources = [
         path for part in ("flair_jax", "convert", "configs", "benchmarks") for path in (root / part).rglob("*.py")
     ]
-    assert [path.name for path in sources if "Image.open(" in path.read_text()] == ["image.py"]
+    # But for a program that is written for others, and what a PNG of our own says in its header.
+    assert sorted(path.name for path in sources if "Image.open(" in path.read_text()) == [
+        "image.py",
+        "onnx_guide.py",
+        "overlays.py",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["ICO", "ICNS", "PDF", "PCX", "TGA", "SGI", "JPEG2000", "AVIF", "DDS", "QOI"])

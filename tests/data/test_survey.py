@@ -139,4 +139,4 @@ def test_figures_do_not_replace_the_tar(tmp_path, capsys) -> None:
 def test_the_bar_counts_samples(tmp_path, capsys) -> None:
     shard = write_tar(tmp_path / "0.tar", [*sample(0), *sample(1), *sample(2)])
     assert main(["data", "stats", str(shard)]) == 0
-    assert "3/3 [" in capsys.readouterr().err
+    assert "read: 100%|██████████| 3/3 samples [" in capsys.readouterr().err

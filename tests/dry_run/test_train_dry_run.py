@@ -155,7 +155,7 @@ def test_all_problems_are_named_at_once(run, tmp_path) -> None:
 def test_wrong_fields(run, words, capsys, monkeypatch) -> None:
     status, out = run("--config.batch_sise=8")
     assert (status, len(problems(out))) == (1, 1)
-    assert 'no such field; configs/default.py lists all. Did you mean "batch_size"?' in out
+    assert 'no such field; `flair-jax configs default` lists all. Did you mean "batch_size"?' in out
     status, out = run("--config.batch_size=6", "--config.loss.terms=('tcs','xyz')")
     assert status == 1
     assert any("batch_size=6 is not a multiple of config.loss.group_size=4" in each for each in problems(out))
