@@ -17,7 +17,7 @@ INDEX_SUFFIX = ".index.json"
 _LFS = b"version https://git-lfs"
 _PACKED = "is packed with {}; unpack it, and name the weight file inside"
 _READ = "weights are read from PyTorch's files and safetensors"
-_PICTURE = f"is a picture, not weights; {_READ}, or name a checkpoint's folder"
+_PICTURE = f"is a picture, not weights; {_READ}"
 # First bytes of files that are mistaken for weights.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (_LFS, "is a Git LFS pointer of {size} bytes, not the weights; fetch them with `git lfs pull` in its repository"),
