@@ -34,8 +34,8 @@ def normalize(
     """
     if not jnp.issubdtype(jnp.result_type(pixels), jnp.integer):
         raise FlairError(
-            f"pixels are {jnp.result_type(pixels)}; expected whole numbers from 0 to 255, as flair_jax.preprocess gives "
-            "them, and normalised once"
+            f"pixels are {jnp.result_type(pixels)}; expected whole numbers from 0 to 255, as flair_jax.preprocess "
+            "gives them, and normalised once"
         )
     scaled = jnp.asarray(pixels, jnp.float32) / 255
     means, deviations = (jnp.broadcast_to(jnp.array(each), scaled.shape) for each in (mean, std))
