@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flair_jax.pages import data_url
 from flair_jax.show.draw import layer
 from flair_jax.show.maps import Explanation
-from flair_jax.show.render import data_url
 from flair_jax.show.words import pieces
 
 
