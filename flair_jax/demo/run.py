@@ -74,6 +74,7 @@ def run_demo(output: Path, *, full: bool = False, control: bool = False, seed: i
         _write(output / "control.json", evaluation.run(*flair_jax.load(of_control.checkpoint)))
     report = Report(
         result=result,
+        looking=evaluation.look(model, params),
         recorded=read_recorded(),
         shipped=not full,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
