@@ -21,6 +21,22 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def plural(count: int, noun: str) -> str:
+    """A count and what is counted, such as "1 process" or "12,000 processes".
+
+    Args:
+      count: how many.
+      noun: one of them; its last word takes the ending, by English's regular rules.
+    """
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{count:,} {noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}s"
+
+
 def is_utf8(text: str) -> bool:
     """Whether a name or sentence was UTF-8; Python keeps the bytes of others as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
