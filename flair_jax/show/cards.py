@@ -18,7 +18,7 @@ class Text(NamedTuple):
 
     Attributes:
       score: text-conditioned logit.
-      empty: share of the attention that matched nothing.
+      empty: share of the attention on the empty slot, in place of the image.
       attention: its map, as a data URL.
       patches: likewise.
     """
