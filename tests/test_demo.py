@@ -58,7 +58,7 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
     assert float(pointing) > 60, "it has learned something"
     assert figures(printed, "pointing game")[-1] == pointing
     page = (output / "report.html").read_text()
-    assert f"<td>{pointing}</td>" in page
+    assert f'<td class="best">{pointing}</td>' in page
     pictures = [attributes for tag, attributes in parse(page).tags if tag == "img"]
     assert len(pictures) == 6 * 4
     assert all(each["src"].startswith("data:image/png;base64,") for each in pictures)
