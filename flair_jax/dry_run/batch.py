@@ -21,13 +21,15 @@ class Caption:
 
     Attributes:
       text: what the model reads of it, from its token ids.
-      tokens: how many it has, without start and end.
+      tokens: how many it has, with start and end.
       cut: how many of them the model does not read.
+      empty: whether it has none but start and end.
     """
 
     text: str
     tokens: int
     cut: int
+    empty: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,10 @@ def read_first(
     each, room = settings.captions_per_image, tokenizer.room(settings.context_length)
     counts = tokenizer.count_tokens(recorder.texts).tolist()
     texts = [_text_of(tokenizer, ids, min(count, room)) for ids, count in zip(batch.tokens, counts, strict=True)]
-    captions = [Caption(text, count, max(count - room, 0)) for text, count in zip(texts, counts, strict=True)]
+    ends = settings.context_length - room  # start and end, as `data stats` counts them too
+    captions = [
+        Caption(text, count + ends, max(count - room, 0), not count) for text, count in zip(texts, counts, strict=True)
+    ]
     every = Concatenated(sources)
     rows = [
         Row(pixels, captions[number * each : (number + 1) * each], _where(every, int(sample)))

@@ -18,7 +18,7 @@ from flair_jax.data.tar_index_files import read_index
 from flair_jax.data.tars import TarSource
 from flair_jax.dry_run.batch import FirstBatch
 from flair_jax.dry_run.findings import Findings
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, plural
 from flair_jax.models.flair import Flair
 from flair_jax.settings import EvaluationSettings, TrainSettings
 from flair_jax.train.evaluation import RunEvaluation
@@ -48,8 +48,9 @@ def open_data(
         missing = [shard for shard in shards if read_index(shard, data.index_dir) is None]
         if missing:
             found.remark(
-                f"{len(missing):,} of {len(shards):,} tars have no index yet, so the number of samples is not known, "
-                f"and only {shards[0]} is looked at; the run makes the indexes first, or `flair-jax data index` does"
+                f"{len(missing):,} of {plural(len(shards), 'tar')} {'has' if len(missing) == 1 else 'have'} no index "
+                f"yet, so the number of samples is not known, and only {shards[0]} is looked at; the run makes the "
+                "indexes first, or `flair-jax data index` does"
             )
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="flair-jax-"))
             first = TarSource(shards[0], index_dir=folder, processes=1, progress=False)
@@ -67,17 +68,19 @@ def say_captions(found: Findings, batch: FirstBatch, context_length: int) -> Non
       batch: what was read.
       context_length: of the model.
     """
-    counts = np.array([caption.tokens for caption in batch.captions])
-    longer, lost = (np.array([caption.cut for caption in batch.captions]) > 0), sum(c.cut for c in batch.captions)
-    median, most = int(np.median(counts)), int(counts.max())
+    captions = batch.captions
+    counts = np.array([caption.tokens for caption in captions])
+    longer, lost = sum(caption.cut > 0 for caption in captions), sum(caption.cut for caption in captions)
+    fewest, most, median = int(counts.min()), int(counts.max()), int(np.median(counts))
+    tokens = f"{fewest:,} to {most:,} tokens" if fewest < most else f"{most:,} tokens each"
     found.say(
         "captions",
-        f"{len(counts):,} of {len(batch.rows)} images: {counts.min():,} to {most:,} tokens, median {median:,}; "
-        f"{longer.mean():.1%} of them exceed the context of {context_length}, {lost / max(counts.sum(), 1):.1%} of "
-        "the tokens are cut off",
+        f"{plural(len(captions), 'caption')} of {plural(len(batch.rows), 'image')}: {tokens} with start and end, "
+        f"median {median:,}; {longer / len(captions):.1%} are longer than the context of {context_length}, "
+        f"{lost / counts.sum():.1%} of all tokens are cut off",
     )
-    if empty := int((counts == 0).sum()):
-        found.remark(f"{empty:,} of {len(counts):,} captions have no tokens")
+    if empty := sum(caption.empty for caption in captions):
+        found.remark(f"{empty:,} of {plural(len(captions), 'caption')} {'is' if empty == 1 else 'are'} empty")
 
 
 def check_evaluation(found: Findings, name: str, settings: EvaluationSettings, model: Flair, steps: int | None) -> None:
@@ -99,7 +102,8 @@ def check_evaluation(found: Findings, name: str, settings: EvaluationSettings, m
     times = "" if steps is None else f", {steps // settings.every_steps + (steps % settings.every_steps > 0):,} in all"
     found.say(
         "evaluation",
-        f"{where}: {settings.task}, {settings.dataset}, {total:,} pictures, every {settings.every_steps:,} steps and "
+        f"{where}: {settings.task}, {settings.dataset}, {plural(total, 'picture')}, every "
+        f"{plural(settings.every_steps, 'step')} and "
         f"at the end{times}",
     )
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from flair_jax.console import in_one_sentence
-from flair_jax.errors import printable
+from flair_jax.errors import plural, printable
 
 _WIDTH = 15
 
@@ -61,10 +61,10 @@ class Findings:
     def end(self) -> int:
         """Prints the summary, and returns the exit status: 0, or 1 if there are problems."""
         if not self.problems:
-            notes = f" ({len(self.remarks)} note(s) above)" if self.remarks else ""
+            notes = f" ({plural(len(self.remarks), 'note')} above)" if self.remarks else ""
             print(f"\ndry run: no problem found{notes}; leave --dry-run out to train", flush=True)
             return 0
-        print(f"\ndry run: {len(self.problems)} problem(s) to mend before training:", flush=True)
+        print(f"\ndry run: {plural(len(self.problems), 'problem')} to mend before training:", flush=True)
         for number, words in enumerate(self.problems, start=1):
             print(f"  {number}. {printable(words, keep=chr(10))}", flush=True)
         return 1

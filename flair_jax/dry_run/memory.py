@@ -32,7 +32,8 @@ def check_memory(found: Findings, settings: TrainSettings, objects: Objects, mes
       mesh: of the run.
 
     Returns:
-      Bytes of a checkpoint.
+      Bytes of a checkpoint before it is compressed; on disk it has fewer where values repeat, such as the optimiser's
+      zeros for words that no caption has had yet.
 
     Raises:
       ConfigError: if the state or the step does not fit.

@@ -19,7 +19,7 @@ from flair_jax.dry_run.findings import Findings
 from flair_jax.dry_run.memory import check_memory
 from flair_jax.dry_run.sheet import describe_pairs, write_page, write_picture
 from flair_jax.dry_run.workdir import check_space, check_workdir, in_bytes
-from flair_jax.errors import FlairError
+from flair_jax.errors import FlairError, plural
 from flair_jax.fields import read_fields
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.sharding import check_batch, make_mesh
@@ -113,8 +113,8 @@ class _Rehearsal:
         axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
         self.found.say(
             "devices",
-            f"{mesh.size} {devices[0].device_kind} device(s), mesh {axes}; {settings.batch_size // parts:,} images on "
-            f"each at once, {settings.batch_size:,} in a step",
+            f"{plural(mesh.size, f'{devices[0].device_kind} device')}, mesh {axes}; "
+            f"{plural(settings.batch_size // parts, 'image')} on each at once, {settings.batch_size:,} in a step",
         )
 
     def _open_data(self) -> None:
@@ -131,8 +131,8 @@ class _Rehearsal:
         epochs = (
             f"; an epoch has {in_epoch:,.1f} steps, so these are {steps / in_epoch:,.2f} epochs" if in_epoch else ""
         )
-        counted = "" if samples is None else f"{samples:,} samples, "
-        self.found.say("data", f"{settings.data.name}: {counted}{steps:,} steps{epochs}")
+        counted = "" if samples is None else f"{plural(samples, 'sample')}, "
+        self.found.say("data", f"{settings.data.name}: {counted}{plural(steps, 'step')}{epochs}")
 
     def _make_model(self) -> None:
         self.model, _ = find_model(self.settings)
@@ -216,8 +216,8 @@ class _Rehearsal:
         kept = f", and each {settings.keep_every_steps:,} steps one for good" if settings.keep_every_steps else ""
         self.found.say(
             "checkpoints",
-            f"every {settings.every_steps:,} steps and at the end, {in_bytes(size)} each; the last {settings.keep:,} "
-            f"are kept{kept}",
+            f"every {plural(settings.every_steps, 'step')} and at the end, up to {in_bytes(size)} each (compressed); "
+            f"the last {settings.keep:,} are kept{kept}",
         )
         check_space(self.found, self.workdir, settings, size)
 

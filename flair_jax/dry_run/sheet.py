@@ -10,6 +10,7 @@ from PIL import Image
 
 from flair_jax import pages
 from flair_jax.dry_run.batch import FirstBatch
+from flair_jax.errors import plural
 from flair_jax.files import replace_when_complete
 from flair_jax.settings import TrainSettings
 
@@ -75,16 +76,17 @@ def describe_pairs(settings: TrainSettings, own_loss: bool) -> list[str]:
     each, group = settings.captions_per_image, settings.group_size
     if own_loss:
         return ["The loss is not flair_jax's own, so what it compares is not known here."]
-    groups = f"{settings.batch_size // group:,} group(s) of {group:,} images"
+    groups = f"{plural(settings.batch_size // group, 'group')} of {plural(group, 'image')}"
     found = [f"The batch has {groups}; each image is compared with captions of its own group, never of another."]
     if "tcs" in settings.loss.terms:
         found.append(
-            f"tcs: each image, pooled by each caption in turn, has its {each} captions as positives, and as negatives "
-            f"{group - 1:,}: one caption of each other image of the group, drawn anew in every step."
+            f"Text-conditioned loss (tcs in config.loss.terms): each image, pooled by each caption in turn, has its "
+            f"{each} captions as positives, and as negatives {group - 1:,}: one caption of each other image of the "
+            "group, drawn anew in every step."
         )
     if "mps" in settings.loss.terms:
         found.append(
-            f"mps: each image as a whole has its {each} captions as positives, and all {each * (group - 1):,} captions "
-            "of the group's other images as negatives."
+            f"Multi-positive loss (mps in config.loss.terms): each image as a whole has its {each} captions as "
+            f"positives, and all {each * (group - 1):,} captions of the group's other images as negatives."
         )
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from flair_jax.buckets import is_remote
 from flair_jax.checkpoint import find_damage
 from flair_jax.dry_run.findings import Findings
-from flair_jax.errors import CheckpointError, StorageError
+from flair_jax.errors import CheckpointError, StorageError, plural
 from flair_jax.settings import CheckpointSettings
 from flair_jax.train.resuming import UNREADABLE, changes_to_resume, check_step, recorded_run
 from flair_jax.train.run import find_workdir
@@ -43,7 +43,9 @@ def check_workdir(
     with found.checking("workdir"):
         saved, unfinished, _ = find_saved(workdir, verify=False)
         if unfinished:
-            found.remark(f"{len(unfinished)} unfinished checkpoint(s) would be removed: {', '.join(unfinished)}")
+            found.remark(
+                f"{plural(len(unfinished), 'unfinished checkpoint')} would be removed: {', '.join(unfinished)}"
+            )
         if newest := _newest_whole(found, workdir, saved):
             _compare(found, newest, run, accept_changes=accept_changes)
             return newest, int(newest.name)
@@ -66,11 +68,13 @@ def check_space(found: Findings, workdir: Path, settings: CheckpointSettings, si
     free, at_once = shutil.disk_usage(_existing(workdir)).free, settings.keep + 1
     if free < size:
         needed, left = in_bytes(size), in_bytes(free)
-        found.problem("workdir", f"{workdir}: a checkpoint has {needed}, and the disk has {left} left; make room there")
+        found.problem(
+            "workdir", f"{workdir}: a checkpoint has up to {needed}, and the disk has {left} left; make room there"
+        )
     elif free < at_once * size:
         found.remark(
-            f"{workdir}: the {at_once} checkpoints that are there at once have {in_bytes(at_once * size)}, and the "
-            f"disk has {in_bytes(free)} left"
+            f"{workdir}: the {at_once} checkpoints that are there at once have up to {in_bytes(at_once * size)}, and "
+            f"the disk has {in_bytes(free)} left"
         )
 
 
@@ -129,7 +133,7 @@ def _newest_whole(found: Findings, workdir: Path, saved: list[Saved]) -> Path | 
 def _check_never_had_any(workdir: Path, saved: list[Saved]) -> None:
     if saved:
         raise CheckpointError(
-            f"{workdir / RUN_FOLDER}: none of the {len(saved)} checkpoint(s) is whole; put back a copy of one, or "
+            f"{workdir / RUN_FOLDER}: none of {plural(len(saved), 'checkpoint')} is whole; put back a copy of one, or "
             "start the run again in another --workdir"
         )
     aside = workdir / "damaged"

@@ -105,14 +105,18 @@ def test_a_run_without_a_fault(run, tmp_path, monkeypatch) -> None:
     assert status == 0, out
     assert "dry run: no problem found" in out
     assert f"{SAMPLES} samples, 12 steps; an epoch has 3.0 steps, so these are 4.00 epochs" in out
-    assert f"mesh data={jax.device_count()}, fsdp=1, tensor=1; 1 images on each at once, 8 in a step" in out
+    assert f"mesh data={jax.device_count()}, fsdp=1, tensor=1; 1 image on each at once, 8 in a step" in out
     assert "the run would start at step 1" in out
     assert f"as planned for cpu:{jax.device_count()}: " in out
-    assert re.search(r"checkpoints +every [\d,]+ steps and at the end, \S+ MB each; the last \d are kept", out)
+    assert re.search(
+        r"checkpoints +every [\d,]+ steps and at the end, up to \S+ MB each \(compressed\); the last ", out
+    )
+    assert re.search(r"captions +16 captions of 8 images: \d+ to \d+ tokens with start and end, median \d+; ", out)
     assert not (tmp_path / "run").exists(), "nothing is written"
     page = (tmp_path / "dry-run.html").read_text()
     assert page.count('src="data:image/png') == 8
-    assert page.count("2 group(s) of 4 images") == 1
+    assert page.count("2 groups of 4 images") == 1
+    assert "All 8 images of the first\nstep" in page
     assert "image 8</b>, group 2" in page
     assert "a red picture" in page
     assert "tokens cut off" in page, "the longest caption has more than 8 tokens"
@@ -130,8 +134,9 @@ def test_the_batch_is_what_training_gets(words, made, run, tmp_path) -> None:
     np.testing.assert_array_equal(np.stack([row.pixels for row in found.rows]), first.pixels)
     room = 6
     for caption, ids in zip(found.captions, first.tokens, strict=True):
-        assert caption.text == decode(ids[1 : 1 + min(caption.tokens, room)].tolist())
-        assert caption.cut == max(caption.tokens - room, 0)
+        assert caption.text == decode(ids[1 : 1 + min(caption.tokens - 2, room)].tolist())
+        assert caption.cut == max(caption.tokens - 8, 0)
+        assert not caption.empty
     assert run("--contact-sheet", "other.html")[0] == 0
     sheet = np.asarray(Image.open(tmp_path / "other.png"))
     for number, pixels in enumerate(first.pixels):
@@ -150,6 +155,18 @@ def test_all_problems_are_named_at_once(run, tmp_path) -> None:
     assert f"{tmp_path / 'nowhere'}" in found[2]
     assert found[3] == f"{tmp_path / 'run'}: {tmp_path / 'run'} is a file; choose another folder"
     assert not (tmp_path / "dry-run.html").exists()
+
+
+@pytest.mark.parametrize(("words_of", "tokens", "longer", "lost"), [(6, 8, "0.0%", "0.0%"), (7, 9, "100.0%", "11.1%")])
+def test_captions_are_counted_as_the_model_reads_them(run, tmp_path, words_of, tokens, longer, lost) -> None:
+    """With start and end, as the context is: 6 words fill the 8 tokens, and the end is never what is cut off."""
+    said = json.dumps({"caption": " ".join(["a"] * words_of)}).encode()
+    write_tar(tmp_path / "tars" / "0.tar", [("0.jpg", picture(0)), ("0.json", said)])
+    where = (f"--config.data.dir={tmp_path / 'tars'}", "--config.data.name=0.tar")
+    status, out = run(*where, "--config.data.merged_sentences=1")
+    assert status == 0, out
+    wanted = f"16 captions of 8 images: {tokens} tokens each with start and end, median {tokens}; "
+    assert f"{wanted}{longer} are longer than the context of 8, {lost} of all tokens are cut off" in out
 
 
 def test_wrong_fields(run, words, capsys, monkeypatch) -> None:
@@ -259,7 +276,7 @@ def test_room_on_the_disk(run, monkeypatch) -> None:
     monkeypatch.setattr(workdir.shutil, "disk_usage", lambda _: SimpleNamespace(free=15_000_000))
     status, out = run("--config.checkpoint.keep=5")
     assert status == 0
-    assert "the 6 checkpoints that are there at once have" in out
+    assert "the 6 checkpoints that are there at once have up to" in out
 
 
 def test_an_evaluation_that_is_there(run, photographs) -> None:
