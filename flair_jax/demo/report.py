@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
-import io
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -228,11 +226,11 @@ def _where_most(attention: np.ndarray) -> str:
 
 def _png(pixels: np.ndarray) -> str:
     """A picture of 216 pixels a side, as a data URL."""
-    picture, stream = Image.fromarray(pixels), io.BytesIO()
+    picture = Image.fromarray(pixels)
     small = picture.width < _SHOWN
     side = (_SHOWN, _SHOWN * picture.height // picture.width)
-    picture.resize(side, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS).save(stream, "png")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    shown = picture.resize(side, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    return pages.data_url(shown, "png")
 
 
 def _curves(*curves: Sequence[tuple[int, float]]) -> dict[str, object]:
