@@ -72,7 +72,7 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
     outcome = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True)
-    promised = re.search(r"This prints two logits and `([^`]*)`", readme)[1]
+    promised = re.search(r"This prints two logits,[^`]*and\s`([^`]*)`", readme)[1]
     assert outcome.stdout.split("]] ")[1].strip() == promised
 
     # To the end: the run goes on where it was, and its own model is reported.
