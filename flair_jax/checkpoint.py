@@ -28,10 +28,12 @@ from flair_jax.models.tokenizer_names import found_beside, kept_beside
 from flair_jax.parallel.processes import ALONE, Processes
 from flair_jax.weights import digests
 from flair_jax.weights.activation import flair_config
-from flair_jax.weights.locate import description_file, locate
+from flair_jax.weights.locate import description_file, locate, no_checkpoint
 from flair_jax.weights.param_map import ConversionError, params_from_torch
 from flair_jax.weights.read import read_weights
 from flair_jax.weights.write import CONFIG, WEIGHTS
+
+_LOGGER = logging.getLogger(__name__)
 
 # In a training run's checkpoint they are items of Orbax, the second where the run keeps a moving average.
 PARAMS, AVERAGE = "params", "ema"
@@ -187,7 +189,7 @@ def restore_params(path: str | Path, target: Params, processes: Processes = ALON
 
 @functools.cache
 def _say_averaged(path: Path) -> None:
-    logging.warning("%s: taking the average of the parameters, which the run keeps (config.optimizer.ema_decay)", path)
+    _LOGGER.info("%s: taking the average of the parameters, which the run keeps (config.optimizer.ema_decay)", path)
 
 
 def _params_from_torch(path: Path) -> Params:
@@ -233,9 +235,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         return _describe_weights(path)
     file = description_file(path)
     if not file.is_file():
-        raise CheckpointError(
-            f"{path}: no checkpoint here (no {CONFIG}); make one with `flair-jax convert FILE {path}`"
-        )
+        raise CheckpointError(no_checkpoint(path))
     _check(path, [file.relative_to(path).parts[0], TOKENIZER])
     try:
         description = read_json_object(file)

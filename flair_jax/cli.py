@@ -36,7 +36,7 @@ def _run(arguments: Sequence[str]) -> int | None:
     prefix = getattr(options, "takes_more", None)
     options.words = [word for word in rest if prefix is not None and word.startswith(prefix)]
     if unknown := [word for word in rest if word not in options.words]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.refuse(unknown)
     return options.run(options)
 
 

@@ -21,6 +21,9 @@ from flair_jax import interrupts
 from flair_jax.errors import FlairError
 from flair_jax.refusals import reason_of
 
+# What its modules log is a remark on what is documented, or a warning.
+_LOGGER = logging.getLogger("flair_jax")
+
 
 def run_command(run: Callable[[], int | None]) -> int:
     """Runs a command, and says in one sentence on stderr why it could not.
@@ -37,7 +40,7 @@ def run_command(run: Callable[[], int | None]) -> int:
     """
     try:
         with _usable_streams(), _process_kept(), environment_variables(quiet_without_tpu()):
-            logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+            _log_in_lines()
             status = run() or 0
             sys.stdout.flush()
             return status
@@ -105,11 +108,28 @@ def quiet_without_tpu() -> dict[str, str]:
     return {**asked, "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
 
+class _Line(logging.Formatter):
+    """Warnings with that word before them; our own remarks like those that commands print."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The line, without a traceback."""
+        first = "flair-jax" if record.levelno == logging.INFO else record.levelname
+        return f"{first}: {record.message}"
+
+
+def _log_in_lines() -> None:
+    """Prints on stderr the warnings of all, and the remarks of this package."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Line())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    _LOGGER.setLevel(logging.INFO)
+
+
 @contextlib.contextmanager
 def _process_kept() -> Iterator[None]:
     """Restores, at the end of the block, the process-wide settings that commands and their libraries change."""
     variables, root = dict(os.environ), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, own_level = root.handlers[:], root.level, _LOGGER.level
     on_main = threading.current_thread() is threading.main_thread()
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if on_main else {}
     try:
@@ -121,6 +141,7 @@ def _process_kept() -> Iterator[None]:
         os.environ.update(variables)
         root.handlers[:] = handlers
         root.setLevel(level)
+        _LOGGER.setLevel(own_level)
         for number, handler in signals.items():
             # None is not Python's; and what C has set under an unchanged one stays, as JAX's preemption service does.
             if handler is not None and signal.getsignal(number) is not handler:

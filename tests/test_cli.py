@@ -306,6 +306,18 @@ def test_wrong_options_are_explained(capsys) -> None:
         "flair-jax: error: argument --top-k: '0' is not a whole number of at least 1; "
         "`flair-jax evaluate --help` explains\n"
     )
+    for words, hint in (
+        (["evalute"], "argument COMMAND: no 'evalute'. Did you mean \"evaluate\"? `flair-jax --help` explains\n"),
+        (["zzz"], "no 'zzz'; choose from convert, export, "),
+        (["data", "stat"], '"stats"? `flair-jax data --help` explains'),
+        (
+            ["search", "an.index", "a", "red", "car"],
+            "arguments: red car; a sentence or name of several words wants quot",
+        ),
+        (["search", "an.index", "a", "--tpo=3"], '--tpo=3. Did you mean "--top"? `flair-jax search --help` explains'),
+    ):
+        assert main(words) == 2
+        assert hint in capsys.readouterr().err
     assert main(["evaluate", "--chekpoint", "x"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main([]) == 2

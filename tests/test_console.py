@@ -88,6 +88,7 @@ def test_what_a_command_sets_is_put_back(capsys) -> None:
         del os.environ["XLA_FLAGS"]
         logging.basicConfig(level=1, force=True)
         logging.getLogger().addHandler(logging.NullHandler())
+        logging.getLogger("flair_jax").setLevel(1)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         warnings.simplefilter("ignore")
         raise KeyboardInterrupt
@@ -173,6 +174,13 @@ def python(code: str, *, shell: str = '"$0" -c "$1"', **variables: str) -> subpr
         capture_output=True,
         check=False,
     )
+
+
+def test_a_remark_is_a_plain_line_and_no_warning() -> None:
+    outcome = python(
+        "import logging; logging.getLogger('flair_jax.a').info('b'); logging.info('c'); logging.warning('d')"
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, b"flair-jax: b\nWARNING: d\n")
 
 
 DEVICES = "import jax; print(jax.devices())"

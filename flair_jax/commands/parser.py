@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from flair_jax.commands.own_model import add_config
 from flair_jax.errors import ConfigError
+from flair_jax.fields import did_you_mean
 from flair_jax.files import expand, no_file
 
 # What `add_subparsers` returns; argparse has no public name for it.
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +21,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError."""
-        raise ConfigError(f"{message}; `{self.prog} --help` explains")
+        raise ConfigError(f"{message}{'' if message.endswith('?') else ';'} `{self.prog} --help` explains")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Raises ConfigError for words that the command does not take."""
+        option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+        if option is None:
+            hint = "; a sentence or name of several words wants quotes"
+        else:
+            hint = did_you_mean(option, self._option_string_actions)
+        self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does, but suggests what was meant, if that is like one of the choices."""
+        if action.choices is not None and value not in action.choices:
+            near = did_you_mean(str(value), map(str, action.choices))
+            names = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"no {value!r}{near or f'; choose from {names}'}")
 
 
 def add_command(
@@ -34,7 +51,7 @@ def add_command(
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.refuse)
     return parser
 
 

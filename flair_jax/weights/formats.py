@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from flair_jax.errors import plural
 from flair_jax.weights.param_map import ConversionError
 
 SAFETENSORS, TORCH, TORCHSCRIPT, INDEX = "safetensors", "torch", "TorchScript", "index"
@@ -15,6 +16,8 @@ INDEX_SUFFIX = ".index.json"
 
 _LFS = b"version https://git-lfs"
 _PACKED = "is packed with {}; unpack it, and name the weight file inside"
+_READ = "weights are read from PyTorch's files and safetensors"
+_PICTURE = f"is a picture, not weights; {_READ}"
 # First bytes of files that are mistaken for weights.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (_LFS, "is a Git LFS pointer of {size} bytes, not the weights; fetch them with `git lfs pull` in its repository"),
@@ -25,18 +28,25 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"7z\xbc\xaf", _PACKED.format("7-Zip")),
     (b"Rar!", _PACKED.format("RAR")),
     (b"GGUF", "is a GGUF file, whose weights are those of another program; convert the PyTorch original"),
-    (b"\x89HDF", "is an HDF5 file; weights are read from PyTorch's files and safetensors"),
-    (b"\x93NUMPY", "is a NumPy array; weights are read from PyTorch's files and safetensors"),
+    (b"\x89HDF", f"is an HDF5 file; {_READ}"),
+    (b"\x93NUMPY", f"is a NumPy array; {_READ}"),
+    (b"\xff\xd8\xff", _PICTURE),  # JPEG
+    (b"\x89PNG", _PICTURE),
+    (b"GIF8", _PICTURE),
+    (b"RIFF", _PICTURE),  # WebP
 )
+# The number with which PyTorch's files begin that are no zip archive, after what its pickle says of itself.
+_OLD_TORCH = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 # No real model's header comes near this; the library has the same bound.
 _LONGEST_HEADER = 100_000_000
 
 
 def kind_of(path: Path) -> str:
-    """Which reader a weight file needs; a file of unknown content is left to PyTorch's.
+    """Which reader a weight file needs.
 
     Raises:
-      ConversionError: if it is missing, empty, cut short, or known to be something else.
+      ConversionError: if it is missing, empty, cut short, or no weight file by its first bytes. That is said before a
+        reader is asked, which may be a package that is not installed.
     """
     if not path.is_file():
         raise ConversionError(f"{path}: no such file")
@@ -60,9 +70,17 @@ def kind_of(path: Path) -> str:
         return SAFETENSORS
     if start.lstrip().startswith((b"{", b"[")):
         raise ConversionError(f"{path}: is a JSON file, not weights; name the folder that it is in, or the weight file")
-    if start[257:262] == b"ustar" and not _is_old_torch(path):
+    is_tar = start[257:262] == b"ustar"
+    if is_tar and not _is_old_torch(path):
         raise ConversionError(f"{path}: {_PACKED.format('tar')}")
-    return SAFETENSORS if path.suffix == ".safetensors" else TORCH
+    if path.suffix == ".safetensors":
+        return SAFETENSORS
+    if not is_tar and _OLD_TORCH not in start[:32]:
+        raise ConversionError(
+            f"{path}: is no weight file, for it begins neither as PyTorch's nor as safetensors; name one of these, or "
+            "a checkpoint's folder; if it should be one, download or copy it again"
+        )
+    return TORCH
 
 
 def _kind_of_zip(path: Path, size: int) -> str:
@@ -77,7 +95,7 @@ def _kind_of_zip(path: Path, size: int) -> str:
     parts = [name.split("/", 1)[-1] for name in names]
     if "data.pkl" in parts:
         return TORCHSCRIPT if "constants.pkl" in parts else TORCH
-    inside = f"{len(names)} file(s)" + (f", such as {names[0]}" if names else "")
+    inside = plural(len(names), "file") + (f", such as {names[0]}" if names else "")
     raise ConversionError(f"{path}: is a zip archive of {inside}; unpack it, and name the weight file inside")
 
 

@@ -211,7 +211,7 @@ def test_a_written_pt_file_is_an_ordinary_one(tmp_path) -> None:
 
 def test_without_torch_the_error_says_what_to_do(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "a.pt").write_bytes(b"\x80\x02")
+    (tmp_path / "a.pt").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
     with pytest.raises(
         ConversionError, match=r"(?s)reading a.pt needs PyTorch.*CPU.*safetensors file needs no PyTorch"
     ):

@@ -1,5 +1,6 @@
 """The moving average of the parameters: its numbers, its place in checkpoints, and who takes it."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -85,8 +86,9 @@ def test_the_step_may_have_its_state_donated(trained) -> None:
 
 def test_whoever_loads_the_run_gets_it_and_is_told_once(trained, copied, caplog) -> None:
     newest = copied / "run" / "checkpoints" / "3"
-    for _ in range(2):
-        assert same(flair_jax.load(newest)[1], trained[1][3].ema)
+    with caplog.at_level(logging.INFO, "flair_jax"):
+        for _ in range(2):
+            assert same(flair_jax.load(newest)[1], trained[1][3].ema)
     assert caplog.messages == [
         f"{newest}: taking the average of the parameters, which the run keeps (config.optimizer.ema_decay)"
     ]
