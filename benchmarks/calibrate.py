@@ -9,6 +9,7 @@ as a share of the estimate. Nothing is measured: 100 % is what no chip exceeds.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -58,6 +59,7 @@ CASES = [
 
 def main() -> None:
     """Prints the table in Markdown."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_STDERR_LOG_LEVEL": "3"}
     print("| operation | " + " | ".join(CHIPS) + " |")
     print("| --- " * (1 + len(CHIPS)) + "|")

@@ -1,4 +1,4 @@
-"""Training data from 20,000 samples in tars: samples/s per core here and by the original's pipeline, in one run.
+"""Training data from made samples in tars: samples/s per core here and by the original's pipeline, in one run.
 
     pip install --no-deps webdataset open_clip_torch
     python benchmarks/data.py --folder FOLDER

@@ -1,4 +1,4 @@
-"""Training data from 20,000 samples in tars: the same order, pixels and tokens, whoever reads them.
+"""Training data from made samples in tars: the same order, pixels and tokens, whoever reads them.
 
     python benchmarks/data_order.py --folder FOLDER --builder VENV/bin/flair-jax
 

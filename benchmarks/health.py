@@ -5,6 +5,7 @@ JAX_PLATFORMS=cpu python benchmarks/health.py
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ STEPS, BETWEEN_LOGS, ENTRIES = 100_000, 50, 50
 
 def main() -> None:
     """Prints the costs."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     config = get_config()
     config.steps = STEPS
     run = describe_run(TrainSettings.from_config(config), 3_000_000)

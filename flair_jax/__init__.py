@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flair_jax.checkpoint import save as save
     from flair_jax.data.image import preprocess as preprocess
     from flair_jax.data.tokenizer import tokenize as tokenize
+    from flair_jax.data.tokenizer import tokenize_for as tokenize_for
     from flair_jax.errors import FlairError as FlairError
     from flair_jax.models.attention_pooling import TextConditionedPooling as TextConditionedPooling
     from flair_jax.models.config import FlairConfig as FlairConfig
@@ -59,7 +60,7 @@ else:
         {
             "checkpoint": ["load", "save"],
             "data.image": ["preprocess"],
-            "data.tokenizer": ["tokenize"],
+            "data.tokenizer": ["tokenize", "tokenize_for"],
             "errors": ["FlairError"],
             "models.attention_pooling": ["TextConditionedPooling"],
             "models.config": ["FlairConfig", "TextConfig", "VisionConfig"],

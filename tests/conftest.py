@@ -1,6 +1,7 @@
 """Eight host devices, shape checks on every typed signature, and the golden data."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -126,3 +127,11 @@ def heeded_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled() -> Iterator[None]:
+    """What a file's tests have compiled goes with them: over the whole suite it would take 5 GB a process."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

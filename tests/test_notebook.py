@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -44,10 +46,28 @@ def test_it_does_what_it_says(run) -> None:
     _, new, folder = run
     texts = printed(new)
     assert sum(text.count("picture\n") for text in texts) == 3
-    assert texts[-1].splitlines()[-1] == "20 True", "the run went on to its last step"
+    assert texts[-1].splitlines()[-1] == "checkpoint of step 20; finished: True", "the run went on to its last step"
     assert (folder / "quickstart/run/checkpoints/20").is_dir()
     best = [re.split(r"\s+", line.partition("sentence ")[2]) for line in texts[4].splitlines() if "sentence" in line]
     assert [row[1].endswith("*") for row in best[:3]] == [True] * 3, "text-conditioned, the first picture is the best"
+
+
+@pytest.mark.parametrize(
+    ("notebook", "checkout"), [(".", "flair_jax"), ("flair_jax/examples", "flair_jax"), (".", None)]
+)
+def test_it_installs_the_checkout_beside_or_around_it(tmp_path, notebook: str, checkout: str | None) -> None:
+    """With an interpreter that has no packages, and with no pip: what it would run is printed."""
+    cell = next(
+        cell for cell in nbformat.read(REPOSITORY / "examples/quickstart.ipynb", 4).cells if "pip" in cell.source
+    )
+    if checkout:
+        (tmp_path / checkout / "flair_jax").mkdir(parents=True)
+        (tmp_path / checkout / "flair_jax/__init__.py").touch()
+    (tmp_path / notebook).mkdir(parents=True, exist_ok=True)
+    told = "import subprocess; subprocess.run = lambda words, check: print(words[-1], end='')\n" + cell.source
+    done = subprocess.run([sys.executable, "-S", "-c", told], cwd=tmp_path / notebook, capture_output=True, text=True)
+    assert done.stdout == (f"{(tmp_path / checkout).resolve()}[demo]" if checkout else "")
+    assert (done.returncode, "clone it first" in done.stderr) == ((0, False) if checkout else (1, True))
 
 
 def test_what_is_kept_is_small_and_nobodys(run) -> None:

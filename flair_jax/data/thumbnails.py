@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 from PIL import Image
 
 from flair_jax.data.image import open_rgb
 from flair_jax.errors import ImageError
+from flair_jax.pages import data_url
 
 _SIDE = 240  # pixels of the longer side
 
@@ -24,6 +22,4 @@ def thumbnail(picture: str | bytes) -> str:
     except ImageError:
         return ""
     opened.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    data = io.BytesIO()
-    opened.save(data, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    return data_url(opened, "jpeg", quality=80)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from flair_jax import pages
@@ -54,7 +51,8 @@ def write_page(
       FlairError: if Jinja2 is not installed.
     """
     cards = [
-        (number, number // settings.group_size + 1, _data_url(row.pixels), row) for number, row in enumerate(batch.rows)
+        (number, number // settings.group_size + 1, pages.data_url(Image.fromarray(row.pixels), "png"), row)
+        for number, row in enumerate(batch.rows)
     ]
     text = pages.render(
         "batch",
@@ -92,9 +90,3 @@ def describe_pairs(settings: TrainSettings, own_loss: bool) -> list[str]:
             f"positives, and all {each * (group - 1):,} captions of the group's other images as negatives."
         )
     return found
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

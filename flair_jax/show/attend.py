@@ -91,8 +91,8 @@ def attend(
 
 
 def report(sentences: Sequence[str], found: Explanation) -> str:
-    """Scores in both modes, and the share of attention that matched nothing, as a table."""
-    rows = [("text-conditioned", "global", "nothing matched", "sentence")] + [
+    """Scores in both modes, and the share of attention on the empty slot, as a table."""
+    rows = [("text-conditioned", "global", "empty slot", "sentence")] + [
         (f"{logit:.2f}", f"{global_logit:.2f}", f"{100 * empty:.1f} %", printable(sentence))
         for sentence, logit, global_logit, empty in zip(
             sentences, found.logits, found.global_logits, found.attention.empty.mean(axis=1), strict=True
@@ -124,7 +124,7 @@ def _titles(sentences: Sequence[str], found: Explanation, kind: Kind) -> list[st
     """What stands above each map of the contact sheet."""
     return [
         (plain(sentence) or f"sentence {number}, written below its own picture")
-        + (f"\nnothing matched: {100 * empty:.1f} %" if kind == "attention" else "")
+        + (f"\nempty slot: {100 * empty:.1f} %" if kind == "attention" else "")
         for number, sentence, empty in zip(
             itertools.count(1), sentences, found.attention.empty.mean(axis=1), strict=False
         )

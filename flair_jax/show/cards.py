@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flair_jax.pages import data_url
 from flair_jax.show.draw import layer
 from flair_jax.show.maps import Explanation
-from flair_jax.show.render import data_url
 from flair_jax.show.words import pieces
 
 
@@ -18,7 +18,7 @@ class Text(NamedTuple):
 
     Attributes:
       score: text-conditioned logit.
-      empty: share of the attention that matched nothing.
+      empty: share of the attention on the empty slot, in place of the image.
       attention: its map, as a data URL.
       patches: likewise.
     """

@@ -24,7 +24,7 @@
         map.alt = `${map.closest("figure").querySelector("figcaption").textContent} for ${whose}`;
       }
       card.querySelector(".whose").textContent = word
-        ? `Maps of “${word.textContent}” alone: text-conditioned ${text.score}, nothing matched ${text.empty}`
+        ? `Maps of “${word.textContent}” alone: text-conditioned ${text.score}, empty slot ${text.empty}`
         : "Maps of the whole sentence";
     }
   }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,4 @@ def render(name: str, **values: Any) -> str:
 
 def jpeg(pixels: np.ndarray) -> str:
     """An image [S1, S2, 3], as a data URL."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
-    return data_url(stream.getvalue(), "jpeg")
-
-
-def data_url(image: bytes, kind: str) -> str:
-    """An image file of a kind, such as "png", as a URL that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    return pages.data_url(Image.fromarray(pixels), "jpeg")

@@ -1,13 +1,16 @@
 """What all pages have in common: they are valid, they escape, they load nothing, and their links can be moved."""
 
+import io
 import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import urlopen
 
 import html5lib
 import pytest
 from parsed import Page, parse
+from PIL import Image
 
 from flair_jax import pages
 from flair_jax.errors import FlairError
@@ -114,3 +117,14 @@ def test_the_parser_finds_what_is_wrong() -> None:
     for loaded in ('<img src="https://x/y.png" alt="">', '<script src="x.js"></script>', "<style>@import 'x'</style>"):
         with pytest.raises(AssertionError):
             parse(good + loaded)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_an_image_and_its_file_become_the_same_url(kind) -> None:
+    image, stream = Image.radial_gradient("L").convert("RGB"), io.BytesIO()
+    image.save(stream, kind, **({"quality": 90} if kind == "jpeg" else {}))
+    url = pages.data_url(image, kind)
+    assert url == pages.data_url(stream.getvalue(), kind)
+    with urlopen(url) as opened:
+        assert opened.headers["Content-Type"] == f"image/{kind}"
+        assert opened.read() == stream.getvalue()

@@ -31,7 +31,7 @@ def test_upload_type_click_and_see_maps_that_depend_on_the_sentence(page, cat) -
     for kind in ("attention", "patches"):
         assert (first["a rocket"][kind] != first["the face of a tabby cat"][kind]).any()
     shown = page.one("#result").text
-    numbers = r"text-conditioned\n-?\d+\.\d\d\nglobal\n-?\d+\.\d\d\nnothing matched\n\d+\.\d %"
+    numbers = r"text-conditioned\n-?\d+\.\d\d\nglobal\n-?\d+\.\d\d\nempty slot\n\d+\.\d %"
     assert len(re.findall(numbers, shown)) == 2, shown
     assert page.run("return document.querySelector('#result .map').naturalWidth") == 36, "the browser has decoded it"
 

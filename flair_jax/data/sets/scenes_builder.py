@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator
@@ -104,7 +105,8 @@ def prepare(data_dir: str | Path, config: str = "full") -> None:
       config: "full" or "small".
     """
     builder = Scenes(data_dir=str(data_dir), config=config, file_format="array_record")
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(None):  # TFDS prints there that it downloads, also what is drawn
+        builder.download_and_prepare()
 
 
 @dataclasses.dataclass(frozen=True)
