@@ -167,6 +167,7 @@ def test_captions_are_counted_as_the_model_reads_them(run, tmp_path, words_of, t
     assert status == 0, out
     wanted = f"16 captions of 8 images: {tokens} tokens each with start and end, median {tokens}; "
     assert f"{wanted}{longer} are longer than the context of 8, {lost} of all tokens are cut off" in out
+    assert "a step takes 8 images, more than the 1 sample: the same picture is in it several times" in out
 
 
 def test_wrong_fields(run, words, capsys, monkeypatch) -> None:
@@ -206,7 +207,7 @@ def test_broken_pictures_are_counted(run, tmp_path, caplog) -> None:
     assert status == 1
     assert problems(out)[0].startswith("the training data: 8 samples from number ")
     assert "from number 0 on cannot be used, the first for this reason: " in problems(out)[0]
-    assert ".jpg: cannot be read as a picture" in problems(out)[0]
+    assert ".jpg: the picture: cannot be read as a picture" in problems(out)[0]
     assert "; `flair-jax data check` names all" in problems(out)[0]
 
 
