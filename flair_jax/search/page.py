@@ -36,5 +36,7 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int, r
         within = hit.path.removeprefix(f"{root.rstrip('/')}/") if root else hit.path
         cards.append((hit, os.path.basename(hit.path), within, shown, pages.link(hit.path, output) if shown else ""))
     linked = any(to for *_, to in cards)
-    text = pages.render("search", "--html", sentence=sentence, cards=cards, indexed=f"{indexed:,}", linked=linked)
+    text = pages.render(
+        "search", "--html", sentence=sentence, cards=cards, indexed=f"{indexed:,}", root=root, linked=linked
+    )
     pages.write(output, text)
