@@ -162,6 +162,7 @@ def test_captions_are_counted_as_the_model_reads_them(run, tmp_path, words_of, t
     """With start and end, as the context is: 6 words fill the 8 tokens, and the end is never what is cut off."""
     said = json.dumps({"caption": " ".join(["a"] * words_of)}).encode()
     write_tar(tmp_path / "tars" / "0.tar", [("0.jpg", picture(0)), ("0.json", said)])
+    TarSource(f"{tmp_path / 'tars'}/0.tar", processes=1, progress=False)
     where = (f"--config.data.dir={tmp_path / 'tars'}", "--config.data.name=0.tar")
     status, out = run(*where, "--config.data.merged_sentences=1")
     assert status == 0, out
