@@ -43,8 +43,9 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
     for what, names in (("unknown", given - set(types)), ("missing", set(types) - given - optional)):
         if names:
             near = did_you_mean(min(names), types) if what == "unknown" else ""
+            fields = "field" if len(names) == 1 else "fields"
             raise ConfigError(
-                f"{where}: {what} field(s) {', '.join(sorted(names))}; `flair-jax configs default` lists all{near}"
+                f"{where}: {what} {fields} {', '.join(sorted(names))}; `flair-jax configs default` lists all{near}"
             )
     return kind(
         **{
