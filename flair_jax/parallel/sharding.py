@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.models.layout import BATCH_AXES
 from flair_jax.settings import MeshSettings
 
@@ -61,7 +61,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     if free > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ConfigError(f"config.mesh: {asked}; sizes are at least 1, and one of them may be -1")
     if len(devices) % fixed or (not free and fixed != len(devices)):
-        raise ConfigError(f"config.mesh: {asked} does not make {len(devices)} device(s)")
+        raise ConfigError(f"config.mesh: {asked} does not make {plural(len(devices), 'device')}")
     shape = [len(devices) // fixed if size == -1 else size for size in sizes]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:  # between slices only gradients and text features should travel
@@ -151,9 +151,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     found = jax.tree.map_with_path(leaf_sharding, tree)
     if large and jax.process_index() == 0:
         logging.warning(
-            "config.mesh: %d large array(s) of the optimiser's state, %.0f MB, are replicated on every device, because "
-            "they are not of a parameter's shape or the mesh does not divide them: %s",
-            len(large),
+            "config.mesh: every device holds a copy of %s of the optimiser's state, %.0f MB, for want of a parameter's "
+            "shape or a size that the mesh divides: %s",
+            plural(len(large), "large array"),
             sum(size for _, size in large) / 1e6,
             ", ".join(name for name, _ in large[:3]) + (", ..." if large[3:] else ""),
         )
@@ -211,6 +211,5 @@ def check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
     part = batch_size // accumulation_steps
     if batch_size % mesh.size or part % (mesh.shape["data"] * mesh.shape["fsdp"]):
         shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-        raise ConfigError(
-            f"config.batch_size={batch_size} in {accumulation_steps} part(s) does not divide over the mesh {shape}"
-        )
+        parts = plural(accumulation_steps, "part")
+        raise ConfigError(f"config.batch_size={batch_size} in {parts} does not divide over the mesh {shape}")
