@@ -156,8 +156,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     found = jax.tree.map_with_path(leaf_sharding, tree)
     if large and jax.process_index() == 0:
         logging.warning(
-            "config.mesh: every device holds all of %s of the optimiser's state, %.0f MB, which the mesh does not "
-            "divide or whose shape is no parameter's: %s",
+            "config.mesh: every device holds a copy of %s of the optimiser's state, %.0f MB, for want of a parameter's "
+            "shape or a size that the mesh divides: %s",
             plural(len(large), "large array"),
             sum(size for _, size in large) / 1e6,
             ", ".join(name for name, _ in large[:3]) + (", ..." if large[3:] else ""),

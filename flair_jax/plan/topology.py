@@ -50,9 +50,8 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         raise ConfigError(f"--topology {name}: expected one of {known} and a shape, as in v5e:16x16, or cpu:8")
     chips = slices * math.prod(map(int, shape.split("x")))
     if not 0 < chips <= _MOST_CHIPS:
-        raise ConfigError(
-            f"--topology {name}, {plural(slices, 'slice')}: {plural(chips, 'chip')}; there must be 1 to {_MOST_CHIPS:,}"
-        )
+        found = f"{plural(slices, 'slice')}: {plural(chips, 'chip')}"
+        raise ConfigError(f"--topology {name}, {found}; there must be 1 to {_MOST_CHIPS:,}")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
