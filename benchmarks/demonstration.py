@@ -28,7 +28,7 @@ from flair_jax.data.sets import scenes
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.demo.evaluation import ScenesResult
 from flair_jax.demo.recorded import FIGURES, MODEL, Recorded
-from flair_jax.demo.report import HEADING, Report, tables
+from flair_jax.demo.report import HEADING, tables
 from flair_jax.files import replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.train.logger import read_metrics
@@ -67,10 +67,9 @@ def main() -> None:
     )
     with replace_when_complete(FIGURES) as partial:
         partial.write_text(json.dumps(dataclasses.asdict(recorded), indent=1) + "\n", encoding="utf-8")
-    report = Report(recorded.models[0], recorded, shipped=False, parameters=0, losses=recorded.losses, examples=[])
-    *_, (_, rows) = tables(report)
-    for row in [list(HEADING), ["---"] * len(HEADING), *rows]:
-        print("|", " | ".join(row), "|")
+    *_, (_, rows) = tables(recorded.models[0], recorded)
+    for row in [HEADING, ["---"] * len(HEADING), *([name, *cells] for name, cells in rows)]:
+        print("|", " | ".join(map(str, row)), "|")
 
 
 def _without_unread_words(model: Flair, params: Params) -> Params:

@@ -14,6 +14,7 @@ from flair_jax.checkpoint import read_model_config
 from flair_jax.cli import main
 from flair_jax.data.sets import scenes_builder
 from flair_jax.demo import evaluation, report, run
+from flair_jax.demo.chart import chart
 from flair_jax.demo.recorded import MODEL, read_recorded
 from flair_jax.errors import AnotherRunError, CheckpointError
 from flair_jax.models.presets import PRESETS
@@ -57,7 +58,7 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
     assert float(pointing) > 60, "it has learned something"
     assert figures(printed, "pointing game")[-1] == pointing
     page = (output / "report.html").read_text()
-    assert f"<td>{pointing}</td>" in page
+    assert f'<td class="best">{pointing}</td>' in page
     pictures = [attributes for tag, attributes in parse(page).tags if tag == "img"]
     assert len(pictures) == 6 * 4
     assert all(each["src"].startswith("data:image/png;base64,") for each in pictures)
@@ -112,13 +113,73 @@ def test_chance_is_what_a_random_answer_gives(tmp_path) -> None:
     assert all(true != false for swaps in asked.swaps.values() for true, false in swaps)
 
 
-def test_what_is_not_learned_is_said() -> None:
+def test_what_is_not_learned_is_said_and_where_the_control_is_better() -> None:
     result = read_recorded().models[0]
     values = dict.fromkeys(result.text_conditioned, 95.0)
-    learned = dataclasses.replace(result, text_conditioned=values | {evaluation.words("place"): 81.0})
-    assert report.not_learned(learned) == "Learned least: place, 81 % where 50 % is chance."
-    missing = dataclasses.replace(result, text_conditioned=values | {evaluation.words("shape"): 53.0})
-    assert report.not_learned(missing).startswith("Not learned: shape (53 %), where 50 % is chance.")
+
+    def say(attribute: str, value: float, *controls: float) -> str:
+        changed = dataclasses.replace(result, text_conditioned=values | {evaluation.words(attribute): value})
+        by_global = [dataclasses.replace(result, by_global={evaluation.words(attribute): each}) for each in controls]
+        return report.not_learned(changed, by_global)
+
+    assert say("place", 81.04, 60.0, 80.0) == (
+        "Learned least: place, 81.0 % where 50 % is chance; the control has 70.0 % (60.0 to 80.0)."
+    )
+    assert "; the control is better there, with 82.0 % (80.0 to 84.0)." in say("place", 81.04, 80.0, 84.0)
+    assert say("shape", 53.0, 50.0).startswith("Not learned: shape (53 %), where 50 % is chance.")
+
+
+def test_the_best_of_each_row_is_marked_as_it_is_written() -> None:
+    recorded = read_recorded()
+    rows = {title: dict(rows) for title, rows in report.tables(recorded.models[0], recorded)}
+    words = rows["Telling a true sentence from one with a word changed"]
+    marked = {name: [cell.best for cell in cells] for name, cells in words.items()}
+    assert marked[evaluation.words("relation")] == [False, True, False, False]
+    assert marked[evaluation.words("background")] == [False, True, True, True], "all are written 100.0"
+    assert marked[evaluation.words("size")] == [False, False, False, True]
+    assert [cell.best for cell in rows["Looking at the object that a sentence names"]["mean IoU at 0.5"]][-1]
+
+
+def test_looking_counts_what_a_map_shows_that_is_not_named(tmp_path, monkeypatch) -> None:
+    scenes_builder.prepare(tmp_path, "small")
+    scenes = scenes_builder.read(tmp_path, "test", "small")
+    asked = evaluation.ScenesEvaluation(scenes)
+
+    class Everywhere:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def attention(self, pairs: list[tuple[int, str]]) -> np.ndarray:
+            return np.ones((len(pairs), 9, 9))
+
+    monkeypatch.setattr(evaluation, "_Scorer", Everywhere)
+    found = asked.look(None, None)
+    assert found.on_background == pytest.approx(found.background)
+    areas = [np.mean(each.mask == n + 1) for each in scenes for n in range(len(each.scene.objects))]
+    assert 0 < found.named < 100 * max(areas)
+    landmarks = [
+        [np.mean(each.mask == n + 1) for n, item in enumerate(each.scene.objects) if item.colour == "white"]
+        for each in scenes
+    ]
+    weights = [len(each.scene.objects) - 1 for each in scenes]
+    assert found.landmark == pytest.approx(100 * np.average([area for (area,) in landmarks], weights=weights))
+    said = report.looked(dataclasses.replace(found, on_background=found.background - 1))
+    assert "their spots do not say where it is" in said
+    assert "their spots" not in report.looked(dataclasses.replace(found, on_background=found.background + 1))
+
+
+def test_a_chart_has_round_numbers_and_room() -> None:
+    drawn = chart({"recorded": [(20, 7.9), (200, 2.0), (1500, 1.7)], "here": [(20, 7.9)]})
+    assert [tick.label for tick in drawn["across"]] == ["20", "50", "100", "200", "500", "1,000"]
+    assert [tick.label for tick in drawn["up"]] == ["0", "2", "4", "6", "8"]
+    assert 0 == drawn["across"][0].at < drawn["across"][-1].at < 100
+    assert drawn["up"][-1].at < 100
+    points = re.findall(r"[\d.]+,[\d.]+", drawn["curves"]["recorded"])
+    assert points[0].startswith("0.00,")
+    assert float(points[0].split(",")[1]) > 4
+    assert points[-1].startswith("100.00,")
+    assert drawn["curves"]["here"].startswith(f"M{points[0]} "), "one point is a dot"
+    chart({"recorded": [(1, 0.5)]})
 
 
 PLACES = {(0, 0): "upper left", (2, 3): "upper center", (3, 6): "middle right", (8, 8): "lower right"}

@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from flair_jax.commands.parser import positive
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 
 if TYPE_CHECKING:
     from flair_jax.data.lengths import CaptionLengths, PackingAdvice
@@ -76,8 +76,9 @@ def read_drawing(options: argparse.Namespace) -> Drawing:
     groups = sharing * run.accumulation_steps
     if not groups or options.devices % max(run.mesh.tensor, 1) or run.batch_size % groups:
         raise ConfigError(
-            f"--devices {options.devices}: config.batch_size={run.batch_size} in {run.accumulation_steps} part(s) does "
-            f"not divide over them with config.mesh.tensor={run.mesh.tensor}; name the number of devices that train"
+            f"--devices {options.devices}: config.batch_size={run.batch_size} in "
+            f"{plural(run.accumulation_steps, 'part')} does not divide over them with "
+            f"config.mesh.tensor={run.mesh.tensor}; name the number of devices that train"
         )
     return Drawing(run, row_tokens, run.batch_size // groups, groups)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flair_jax.commands.parser import Commands, add_command, path
+from flair_jax.errors import plural
 
 if TYPE_CHECKING:
     from flair_jax.train.status import Status
@@ -59,6 +60,8 @@ def _state(status: Status) -> str:
 
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
+    from flair_jax.train.logger import evaluation_in_words
+
     run, metrics = status.run, status.metrics
     if run:
         rate = f"{run.get('optimizer.name', 'adamw')} at {run.get('optimizer.learning_rate')}"
@@ -71,8 +74,8 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "speed", _speed(metrics)
     if status.losses:
         yield "loss", ", ".join(f"{loss:.3f} at {step:,}" for step, loss in list(status.losses.items())[-4:])
-    if evaluation := [name for name in metrics if name.startswith("evaluation/") and not name.endswith("_ties")]:
-        yield "evaluation", ", ".join(f"{name.removeprefix('evaluation/')} {metrics[name]:.3f}" for name in evaluation)
+    if words := evaluation_in_words(metrics):
+        yield "evaluation", words
     if "memory/peak_bytes_in_use" in metrics:
         yield "memory", _memory(metrics)
     yield from _checkpoints(status)
@@ -112,15 +115,16 @@ def _checkpoints(status: Status) -> Iterator[tuple[str, str]]:
     if not status.saved:
         yield "checkpoints", "none yet"
     for number, each in enumerate(status.saved):
-        yield "" if number else "checkpoints", f"step {each.step:,}: {each.bytes / 1e6:,.1f} MB in {each.files} files"
+        size = f"{each.bytes / 1e6:,.1f} MB in {plural(each.files, 'file')}"
+        yield "" if number else "checkpoints", f"step {each.step:,}: {size}"
     if status.unfinished:
         yield "", f"being saved, or cut off: {', '.join(status.unfinished)}"
 
 
 def _starts(status: Status) -> Iterator[tuple[str, str]]:
-    words = f"restarted {status.restarts} time(s)"
+    words = f"restarted {plural(status.restarts, 'time')}"
     if status.repeated_steps:
-        words += f", {status.repeated_steps:,} step(s) lost and repeated"
+        words += f", {plural(status.repeated_steps, 'step')} lost and repeated"
     if status.goodput is not None:
         words += f"; goodput {100 * status.goodput:.1f} %"
     yield "starts", words

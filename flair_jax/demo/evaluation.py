@@ -10,6 +10,7 @@ import numpy as np
 
 from flair_jax.data.sets.scenes import (
     BACKGROUNDS,
+    LANDMARK,
     NAMED_BY,
     RELATIONS,
     VALUES,
@@ -67,6 +68,25 @@ class ScenesResult:
     chance: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Looking:
+    """Where maps are high that the sentence does not speak of; means, in per cent.
+
+    Attributes:
+      on_background: attention on the background, of sentences about it.
+      background: how much of the picture it covers.
+      named: attention on an object named by shape and place.
+      landmark: then on the white object beside it, to which relations are told.
+      other: then on each further object.
+    """
+
+    on_background: float
+    background: float
+    named: float
+    landmark: float
+    other: float
+
+
 class ScenesEvaluation:
     """Held-out scenes, and the questions asked about them, the same for every model."""
 
@@ -103,6 +123,35 @@ class ScenesEvaluation:
             values[1],
             self._chance(model.config.vision.grid),
         )
+
+    def look(self, model: Flair, params: Params) -> Looking:
+        """Measures what maps show besides what is named."""
+        scorer = _Scorer(model, params, [labelled.pixels for labelled in self.scenes])
+        asked = [(number, describe_background(each.scene)) for number, each in enumerate(self.scenes)]
+        on_background = [
+            1 - self._by_object(number, attention).sum()
+            for (number, _), attention in zip(asked, scorer.attention(asked), strict=True)
+        ]
+        looks = [[item.colour == LANDMARK for item in each.scene.objects] for each in self.scenes]
+        objects = [(number, item) for number, item in self.objects if not looks[number][item]]
+        asked = [
+            (number, describe_object(self.scenes[number].scene.objects[item], _NAMED[BY_SHAPE_AND_PLACE]))
+            for number, item in objects
+        ]
+        found: dict[str, list[float]] = {"named": [], "landmark": [], "other": []}
+        for (number, item), attention in zip(objects, scorer.attention(asked), strict=True):
+            for other, share in enumerate(self._by_object(number, attention)):
+                found["named" if other == item else "landmark" if looks[number][other] else "other"].append(share)
+        return Looking(
+            100 * float(np.mean(on_background)),
+            100 * float(np.mean([each.mask == 0 for each in self.scenes])),
+            **{name: 100 * float(np.mean(shares)) for name, shares in found.items()},
+        )
+
+    def _by_object(self, number: int, attention: np.ndarray) -> np.ndarray:
+        """Shares of a map [G, G] that fall on each object of a scene."""
+        labelled = self.scenes[number]
+        return attention_by_object(attention / attention.sum(), labelled.mask, len(labelled.scene.objects))
 
     def _retrieval(self, scorer: _Scorer, mode: str) -> dict[str, float]:
         captions = [labelled.long_caption for labelled in self.scenes]

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,8 @@ from flair_jax.data.sets.scenes import COLUMNS, ROWS, describe_background, descr
 from flair_jax.data.sets.scenes_builder import LabelledScene
 from flair_jax.data.tokenizer import tokenize_for
 from flair_jax.demo import evaluation
-from flair_jax.demo.evaluation import ATTRIBUTES, ScenesResult, words
+from flair_jax.demo.chart import chart
+from flair_jax.demo.evaluation import ATTRIBUTES, Looking, ScenesResult, words
 from flair_jax.demo.recorded import Recorded
 from flair_jax.models.flair import Flair, Params
 from flair_jax.packages import import_jinja
@@ -52,6 +54,7 @@ class Report:
 
     Attributes:
       result: of a model, measured now.
+      looking: of the same.
       recorded: what was measured where training was run to the end.
       shipped: whether the model is the one that is shipped.
       parameters: how many it has.
@@ -60,6 +63,7 @@ class Report:
     """
 
     result: ScenesResult
+    looking: Looking
     recorded: Recorded
     shipped: bool
     parameters: int
@@ -97,40 +101,72 @@ _TABLES: dict[str, tuple[str, ...]] = {
 HEADING = ("per cent", "chance", "control", "FLAIR, global", "FLAIR, text-conditioned")
 
 
-def tables(report: Report) -> Iterator[tuple[str, list[list[str]]]]:
-    """Title and rows of each table; `HEADING` is the heading of all.
+class Cell(NamedTuple):
+    """A figure of a table.
+
+    Attributes:
+      text: the figure, or "-" where there is none.
+      range: of several trainings, or "".
+      best: whether no other of the row is higher, as they are written.
+    """
+
+    text: str
+    range: str = ""
+    best: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.range}".rstrip()
+
+
+def tables(result: ScenesResult, recorded: Recorded) -> Iterator[tuple[str, list[tuple[str, list[Cell]]]]]:
+    """Title and rows of each table, a row being a name and cells; `HEADING` is the heading of all.
 
     First the model's own figures, beside the mean of the controls, then means over seeds, with the range.
     """
-    controls, models, result = report.recorded.controls, report.recorded.models, report.result
+    controls, models = recorded.controls, recorded.models
     for title, names in _TABLES.items():
         rows = []
         for name in names:
-            mean, _ = _over_seeds(controls, name, global_first=True)
+            control = _over_seeds(controls, name, global_first=True)
             values = (result.chance.get(name), result.by_global.get(name), result.text_conditioned[name])
-            chance, by_global, conditioned = ("-" if value is None else f"{value:.1f}" for value in values)
-            rows.append([name, chance, mean, by_global, conditioned])
+            chance, by_global, conditioned = (_cell(value) for value in values)
+            rows.append((name, _with_best([chance, Cell(control.text), by_global, conditioned])))
         yield title, rows
     rows = []
     for name in (name for names in _TABLES.values() for name in names):
-        chance = f"{result.chance[name]:.1f}" if name in result.chance else "-"
-        cells = [" ".join(_over_seeds(controls, name, global_first=True))]
-        cells.append(" ".join(_over_seeds(models, name, global_first=True)) if name in result.by_global else "-")
-        rows.append([name, chance, *cells, " ".join(_over_seeds(models, name, global_first=False))])
+        by_global = _over_seeds(models, name, global_first=True) if name in result.by_global else _cell(None)
+        control, conditioned = (
+            _over_seeds(results, name, global_first=first) for results, first in ((controls, True), (models, False))
+        )
+        rows.append((name, _with_best([_cell(result.chance.get(name)), control, by_global, conditioned])))
     yield f"Means of {len(models)} trainings with different seeds, and their ranges", rows
 
 
-def _over_seeds(results: Sequence[ScenesResult], name: str, *, global_first: bool) -> tuple[str, str]:
+def _cell(value: float | None) -> Cell:
+    return Cell("-" if value is None else f"{value:.1f}")
+
+
+def _with_best(cells: list[Cell]) -> list[Cell]:
+    highest = max(float(cell.text) for cell in cells if cell.text != "-")
+    return [cell._replace(best=cell.text != "-" and float(cell.text) == highest) for cell in cells]
+
+
+def _over_seeds(results: Sequence[ScenesResult], name: str, *, global_first: bool) -> Cell:
     """The mean of a metric, and its range; by global features if asked for, where they can answer."""
     values = [
         result.by_global[name] if global_first and name in result.by_global else result.text_conditioned[name]
         for result in results
     ]
-    return f"{np.mean(values):.1f}", f"({min(values):.1f} to {max(values):.1f})"
+    return Cell(f"{np.mean(values):.1f}", f"({min(values):.1f} to {max(values):.1f})")
 
 
-def not_learned(result: ScenesResult) -> str:
-    """A sentence about the kinds of words that the model did not learn, or learned little of."""
+def not_learned(result: ScenesResult, controls: Sequence[ScenesResult]) -> str:
+    """A sentence about the kinds of words that the model did not learn, or learned little of.
+
+    Args:
+      result: of the model.
+      controls: beside which it is seen.
+    """
     values = {name: result.text_conditioned[words(name)] for name in ATTRIBUTES}
     missing = [f"{name} ({value:.0f} %)" for name, value in values.items() if value < _LEARNED]
     if missing:
@@ -139,7 +175,24 @@ def not_learned(result: ScenesResult) -> str:
             "the maps is not."
         )
     weakest = min(values, key=lambda name: values[name])
-    return f"Learned least: {weakest}, {values[weakest]:.0f} % where 50 % is chance."
+    control = _over_seeds(controls, words(weakest), global_first=True)
+    beside = "is better there, with" if float(control.text) > values[weakest] else "has"
+    return (
+        f"Learned least: {weakest}, {values[weakest]:.1f} % where 50 % is chance; the control {beside} "
+        f"{control.text} % {control.range}."
+    )
+
+
+def looked(looking: Looking) -> str:
+    """Sentences about what the maps show that the words beside them do not name."""
+    less = looking.on_background < looking.background
+    return (
+        f"Sentences about the background put {looking.on_background:.0f} % of their attention on it, which covers "
+        f"{looking.background:.0f} % of a picture{':' if less else '.'} "
+        + ("their spots do not say where it is. " if less else "")
+        + f"Named by shape and place, an object has {looking.named:.0f} % of the attention, and the white object "
+        f"{looking.landmark:.0f} %, though it is not asked for; each further object has {looking.other:.0f} %."
+    )
 
 
 def repeated(report: Report) -> str:
@@ -148,6 +201,10 @@ def repeated(report: Report) -> str:
     known = dict(report.recorded.losses)
     beside = f"; {known[step]:.4f} was recorded" if step in known else ""
     return f"Training here: loss {loss:.4f} after {step:,} of {report.recorded.losses[-1][0]:,} steps{beside}."
+
+
+def _learned(report: Report) -> str:
+    return not_learned(report.result, report.recorded.controls)
 
 
 def facts(report: Report) -> list[str]:
@@ -171,16 +228,14 @@ def facts(report: Report) -> list[str]:
 
 def print_tables(report: Report) -> None:
     """Prints all tables, as wide as they need to be, and what else there is to say."""
-    for title, rows in tables(report):
-        widths = [max(len(row[column]) for row in [list(HEADING), *rows]) for column in range(len(HEADING))]
+    for title, rows in tables(report.result, report.recorded):
+        texts = [list(HEADING), *([name, *map(str, cells)] for name, cells in rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         print(f"\n{title}")
-        for row in [list(HEADING), *rows]:
-            cells = [
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  " + "  ".join(cells))
-    print("", not_learned(report.result), *facts(report), sep="\n")
+        for name, *cells in texts:
+            padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+            print("  " + "  ".join([name.ljust(widths[0]), *padded]))
+    print("", _learned(report), looked(report.looking), *facts(report), sep="\n")
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -202,10 +257,14 @@ def write_report(path: Path, report: Report) -> None:
         *_NEEDS_JINJA,
         scenes=report.result.scenes,
         heading=HEADING,
-        tables=list(tables(report)),
+        tables=[
+            (title, [[name, *cells] for name, cells in rows]) for title, rows in tables(report.result, report.recorded)
+        ],
         examples=shown,
-        facts=[*facts(report), not_learned(report.result)],
-        curves=_curves(report.recorded.losses, report.losses),
+        looked=looked(report.looking),
+        learned=_learned(report),
+        facts=facts(report),
+        chart=chart({"recorded": report.recorded.losses, "here": report.losses}),
         controls=len(report.recorded.controls),
     )
     pages.write(path, text)
@@ -231,14 +290,3 @@ def _png(pixels: np.ndarray) -> str:
     side = (_SHOWN, _SHOWN * picture.height // picture.width)
     shown = picture.resize(side, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
     return pages.data_url(shown, "png")
-
-
-def _curves(*curves: Sequence[tuple[int, float]]) -> dict[str, object]:
-    """Points of losses over steps for an SVG of 100 x 100, and the axes' ends."""
-    last = max(step for curve in curves for step, _ in curve)
-    highest = max(loss for curve in curves for _, loss in curve)
-    points = [
-        " ".join(f"{100 * step / last:.2f},{100 - 100 * loss / highest:.2f}" for step, loss in curve)
-        for curve in curves
-    ]
-    return {"last": last, "highest": highest, "points": points}

@@ -68,12 +68,12 @@ def run_demo(output: Path, *, full: bool = False, control: bool = False, seed: i
     _keep_model(output / "model", outcome.checkpoint if full else None, seed)
     model, params = flair_jax.load(output / "model")
     evaluation = ScenesEvaluation(held_out)
-    result = evaluation.run(model, params)
-    _write(output / "metrics.json", result)
+    _write(output / "metrics.json", result := evaluation.run(model, params))
     if full and control:
         _write(output / "control.json", evaluation.run(*flair_jax.load(of_control.checkpoint)))
     report = Report(
         result=result,
+        looking=evaluation.look(model, params),
         recorded=read_recorded(),
         shipped=not full,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),

@@ -133,7 +133,7 @@ def _newest_whole(found: Findings, workdir: Path, saved: list[Saved]) -> Path | 
 def _check_never_had_any(workdir: Path, saved: list[Saved]) -> None:
     if saved:
         raise CheckpointError(
-            f"{workdir / RUN_FOLDER}: none of {plural(len(saved), 'checkpoint')} is whole; put back a copy of one, or "
+            f"{workdir / RUN_FOLDER}: none of the checkpoints there is whole; put back a copy of one, or "
             "start the run again in another --workdir"
         )
     aside = workdir / "damaged"

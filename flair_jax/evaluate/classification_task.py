@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flair_jax.data.sets.classification import CLASSIFICATION_SETS
+from flair_jax.data.sets.classification import CLASSIFICATION_SETS, ClassificationData, ClassificationSet
+from flair_jax.errors import DatasetError
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
 from flair_jax.evaluate.task import Figure, Task
@@ -29,12 +30,22 @@ def task(class_names: str | None = None) -> Task:
     return Task(
         "classify",
         CLASSIFICATION_SETS,
-        lambda entry, folder: entry.load(folder, class_names),
+        lambda entry, folder: _load(entry, folder, class_names),
         classify,
         result,
         table,
         figures,
     )
+
+
+def _load(entry: ClassificationSet, folder: Path, class_names: str | None) -> ClassificationData:
+    data = entry.load(folder, class_names)
+    if len(set(data.names)) == 1:
+        raise DatasetError(
+            f"{folder}: all pictures are of one class, {data.names[0]}, so that there is nothing to choose; --data-dir "
+            "is the folder in which each class has its own"
+        )
+    return data
 
 
 def result(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from flair_jax.errors import ConfigError, FlairError
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.module import FlairModule
-from flair_jax.models.normalize import normalize
+from flair_jax.models.normalize import check_images, normalize
 from flair_jax.models.pooling import Pooling, PreparedTexts
 from flair_jax.models.tokens import PackedTexts, find_end
 
@@ -105,9 +105,9 @@ class Flair:
             interpolated as in the PyTorch release.
 
         Raises:
-          FlairError: if the shape is not that of images in whole patches.
+          FlairError: if the shape is not that of images in whole patches, or they are pixels, not normalised.
         """
-        self._check_images(images)
+        check_images(images, self.config.vision.patch_size)
         return self._apply(params, lambda module, images: module.vision(images), images)
 
     def encode_patches(
@@ -124,7 +124,7 @@ class Flair:
           ConfigError: see `check_patches`.
         """
         self.check_patches()
-        self._check_images(images)
+        check_images(images, self.config.vision.patch_size)
         return self._apply(params, lambda module, *arrays: module.vision.of_patches(*arrays), images, kept)
 
     def check_patches(self) -> None:
@@ -209,7 +209,7 @@ class Flair:
         self, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
     ) -> Float[Array, "B N"]:
         """Text-conditioned logits: s * cos(pool(image, text), text) + b, with s = exp(logit_scale), b = logit_bias."""
-        self._check_images(images)
+        check_images(images, self.config.vision.patch_size)
         self._check_tokens(tokens)
         return self._apply(params, lambda module, *arrays: module(*arrays), images, tokens)
 
@@ -217,7 +217,7 @@ class Flair:
         self, params: Params, images: Float[AnyArray, "B S1 S2 3"], tokens: Int[AnyArray, "N T"]
     ) -> Float[Array, "B N"]:
         """Logits of the global tokens, as in CLIP: s * cos(image, text). The PyTorch release adds no bias here."""
-        self._check_images(images)
+        check_images(images, self.config.vision.patch_size)
         self._check_tokens(tokens)
         return self._apply(params, lambda module, *arrays: module.global_logits(*arrays), images, tokens)
 
@@ -283,14 +283,6 @@ class Flair:
         precision = "highest" if self.config.dtype == "float32" else "default"
         with jax.default_matmul_precision(precision):
             return nn.apply(method, self.module)({"params": params}, *map(jnp.asarray, arrays))
-
-    def _check_images(self, images: AnyArray) -> None:
-        patch = self.config.vision.patch_size
-        shape = jnp.shape(images)
-        if len(shape) != 4 or shape[3] != 3 or shape[1] % patch or shape[2] % patch or 0 in shape[1:3]:
-            raise FlairError(
-                f"images have shape {shape}; expected [B, S, S, 3] with S a multiple of the patch size {patch}"
-            )
 
     def _check_tokens(self, tokens: AnyArray) -> None:
         shape, longest = jnp.shape(tokens), self.config.text.context_length

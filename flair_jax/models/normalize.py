@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from flair_jax.errors import FlairError
 from flair_jax.models.config import VisionConfig
 
 
@@ -27,10 +28,33 @@ def normalize(
 
     Returns:
       float32, of the same shape.
+
+    Raises:
+      FlairError: if they are no whole numbers, as those that are normalised already.
     """
+    if not jnp.issubdtype(jnp.result_type(pixels), jnp.integer):
+        raise FlairError(
+            f"pixels are {jnp.result_type(pixels)}; expected whole numbers from 0 to 255, as flair_jax.preprocess "
+            "gives them, and normalised once"
+        )
     scaled = jnp.asarray(pixels, jnp.float32) / 255
     means, deviations = (jnp.broadcast_to(jnp.array(each), scaled.shape) for each in (mean, std))
     return (scaled - means) / deviations
+
+
+def check_images(images: Float[Array | np.ndarray, "B S1 S2 3"], patch: int) -> None:
+    """Checks what the image tower is given, when it is traced.
+
+    Raises:
+      FlairError: unless they are normalised images in whole patches of `patch` pixels.
+    """
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise FlairError(f"images are {dtype}, as pixels are before model.normalize; give model.normalize(pixels)")
+    if len(shape) != 4 or shape[3] != 3 or shape[1] % patch or shape[2] % patch or 0 in shape[1:3]:
+        raise FlairError(
+            f"images have shape {shape}; expected [B, S, S, 3] with S a multiple of the patch size {patch}"
+        )
 
 
 def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

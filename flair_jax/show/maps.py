@@ -66,7 +66,7 @@ def attention_maps(
       tokens: from `flair_jax.tokenize`.
 
     Raises:
-      FlairError: if the shape of `images` or `tokens` does not fit the model.
+      FlairError: if the shape of `images` or `tokens` does not fit the model, or the images are not normalised.
     """
     _, local = model.encode_image(params, images)
     _, weights = model.pool_with_weights(params, local, model.encode_text(params, tokens))

@@ -153,8 +153,8 @@ class RunCheckpoints:
         """Raises CheckpointError if there are checkpoints, damaged or set aside: the run would start from step 1."""
         if damaged:
             raise CheckpointError(
-                f"{self._folder}: none of the {len(damaged)} checkpoint(s) is whole; put back a copy of one, or start "
-                "the run again in another --workdir"
+                f"{self._folder}: none of the checkpoints there is whole; put back a copy of one, or start the run "
+                "again in another --workdir"
             )
         aside = max(self._hosts.gather(len(list(self._aside.iterdir())) if self._aside.is_dir() else 0))
         if aside:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
+import jax
+
 from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import join_cluster
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flags import TrainOptions
-from flair_jax.train.run import train
+from flair_jax.train.logger import METRICS, read_metrics
+from flair_jax.train.run import Outcome, train
 from flair_jax.train.startup import Startup
 from flair_jax.train.surroundings import no_tracebacks_logged
 
 
 def run_from_flags(options: TrainOptions, began: float) -> int:
-    """Runs the training that a command line asks for, prints its newest checkpoint, and returns the exit status.
+    """Runs the training that a command line asks for, and returns the exit status.
+
+    What it prints ends with a line for programs, the path of the newest checkpoint; before it people read how far the
+    run got, and what to do with it.
 
     Args:
       options: the command line.
@@ -34,5 +43,14 @@ def run_from_flags(options: TrainOptions, began: float) -> int:
             stopped_status=options.stopped_status,
             startup=startup,
         )
+    if jax.process_index() == 0:
+        _say_what_next(options.workdir, outcome)
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status
+
+
+def _say_what_next(workdir: Path, outcome: Outcome) -> None:
+    folder, losses = shlex.quote(str(workdir)), [line["loss"] for line in read_metrics(workdir) if "loss" in line]
+    loss = f", loss {losses[-1]:.3f}" if losses else ""
+    print(f"step {int(outcome.checkpoint.name):,} is done and saved{loss}; the metrics are in {workdir / METRICS}")
+    print(f"next: flair-jax status {folder}, or flair-jax evaluate --checkpoint {folder} --dataset NAME --data-dir DIR")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flair_jax.errors import CheckpointError, ConfigError
+from flair_jax.errors import CheckpointError, ConfigError, plural
 from flair_jax.models.flair import Flair, Params
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import TrainSettings
@@ -71,7 +71,7 @@ def _put(target: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
 
 
 def _say(path: Path, found: TrainingFile, settings: TrainSettings) -> None:
-    epoch = "" if found.epoch is None else f", {found.epoch} epoch(s)"
+    epoch = "" if found.epoch is None else f", {plural(found.epoch, 'epoch')}"
     logging.warning("%s: going on after %s updates%s", path, f"{found.updates:,}", epoch)
     for name, value in found.hyper.items():
         asked = getattr(settings.optimizer, name)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flair_jax.errors import CheckpointError
+from flair_jax.errors import CheckpointError, plural
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.parallel.processes import Processes
 from flair_jax.train.background import Background
@@ -58,7 +58,8 @@ class Health:
         self._workdir, self._startup, self._background = workdir, startup, background
         self._active = Processes.all().index == 0
         self._steps = run["total_steps"]
-        on = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), {jax.process_count()} process(es)"
+        devices = plural(jax.device_count(), f"{jax.devices()[0].device_kind} device")
+        on = f"{devices}, {plural(jax.process_count(), 'process')}"
         self._start = Start(startup.began, first, first, elsewhere=dict.fromkeys(_ELSEWHERE, 0.0), on=on)
         self._earlier = self._read() if self._active else []
         self._record = Record(run, [*self._earlier, self._start])

@@ -10,20 +10,20 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from flair_jax.buckets import is_remote
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.packages import how_to_install, versions
 from flair_jax.progress import ProgressBar
 from flair_jax.train.appended import open_appended
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
-_TRAIN = "train"
+_TRAIN, _EVALUATION = "train", "evaluation/"
 
 
 class MetricLogger:
@@ -41,7 +41,7 @@ class MetricLogger:
         Args:
           workdir: the run's folder.
           first_step: steps already done.
-          steps: steps of the whole run.
+          steps: steps that are done when this start of the run ends.
           wandb_project: Weights & Biases' project; none if empty.
           active: False on all processes but one; then nothing is written or shown.
 
@@ -49,7 +49,7 @@ class MetricLogger:
           ConfigError: if `wandb_project` is given and wandb is not installed.
           StorageError: if the folder cannot be written to.
         """
-        self._active = active
+        self._active, self._shown = active, dict[str, str]()
         self._wandb = import_wandb() if wandb_project and active else None
         self._bar = ProgressBar(
             total=steps, done=first_step, description=_TRAIN, unit="step", shown=active, smoothing=0.1
@@ -83,11 +83,15 @@ class MetricLogger:
                 self._wandb.finish()
 
     def advance(self, images: int) -> None:
-        """Advances the progress bar by one step of this many images."""
+        """Advances the progress bar by one step of this many images; it shows the loss that was logged last."""
         self._bar.update()
-        rate = self._bar.format_dict["rate"]
-        if rate:
-            self._bar.set_postfix({"images/s": f"{rate * images:.1f}"}, refresh=False)
+        if rate := self._bar.format_dict["rate"]:
+            self._show_beside("images/s", f"{rate * images:.1f}")
+
+    def _show_beside(self, name: str, value: str) -> None:
+        """Shows a number at the bar's end from its next state on."""
+        self._shown[name] = value
+        self._bar.set_postfix(self._shown, refresh=False)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Logs scalars of a step.
@@ -97,6 +101,8 @@ class MetricLogger:
         """
         if not self._active:
             return
+        if "loss" in values:
+            self._show_beside("loss", f"{values['loss']:.3f}")
         with writing(f"{self._path}: the metrics of step {step:,} cannot be written"):
             anew = self._lines.write(json.dumps({"step": step, **values}).encode() + b"\n")
             self._board.write(step, values)
@@ -137,6 +143,19 @@ class MetricLogger:
             self._bar.write(text)
 
 
+def evaluation_in_words(values: Mapping[str, float]) -> str:
+    """The metrics of evaluations among a run's, for people, but for ties, and for what cuts nothing off; "" if none.
+
+    Args:
+      values: metrics by name; those of evaluations begin with "evaluation/".
+    """
+    return ", ".join(
+        f"{name.removeprefix(_EVALUATION)} {value:.3f}"
+        for name, value in values.items()
+        if name.startswith(_EVALUATION) and not name.endswith("_ties") and (value or not name.endswith("_cut_off"))
+    )
+
+
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines that were logged, oldest first.
 
@@ -156,8 +175,11 @@ def parse_metrics(content: bytes) -> tuple[list[dict[str, Any]], str]:
     *lines, _ = content.split(b"\n")
     parsed = [_parse(line) for line in lines]
     damaged = [number for number, values in enumerate(parsed, 1) if values is None]
-    words = f"{len(damaged)} line(s) are damaged and left out; the first is line {damaged[0]}" if damaged else ""
-    return [values for values in parsed if values is not None], words
+    whole = [values for values in parsed if values is not None]
+    if not damaged:
+        return whole, ""
+    are = "is" if len(damaged) == 1 else "are"
+    return whole, f"{plural(len(damaged), 'line')} {are} damaged and left out; the first is line {damaged[0]}"
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

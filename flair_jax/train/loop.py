@@ -19,7 +19,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.evaluation import RunEvaluation
-from flair_jax.train.logger import MetricLogger
+from flair_jax.train.logger import MetricLogger, evaluation_in_words
 from flair_jax.train.meter import Meter
 from flair_jax.train.preemption import Preempted, Preemption
 from flair_jax.train.profile import Profiler
@@ -132,7 +132,9 @@ class Run:
     def _evaluated(self, evaluation: RunEvaluation, state: TrainState, done: int) -> dict[str, float]:
         try:
             with self.preemption.may_break():
-                return evaluation.run(state.evaluated)
+                values = evaluation.run(state.evaluated)
+            self.logger.say(f"evaluated after step {done:,}: {evaluation_in_words(values)}")
+            return values
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             which = f"the evaluation {evaluation.name}".rstrip()

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.models.flair import Params
 
 # The fields that a state has beside a leaf's, the leaf's own, and the path below it: ("count,mu,nu", "mu", "vision",
@@ -126,4 +126,4 @@ def _groups(names: Iterable[_Name], kept: Collection[_Name], what: str) -> list[
     """What became of fields, and of the towers in fields of which something is kept, in words."""
     in_part = {name[:2] for name in kept}
     groups = Counter("/".join(name[1 : 3 if name[:2] in in_part else 2]) for name in names if name[:2] != _STEPS)
-    return [f"{group} ({count} array(s)) {what}" for group, count in sorted(groups.items())]
+    return [f"{group} ({plural(count, 'array')}) {what}" for group, count in sorted(groups.items())]

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import jax
 
+from flair_jax.errors import plural
 from flair_jax.files import replace_when_complete
 from flair_jax.parallel.processes import Processes
 from flair_jax.train.logger import MetricLogger
@@ -92,7 +93,7 @@ class Profiler:
         except Exception as error:  # of the profiler, the disk or the bucket
             self._fail(error)
         else:
-            self._logger.say(f"profile: {len(files)} file(s) in {self._workdir / 'plugins' / 'profile'}")
+            self._logger.say(f"profile: {plural(len(files), 'file')} in {self._workdir / 'plugins' / 'profile'}")
         finally:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)

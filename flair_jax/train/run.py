@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from flair_jax.buckets import is_for_orbax
 from flair_jax.compiling import compiling, on_devices
 from flair_jax.data.sources import Source
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.files import expand
 from flair_jax.models.attention import describe_choices
 from flair_jax.models.flair import Flair
@@ -205,7 +205,7 @@ def _train_from(
         MetricLogger(
             workdir,
             first_step=first,
-            steps=setup.steps,
+            steps=last,
             wandb_project=settings.wandb_project,
             active=jax.process_index() == 0,
         ) as logger,
@@ -217,9 +217,11 @@ def _train_from(
         startup.show = logger.show
         logger.say(
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
-            f"{sum(map(len, setup.sources)):,} samples, {setup.steps:,} steps of {settings.batch_size} images on "
-            f"{setup.mesh.size} {jax.devices()[0].device_kind} device(s)"
+            f"{plural(sum(map(len, setup.sources)), 'sample')}, {plural(setup.steps, 'step')} of "
+            f"{plural(settings.batch_size, 'image')} on "
+            f"{plural(setup.mesh.size, f'{jax.devices()[0].device_kind} device')}"
             + (f"; resuming after step {first:,}" if first else "")
+            + (f"; this call stops after step {last:,}" if last < setup.steps else "")
             + ("; evaluations take the average of the parameters" if state.ema is not None else "")
         )
         logger.say(setup.attention)

@@ -152,7 +152,7 @@ def test_stats_recommend_what_to_set(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--devices=7",), "--devices 7: config.batch_size=1024 in 1 part(s) does not divide over them"),
+        (("--devices=7",), "--devices 7: config.batch_size=1024 in 1 part does not divide over them"),
         (("--devices=4", "--config.mesh.tensor=3"), "does not divide over them with config.mesh.tensor=3"),
         (("--config.batchsize=8",), "--config.batchsize: no such field"),
         (("--config=nothing",), "--config=nothing: no such configuration file"),

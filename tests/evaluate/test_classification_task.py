@@ -187,6 +187,16 @@ def test_a_killed_run_resumes_where_it_was(small_checkpoint, folders, tmp_path, 
     assert not (tmp_path / "killed.json.partial").exists()
 
 
+def test_one_class_leaves_nothing_to_choose(small_checkpoint, tmp_path, capsys) -> None:
+    write_folders(tmp_path / "above", tuple(COLOURS)[:1], each=3)
+    for names in ([], ["--class-names", str(tmp_path / "names")]):
+        (tmp_path / "names").write_text("anything\n")
+        common = ("--dataset", "folder", "--data-dir", tmp_path / "above", "--output", tmp_path / "out.json")
+        assert evaluate(small_checkpoint, *common, *names) == 2
+        assert "above: all pictures are of one class, " in capsys.readouterr().err
+        assert not list(tmp_path.glob("out*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

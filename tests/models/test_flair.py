@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from numeric import assert_close
@@ -14,6 +15,8 @@ from flair_jax.models.flair import Flair
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.resize import resize_position_embedding
 from flair_jax.models.transformer import ACTIVATIONS
+from flair_jax.scoring.scorer import Retriever
+from flair_jax.show.maps import attention_maps
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +157,21 @@ def test_wrong_shapes_are_named(small_model) -> None:
         model.encode_image(params, jnp.zeros((1, 33, 32, 3)))
     with pytest.raises(FlairError, match=r"tokens have shape \(1, 78\).*T from 1 to 77"):
         model.encode_text(params, jnp.zeros((1, 78), jnp.int32))
+
+
+def test_pixels_are_normalised_once(small_model, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for users: the tests alone check annotations
+    model, params = small_model
+    pixels, tokens = np.zeros((1, 32, 32, 3), np.uint8), np.ones((1, 77), np.int32)
+    for method in (model.logits, model.global_logits, jax.jit(model.logits), functools.partial(attention_maps, model)):
+        with pytest.raises(FlairError, match=r"images are uint8, .*; give model.normalize\(pixels\)"):
+            method(params, pixels, tokens)
+    with pytest.raises(FlairError, match="images are int32"):
+        model.encode_image(params, jnp.zeros((1, 32, 32, 3), jnp.int32))
+    with pytest.raises(FlairError, match="pixels are float32; expected whole numbers"):
+        model.normalize(model.normalize(pixels))
+    with pytest.raises(FlairError, match="pixels are float32; expected"):
+        Retriever(model, params).encode_images(pixels / 255, with_local=False)
 
 
 def test_l2_normalize_of_zero_is_zero() -> None:

@@ -13,6 +13,8 @@ from tab import chromium
 
 from flair_jax import pages
 from flair_jax.data.sets.segmentation_data import SegmentationData
+from flair_jax.demo.chart import chart
+from flair_jax.demo.report import Cell
 from flair_jax.evaluate.gallery import write_gallery
 from flair_jax.evaluate.overlays import file_names, write_comparison
 from flair_jax.search.page import write_page
@@ -59,7 +61,8 @@ def write_segmentation(folder: Path) -> None:
 
 def write_demo(folder: Path) -> None:
     heading = ("per cent", "chance", "control", "FLAIR, global", "FLAIR, text-conditioned")
-    rows = [["true sentence beats one with another background", "50.0", *["100.0 (100.0 to 100.0)"] * 3]] * 12
+    cells = [Cell("50.0"), *[Cell("100.0", "(100.0 to 100.0)", best=True)] * 3]
+    rows = [["true sentence beats one with another background", *cells]] * 12
     maps = [("a small striped red circle in the upper right", "upper right", inline())] * 3
     text = pages.render(
         "demo",
@@ -69,8 +72,10 @@ def write_demo(folder: Path) -> None:
         heading=heading,
         tables=[("Means of trainings", rows)] * 3,
         examples=[(inline(), "a scene", maps)] * 6,
+        looked="Most of it is elsewhere.",
+        learned="Learned least: relation.",
         facts=["Made by `flair-jax demo --full --control --seed SEED`."],
-        curves={"last": 10, "highest": 7.9, "points": ["0,0 100,100", "0,0 5,5"]},
+        chart=chart({"recorded": [(20, 7.9), (1500, 1.7)], "here": [(20, 7.9), (60, 7.3)]}),
     )
     pages.write(folder / "demo.html", text)
 
@@ -115,6 +120,29 @@ def test_nothing_is_cut_and_nothing_scrolls_sideways(driver, folder, kind, width
     open_page(driver, folder, kind, width)
     assert driver.execute_script("const page = document.documentElement; return page.scrollWidth <= page.clientWidth")
     assert driver.execute_script(OUTSIDE) == []
+
+
+# Pieces of text without spaces or hyphens that stand on two lines, in cells, headings and captions of usual words.
+BROKEN = """
+const broken = [], range = document.createRange();
+for (const each of document.querySelectorAll("th, .range, .chart span, code span")) {
+  const nodes = document.createTreeWalker(each, NodeFilter.SHOW_TEXT);
+  while (nodes.nextNode()) for (const word of nodes.currentNode.data.matchAll(/[^\\s-]+/g)) {
+    range.setStart(nodes.currentNode, word.index); range.setEnd(nodes.currentNode, word.index + word[0].length);
+    const lines = new Set([...range.getClientRects()].map((line) => line.top));
+    if (word[0].length < 40 && lines.size > 1) broken.push(word[0]);
+  }
+  if (each.matches(".range") && each.getClientRects().length > 1) broken.push(each.textContent);
+}
+return broken;
+"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_word_is_broken(driver, folder, kind, width) -> None:
+    open_page(driver, folder, kind, width)
+    assert driver.execute_script(BROKEN) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

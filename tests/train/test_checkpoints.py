@@ -135,7 +135,7 @@ def test_the_run_never_starts_again_by_itself(run) -> None:
     for step in ("3", "6"):
         (run.workdir / "checkpoints" / step / "progress" / "metadata").write_text("{")
     for start in (run, changed(run, seed=7), run):
-        with pytest.raises(CheckpointError, match="none of the 2 checkpoint.s. is whole"):
+        with pytest.raises(CheckpointError, match="none of the checkpoints there is whole"):
             start.restore()
     assert not (run.workdir / "damaged").exists()
     (run.workdir / "checkpoints").rename(run.workdir / "damaged")
@@ -280,12 +280,12 @@ def test_changes_can_be_accepted(run, saved, caplog) -> None:
 def test_what_the_optimiser_cannot_keep_is_named(run, saved, caplog) -> None:
     locked = changed(run, lock=("text",), **{"optimizer.clip_norm": 1.0})
     locked.restore(accept_changes=True)
-    assert "the optimiser's state: mu/text (21 array(s)) has no use any more" in caplog.messages
+    assert "the optimiser's state: mu/text (21 arrays) has no use any more" in caplog.messages
     assert not [line for line in caplog.messages if "anew" in line]
     locked.save(9)
     caplog.clear()
     state, _ = run.restore(accept_changes=True)
-    assert "the optimiser's state: nu/text (21 array(s)) starts anew" in caplog.messages
+    assert "the optimiser's state: nu/text (21 arrays) starts anew" in caplog.messages
     moments = state.opt_state[0][0] if isinstance(state.opt_state[0], tuple) else state.opt_state[0]
     assert not np.any(moments.mu["text"]["token_embedding"])
     assert same(moments.mu["vision"], jax.tree.map(lambda leaf: np.full_like(leaf, 9), moments.mu["vision"]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -57,8 +58,13 @@ def evaluations(workdir: Path) -> dict[int, dict[str, float]]:
 def alone(config, flags, tmp_path_factory) -> Path:
     """A run of one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    status, _, err = run(config, workdir, *flags)
+    status, out, err = run(config, workdir, *flags)
     assert status == 0, err
+    result = metrics(workdir)[-1]["evaluation/image_to_text_R@1"]
+    (said,) = [line for line in out.splitlines() if line.startswith("evaluated after step 6: ")]
+    assert f"image_to_text_R@1 {result:.3f}, " in said
+    assert "_ties" not in said
+    assert re.search(r"6/6 steps .*loss=\d\.\d{3}", err), "the bar shows what was logged last"
     return workdir
 
 

@@ -15,6 +15,8 @@ from launchers import launch, started, write_settings
 from numeric import assert_close
 from runs import losses, xla_flags
 
+from flair_jax.errors import plural
+
 # Long enough for signals to arrive while it runs.
 OVERRIDES = [
     "--config.optimizer.schedule=constant",
@@ -41,7 +43,7 @@ def run(config: Path, folder: Path, processes: int, devices: int = 1, steps: int
     status, out, err = launch("local.sh", settings(config, folder, processes, devices, steps))
     assert status == 0, err
     assert out.splitlines()[-1] == str(folder / "a run" / "checkpoints" / str(steps))
-    assert f"on {processes * devices} cpu device(s)" in out
+    assert f"on {plural(processes * devices, 'cpu device')}" in out
     logs = {path.name for path in (folder / "a run" / "logs").iterdir()}
     assert logs == {f"process-{index}.log" for index in range(processes)}
     found = losses(folder / "a run")

@@ -92,7 +92,7 @@ def test_lines_that_a_power_cut_damaged_are_left_out_and_counted(tmp_path: Path,
     for line in damaged:
         (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n{"step": 4}\n{"st')
         with MetricLogger(tmp_path, first_step=3, steps=9):
-            assert caplog.messages[0].endswith("1 line(s) are damaged and left out; the first is line 2"), line
+            assert caplog.messages[0].endswith("1 line is damaged and left out; the first is line 2"), line
             assert read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
         assert len(caplog.messages) == 1
         caplog.clear()

@@ -80,11 +80,11 @@ def test_from_adamw_to_muon_keeps_what_adamw_still_does(tmp_path, caplog) -> Non
     np.testing.assert_array_equal(of["muon/muon/0/ns_coeffs"], np.float32([3.4445, -4.7750, 2.0315]))
     assert of["muon/muon/3/count"] == 6  # the schedule goes on
     assert said == [
-        "the optimiser's state: count (1 array(s)) starts anew",
-        "the optimiser's state: mu (18 array(s)) starts anew",
-        "the optimiser's state: ns_coeffs (1 array(s)) starts anew",
+        "the optimiser's state: count (1 array) starts anew",
+        "the optimiser's state: mu (18 arrays) starts anew",
+        "the optimiser's state: ns_coeffs (1 array) starts anew",
         *(
-            f"the optimiser's state: {moment}/{part} ({number} array(s)) has no use any more"
+            f"the optimiser's state: {moment}/{part} ({number} arrays) has no use any more"
             for moment in ("mu", "nu")
             for part, number in (("pooling", 4), ("text", 7), ("vision", 7))
         ),
@@ -98,7 +98,7 @@ def test_momentums_of_another_meaning_start_anew_and_schedules_go_on(tmp_path, c
     (schedule,) = (leaf for leaf in named.values() if leaf.dtype == np.int32 and leaf.shape == () and leaf == 6)
     assert schedule == 6
     assert not any(np.any(leaf) for leaf in named.values() if leaf is not schedule)
-    assert "the optimiser's state: nu (61 array(s)) has no use any more" in said
+    assert "the optimiser's state: nu (61 arrays) has no use any more" in said
 
 
 def test_another_form_of_the_same_keeps_all(tmp_path, caplog) -> None:

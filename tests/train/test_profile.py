@@ -57,7 +57,7 @@ def test_the_steps_of_the_window(tmp_path, traced, window, first: int, last: int
     assert within == steps
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert files == ["plugins/profile/now/host.xplane.pb"] * bool(steps)
-    assert said == [f"profile: 1 file(s) in {tmp_path}/plugins/profile"] * bool(steps)
+    assert said == [f"profile: 1 file in {tmp_path}/plugins/profile"] * bool(steps)
     assert not any(Path(each.removeprefix("start ")).exists() for each in traced)
 
 

@@ -19,6 +19,7 @@ from flair_jax.cli import main
 from flair_jax.errors import CheckpointError
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flags import parse_config
+from flair_jax.train.logger import read_metrics
 from flair_jax.train.run import train
 from flair_jax.train.status import read_status
 
@@ -206,11 +207,16 @@ def test_another_run_is_not_mixed_in(config, stopped_run, capsys) -> None:
     assert not (stopped_run / "damaged").exists()
 
 
-def test_a_finished_run_says_so(config, undisturbed, tmp_path, capsys) -> None:
-    newest = undisturbed[0] / "checkpoints" / "12"
+def test_a_finished_run_says_so(config, undisturbed, capsys) -> None:
+    folder = undisturbed[0]
+    newest = folder / "checkpoints" / "12"
     before = (undisturbed[0] / "metrics.jsonl").read_bytes()
     assert in_process(config, undisturbed[0]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == ["finished: all 12 steps are done", str(newest)]
+    finished, done, following, last = capsys.readouterr().out.splitlines()[-4:]
+    assert (finished, last) == ("finished: all 12 steps are done", str(newest)), "programs read the last line"
+    loss = read_metrics(folder)[-1]["loss"]
+    assert done == f"step 12 is done and saved, loss {loss:.3f}; the metrics are in {folder}/metrics.jsonl"
+    assert following.startswith(f"next: flair-jax status {folder}, or flair-jax evaluate --checkpoint ")
     assert in_process(config, undisturbed[0], "--config.steps=5") == 2
     assert f"{newest}: the run has 12 steps behind it, and 5 are asked for" in capsys.readouterr().err
     assert (undisturbed[0] / "metrics.jsonl").read_bytes() == before

@@ -38,7 +38,7 @@ def made(tmp_path_factory) -> Path:
         6,
         {"saving": 5.0},
         {"compile": 3.0, "first_step": 1.0, "total": 4.5},
-        on="1 cpu device(s)",
+        on="1 cpu device",
     )
     start.state = "finished"
     Record(describe_run(run.settings, run.samples), [start]).write(run.workdir)
@@ -66,7 +66,7 @@ def test_a_finished_run(finished, capsys) -> None:
     assert rows["step"] == "12 of 12 (100.0 %)"
     assert rows["speed"] == "16.0 images/s, 25.0 % waiting for data; a step 0.5 s (p95 0.6, at most 0.7)"
     assert rows["loss"].endswith("0.091 at 11, 0.083 at 12")
-    assert rows["starts"] == "restarted 0 time(s); goodput 30.0 %"
+    assert rows["starts"] == "restarted 0 times; goodput 30.0 %"
     assert rows["time"] == "20 s: start 3.5 s, steps 6.0 s, saving 5.0 s"
     assert rows["first step"] == "after 4.5 s: compile 3.0, first_step 1.0"
     assert "damaged" not in rows
@@ -99,7 +99,7 @@ def test_what_is_damaged(finished, capsys) -> None:
         metrics.write("\0\0\n")
     quick = read_status(finished).damaged
     assert [words.removeprefix(f"{finished}/") for words in quick] == [
-        "metrics.jsonl: 1 line(s) are damaged and left out; the first is line 13",
+        "metrics.jsonl: 1 line is damaged and left out; the first is line 13",
         "checkpoints/9: progress/metadata is missing",
         "damaged/6-0: set aside",
     ]
@@ -130,7 +130,7 @@ def test_a_run_that_is_at_work_and_one_that_was_killed(finished, capsys) -> None
         assert f"{finished}: {words}" in out
         assert "12 of 1,012 (1.2 %), 8 min 20 s to go" in out  # 1000 steps of 8 images
         assert ("once it is resumed" in out) == (ago > 100)
-        assert "restarted 1 time(s), 3 step(s) lost and repeated; goodput 68.8 %" in out  # (60 + 50) / 160
+        assert "restarted 1 time, 3 steps lost and repeated; goodput 68.8 %" in out  # (60 + 50) / 160
         assert "steps 0 to 12 in 1 min 40 s, then killed" in out
     Record(run, [Start(now - 20, 12, 12, 19, startup={"imports": 2.0}, at="compiling")]).write(finished)
     assert main(["status", str(finished)]) == 0
