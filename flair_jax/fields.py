@@ -55,6 +55,10 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
     )
 
 
+# What other programs call a field.
+OTHER_NAMES = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """A sentence that suggests the known names most like an unknown one, the likest first; "" if none is similar.
 
@@ -63,8 +67,12 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
       known: the names that there are.
       most: how many to suggest at most.
     """
-    near = '" or "'.join(difflib.get_close_matches(name, known, most))
-    return f'. Did you mean "{near}"?' if near else ""
+    known = list(known)
+    near = [other for other in (OTHER_NAMES.get(name),) if other in known]
+    near = near or difflib.get_close_matches(name, known, most)
+    near = near or [each for each in known if len(name) > 1 and each.startswith(name)][:most]
+    named = '" or "'.join(near)
+    return f'. Did you mean "{named}"?' if near else ""
 
 
 def _get(values: Mapping[str, Any], name: str, where: str) -> Any:

@@ -35,6 +35,11 @@ def add(commands: Commands) -> None:
         "the useful FLOPs set (docs/plan.md). If the step does not fit, the plan of the cheapest variant that does\n"
         "follows. A line for each compilation goes to stderr.",
     )
+    parser.usage = (  # absl's flags take the configuration
+        "flair-jax plan --config=NAME|FILE --topology NAME [--config.FIELD=VALUE ...]\n"
+        "       [--slices N] [--mesh SIZES] [--evaluate] [--sweep [FIELD=VALUES ...]] [--parts]\n"
+        "       [--cache DIR] [--workdir DIR] [--json] [-h]"
+    )
     parser.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:16x16, v5p:4x4x4, or cpu:8")
     parser.add_argument(
         "--slices", metavar="N", type=positive, default=1, help="so many of them, joined by the data-centre network"

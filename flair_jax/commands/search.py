@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
         "find pictures in an index by a sentence",
         "example:\n"
         '  flair-jax search pictures.index "a red kettle on a gas stove, steam at its spout" --html kettle.html\n\n'
-        "Candidates are found by global similarity and ordered by text-conditioned similarity. Printed are the\n"
-        "text-conditioned cosine, the global one, and the path.",
+        "Candidates are found by global similarity and ordered by text-conditioned similarity. Printed are both\n"
+        "cosines and the path.",
     )
     parser.add_argument("index", metavar="INDEX", type=path, help="folder made by `index`")
     parser.add_argument("sentence", metavar="SENTENCE", help="what the picture shows, in detail")
@@ -79,8 +79,9 @@ def _run(options: argparse.Namespace) -> None:
     for remark in unread([options.sentence], model.config.text):
         print(f"flair-jax: {remark}", file=sys.stderr)
     hits = searcher.search(options.sentence, top=options.top, rerank=options.rerank)
+    print("text-conditioned    global  picture (cosines, from -1 to 1: what counts is their order)")
     for hit in hits:
-        print(f"{hit.score:8.4f} {hit.global_score:8.4f}  {printable(hit.path)}")
+        print(f"{hit.score:16.4f}  {hit.global_score:8.4f}  {printable(hit.path)}")
     if options.html:
-        write_page(options.html, options.sentence, hits, len(index))
+        write_page(options.html, options.sentence, hits, len(index), index.manifest.root)
         print(f"written: {printable(options.html)}")

@@ -33,6 +33,12 @@ def add(commands: Commands) -> None:
         "SIGTERM finishes the step, saves and exits with 0; before the first step it ends at once. Ctrl-C exits with\n"
         "130, what a person must mend with 2, a dead data worker with 1. The same as `python -m flair_jax.train`.",
     )
+    # absl's flags take most of it, which argparse does not know.
+    parser.usage = (
+        "flair-jax train --config=NAME|FILE --workdir=DIR [--config.FIELD=VALUE ...]\n"
+        "       [--accept-changes] [--distributed] [--stopped-status=STATUS] [--dry-run]\n"
+        "       [--contact-sheet FILE.html] [-h]"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, and show the first batch, instead")
     parser.add_argument(
         "--contact-sheet",

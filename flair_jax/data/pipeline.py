@@ -26,7 +26,7 @@ from flair_jax.data.read_ahead import read_ahead
 from flair_jax.data.sources import Concatenated, Record, Source
 from flair_jax.data.tokenizer import TOKENIZERS, Tokenizer
 from flair_jax.data.workers import Worker, send_result
-from flair_jax.errors import DatasetError, FlairError, StorageError
+from flair_jax.errors import DatasetError, FlairError, StorageError, plural
 from flair_jax.models.tokens import PackedTexts
 
 # Neighbours tried for a picture that does not decode.
@@ -100,7 +100,8 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
       DatasetError: if the next ones cannot be used either, or the source itself fails.
     """
     rng = np.random.default_rng([settings.seed, epoch, number])
-    for offset in range(_REPLACEMENTS):
+    tried, first = min(_REPLACEMENTS, len(source)), ""
+    for offset in range(tried):
         chosen = (number + offset) % len(source)
         try:
             record = _record(source, chosen)
@@ -111,6 +112,7 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
             raise
         except FlairError as error:
             logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
+            first = first or f"{source.where(chosen)}: {error}"
             continue
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
         pixels = resized_crop(picture, box, settings.image_size, settings.interpolation)
@@ -120,7 +122,10 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
             raise DatasetError(f"{source.where(chosen)}: {error}") from None
         tokens = settings.tokenizer.tokenize(captions, settings.context_length)
         return Sample(pixels, tokens, chosen)
-    raise DatasetError(f"samples {number} to {chosen} of the training data: none can be used; check the data set")
+    raise DatasetError(
+        f"the training data: {plural(tried, 'sample')} from number {number:,} on cannot be used, the first for this "
+        f"reason: {first}; `flair-jax data check` names all"
+    )
 
 
 def _record(source: Source, number: int) -> Record:

@@ -93,7 +93,7 @@ class _Rehearsal:
             ("devices", self._devices),
             ("data", self._open_data),
             ("model", self._make_model),
-            ("model", self._make_objects),
+            ("optimiser", self._make_objects),
             ("batch", self._read_batch),
             ("evaluation", self._evaluations),
             ("workdir", self._start),
@@ -133,6 +133,12 @@ class _Rehearsal:
         )
         counted = "" if samples is None else f"{plural(samples, 'sample')}, "
         self.found.say("data", f"{settings.data.name}: {counted}{plural(steps, 'step')}{epochs}")
+        if samples is not None and samples < settings.batch_size:
+            self.found.remark(
+                f"a step takes {settings.batch_size:,} images, more than the {plural(samples, 'sample')}: the same "
+                "picture is in it several times, among its own negatives; set config.batch_size to at most "
+                f"{samples:,}"
+            )
 
     def _make_model(self) -> None:
         self.model, _ = find_model(self.settings)
@@ -142,7 +148,8 @@ class _Rehearsal:
     def _make_objects(self) -> None:
         settings, steps = self.settings, self.data.steps if self.data else None
         if settings.factories.loss is None:
-            make_loss(settings.loss, settings.group_size)
+            with self.found.checking("loss"):
+                make_loss(settings.loss, settings.group_size)
         longest = max(settings.optimizer.warmup_steps + settings.optimizer.cooldown_steps, 1)
         objects = make_objects(dataclasses.replace(settings, steps=longest if steps is None else steps))
         self.objects = objects

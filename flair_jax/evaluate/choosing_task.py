@@ -11,15 +11,36 @@ from flair_jax.data.sets.choice import CHOICE_SETS
 from flair_jax.errors import printable
 from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
 from flair_jax.evaluate.choosing_scores import WAYS
-from flair_jax.evaluate.report import aligned, count_of, notes
-from flair_jax.evaluate.task import Figure, Task
+from flair_jax.evaluate.report import aligned, count_of, notes, text_of
+from flair_jax.evaluate.task import Details, Figure, Table, Task
 
 _MOST_KINDS = 12  # in the table; the JSON file has them all
+TERMS = {
+    "accuracy": "the questions in which every true caption scores higher than every false one; equal scores count as "
+    "wrong",
+    "text, image, group": "with two pictures: each one's own caption scores higher than the other's; each caption's "
+    "own picture does; both",
+    "mean of kinds": "the mean over the set's kinds of questions, where it has such",
+    "global": "a caption's cosine with the picture's one global feature, as CLIP's",
+    "text-conditioned": "its cosine with the picture pooled by it",
+    "box-tokens": "the same, of a box: the model sees the whole picture, and the pooling the box's tokens alone",
+    "chance": "what scores at random get",
+}
 
 
 def task() -> Task:
     """The task."""
-    return Task("choose", CHOICE_SETS, lambda entry, folder: entry.load(folder), choose, result, table, figures)
+    return Task(
+        "choose",
+        CHOICE_SETS,
+        lambda entry, folder: entry.load(folder),
+        choose,
+        result,
+        table,
+        figures,
+        details,
+        TERMS,
+    )
 
 
 def result(
@@ -65,8 +86,9 @@ def figures(entry: dict[str, Any]) -> list[Figure]:
     ]
 
 
-def table(results: Sequence[dict[str, Any]], _: ChooseSettings) -> str:
+def table(results: Sequence[dict[str, Any]], settings: ChooseSettings) -> str:
     """Results as text: the ways of each set with chance below, its kinds of questions, and notes."""
+    del settings
     lines = ["choosing the captions that are true, per cent of the questions (equal scores count against the model)"]
     for several in (False, True):
         chosen = [entry for entry in results if ("group" in entry["metrics"]["chance"]) == several]
@@ -79,8 +101,20 @@ def table(results: Sequence[dict[str, Any]], _: ChooseSettings) -> str:
                 rows += _rows(entry, metrics)
             lines += aligned(rows)
     for entry in results:
-        lines += [*_notes(entry), *notes(entry), *_kinds(entry)]
+        (_, kinds), sentences = details(entry)
+        lines += [*sentences, *text_of(kinds, entry["dataset"])]
     return "\n".join(lines)
+
+
+def details(entry: dict[str, Any]) -> Details:
+    """Every way's metrics, and the first metric by kinds of questions, which not every set has."""
+    metrics = list(entry["metrics"]["chance"])
+    head = ["scored by", *metrics, *(f"{name}, mean of kinds" for name in metrics)]
+    rows = [row[3:] for row in _rows(entry, metrics)]
+    if not entry["mean_of_kinds"]:
+        head, rows = head[: len(metrics) + 1], [row[: len(metrics) + 1] for row in rows]
+    ways = Table(f"per cent of {entry['questions']:,} questions", head, rows)
+    return Details([ways, _kinds(entry)], [*_notes(entry), *notes(entry)])
 
 
 def _rows(entry: dict[str, Any], metrics: Sequence[str]) -> Iterator[list[str]]:
@@ -124,8 +158,8 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: the mean of kinds is over {entry['mean_of_kinds']['kinds']:,} of {len(entry['kinds']):,} kinds"
 
 
-def _kinds(entry: dict[str, Any]) -> list[str]:
-    """The first metric by kinds of questions, the most frequent first, as lines; nothing if the set has none."""
+def _kinds(entry: dict[str, Any]) -> Table:
+    """The first metric by kinds of questions, the most frequent first, of which there are not too many."""
     ways = list(entry["metrics"])
     first = next(iter(entry["metrics"]["chance"]))
     shown = sorted(entry["kinds"].items(), key=lambda item: -item[1]["questions"])
@@ -133,6 +167,5 @@ def _kinds(entry: dict[str, Any]) -> list[str]:
         [printable(kind), f"{values['questions']:,}", *(_cell(values[way][first]) for way in ways)]
         for kind, values in shown[:_MOST_KINDS]
     ]
-    head = [f"{entry['dataset']}, {first} by kind", "questions", *ways]
-    more = [f"and {len(shown) - len(rows):,} more kinds, which --output has"] if len(shown) > len(rows) else []
-    return ["", *aligned([head, *rows]), *more] if rows else []
+    more = f" (the {_MOST_KINDS} most frequent of {len(shown):,}; --output has all)" if len(shown) > len(rows) else ""
+    return Table(f"{first} by kind{more}", ["kind", "questions", *ways], rows)

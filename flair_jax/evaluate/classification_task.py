@@ -10,12 +10,19 @@ from typing import Any
 from flair_jax.data.sets.classification import CLASSIFICATION_SETS, ClassificationData, ClassificationSet
 from flair_jax.errors import DatasetError
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
-from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
-from flair_jax.evaluate.task import Figure, Task
+from flair_jax.evaluate.report import aligned, count_of, notes, reported, text_of, tie_rows
+from flair_jax.evaluate.task import Details, Figure, Table, Task
 
 # Top-1 in per cent that others measured with released weights, text-conditioned; not the authors', who publish none.
 # Checkpoint file name without ending -> set -> number. CIFAR-10: with nine templates.
 MEASURED_BY_OTHERS: dict[str, dict[str, float]] = {"flair-merged30m": {"cifar10": 92.82}}
+
+TERMS = {
+    "top-k": "how often the picture's class is among the k whose words score best",
+    "mean per class": "the mean over classes of their own top-1, so that each counts alike",
+    "text-conditioned": "the words of each class pool the picture for themselves",
+    "global": "without pooling, as CLIP does",
+}
 
 _WORST = 5
 _COLUMNS = (("top1", "top-1"), ("top5", "top-5"), ("mean_per_class_top1", "mean per class"))
@@ -35,6 +42,8 @@ def task(class_names: str | None = None) -> Task:
         result,
         table,
         figures,
+        details,
+        TERMS,
     )
 
 
@@ -88,8 +97,15 @@ def table(results: Sequence[dict[str, Any]], settings: ClassificationSettings) -
         head, rows = head[:-1], [row[:-1] for row in rows]
     lines = [f"classification, {settings.mode} (top-k in per cent)", *aligned([head, *rows])]
     for entry in results:
-        lines += [*notes(entry), *_worst(entry)]
+        lines += [*notes(entry), *text_of(_worst(entry), entry["dataset"])]
     return "\n".join(lines)
+
+
+def details(entry: dict[str, Any]) -> Details:
+    """All metrics, and the classes recognised worst."""
+    rows = [[name, _cell(key, entry["metrics"][key])] for key, name in _COLUMNS]
+    count = f"{len(entry['classes']):,} classes, {len(entry['templates'])} templates"
+    return Details([Table(count, ["metric", "per cent"], rows), _worst(entry)], list(notes(entry)))
 
 
 def figures(entry: dict[str, Any]) -> list[Figure]:
@@ -103,12 +119,11 @@ def _cell(_: str, value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _worst(entry: dict[str, Any]) -> list[str]:
-    """The classes with the lowest top-1 as lines, the lowest first; nothing if all are perfect."""
+def _worst(entry: dict[str, Any]) -> Table:
+    """The classes with the lowest top-1, the lowest first; no row if all are perfect."""
     known = [each for each in entry["classes"] if each["pictures"] and each["top1"] < 1]
     rows = [
         [each["name"], f"{each['pictures']:,}", f"{100 * each['top1']:.2f}", each["taken_for"] or ""]
         for each in sorted(known, key=lambda each: each["top1"])[:_WORST]
     ]
-    head = [f"{entry['dataset']}, worst classes", "images", "top-1", "most often taken for"]
-    return ["", *aligned([head, *rows])] if rows else []
+    return Table("worst classes", ["class", "images", "top-1", "most often taken for"], rows)

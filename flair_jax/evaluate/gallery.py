@@ -1,4 +1,4 @@
-"""The pictures of a segmentation as a page beside them, with what each class takes of each picture in words."""
+"""The pictures of a segmentation as pages beside them, with what each class takes of each picture in words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from flair_jax import pages
 from flair_jax.data.sets.segmentation_data import SegmentationData
 from flair_jax.evaluate.legend import legend, percent
 from flair_jax.evaluate.overlays import PANELS, file_names, read_sheet
+from flair_jax.progress import ProgressBar
 
-PAGE = "index.html"
+PAGE = "index.html"  # the first
+_ON_A_PAGE = 50  # pictures
 
 
 class _Panel(NamedTuple):
@@ -22,41 +24,54 @@ class _Panel(NamedTuple):
 
 
 def write_gallery(folder: Path, data: SegmentationData, metrics: dict[str, Any], segment_by: str) -> Path:
-    """Writes the page of a folder that has a PNG of `overlays.write_comparison` for each picture.
+    """Writes the pages of a folder that has a PNG of `overlays.write_comparison` for each picture, 50 on each page.
+
+    The first has the classes besides. Pages of an earlier run that had more are removed.
 
     Args:
-      folder: with the pictures; those that are not there are counted on the page.
+      folder: with the pictures; those that are not there are counted on the pages.
       data: whose pictures they are.
       metrics: of the whole set; see `segmentation_metrics`.
       segment_by: how the patches were scored.
 
     Returns:
-      The page.
+      The first page.
 
     Raises:
       FlairError: if Jinja2 is not installed.
       OSError: if the disk cannot be read or written.
     """
-    shown = [
-        _picture(folder / file, name, data)
+    there = [
+        (name, folder / file)
         for name, file in zip(data.names, file_names(data.names), strict=True)
         if (folder / file).exists()
     ]
-    text = pages.render(
-        "segmentation",
-        "--save",
-        dataset=data.dataset,
-        segment_by=segment_by,
-        mean_iou=f"{100 * metrics['mean_iou']:.1f}",
-        pixel_accuracy=f"{100 * metrics['pixel_accuracy']:.1f}",
-        classes=[
+    starts = range(0, len(there), _ON_A_PAGE) or [0]
+    files = [PAGE, *(f"page-{number}.html" for number in range(2, len(starts) + 1))]
+    about: dict[str, Any] = {
+        "dataset": data.dataset,
+        "segment_by": segment_by,
+        "mean_iou": f"{100 * metrics['mean_iou']:.1f}",
+        "pixel_accuracy": f"{100 * metrics['pixel_accuracy']:.1f}",
+        "classes": [
             (name, colour, "-" if metrics["iou"][name] is None else f"{100 * metrics['iou'][name]:.1f}")
             for name, colour in zip(data.classes, data.palette, strict=True)
         ],
-        pictures=shown,
-        missing=len(data.names) - len(shown),
-    )
-    pages.write(folder / PAGE, text)
+        "shown": f"{len(there):,}",
+        "missing": len(data.names) - len(there),
+        "files": files,
+    }
+    with ProgressBar(total=len(there), description="pages", unit="picture") as bar:
+        for number, (start, file) in enumerate(zip(starts, files, strict=True), start=1):
+            pictures = [_picture(path, name, data) for name, path in there[start : start + _ON_A_PAGE]]
+            pages.write(
+                folder / file,
+                pages.render("segmentation", "--save", number=number, start=start, pictures=pictures, **about),
+            )
+            bar.update(len(pictures))
+    number = len(files)
+    while (former := folder / f"page-{(number := number + 1)}.html").is_file():
+        former.unlink()
     return folder / PAGE
 
 

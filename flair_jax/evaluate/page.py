@@ -1,16 +1,41 @@
-"""Evaluations as one HTML page, with the pictures of the queries that went most wrong in it."""
+"""Evaluations as one page, HTML or Markdown, each with the same words and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flair_jax import pages
 from flair_jax.data.sets.retrieval_data import Picture, read_picture
 from flair_jax.data.thumbnails import thumbnail
 from flair_jax.errors import ImageError
-from flair_jax.evaluate import summary
+from flair_jax.evaluate import markdown, summary
+from flair_jax.evaluate.task import Table
+
+# Settings that tell how a set was scored; others, such as how many pictures at once, do not change what it means.
+_HOW = ("mode", "top_k", "segment_by", "short_side", "background_threshold")
+
+
+class Section(NamedTuple):
+    """What is said of one set.
+
+    Attributes:
+      name: its task and name.
+      facts: where its data lie, and how it was scored.
+      tables: of it.
+      notes: sentences.
+      worst: of retrieval, the captions that missed their pictures the most, as `retrieval_details.find_worst` has them.
+      outcome: where all of it is from.
+    """
+
+    name: str
+    facts: str
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    worst: Sequence[dict[str, Any]]
+    outcome: summary.Outcome
 
 
 def write_report(output: Path, outcomes: Sequence[summary.Outcome]) -> None:
@@ -23,10 +48,45 @@ def write_report(output: Path, outcomes: Sequence[summary.Outcome]) -> None:
     Raises:
       FlairError: if it is HTML and Jinja2 is not installed.
     """
-    pages.write(output, summary.markdown(outcomes) if output.suffix == ".md" else _html(outcomes))
+    environment = outcomes[0].environment
+    title = f"Evaluation of {environment['settings']['checkpoint']}"
+    made = [
+        f"written {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        ", ".join(f"{name} {environment['versions'][name]}" for name in ("flair-jax", "jax")),
+        environment["settings"]["dtype"],
+        f"{environment['device']['count']} x {environment['device']['kind']}",
+    ]
+    terms: dict[str, dict[str, str]] = {each.task.name: dict(each.task.terms) for each in outcomes}
+    sections = list(map(_section, outcomes))
+    if output.suffix == ".md":
+        pages.write(output, markdown.render(title, made, summary.HEAD, summary.rows(outcomes), terms, sections))
+    else:
+        pages.write(output, _html(title, made, outcomes, terms, sections))
 
 
-def _html(outcomes: Sequence[summary.Outcome]) -> str:
+def _section(outcome: summary.Outcome) -> Section:
+    result, settings = outcome.result, outcome.environment["settings"]
+    details = outcome.task.details(result)
+    how = [name for name in _HOW if settings.get(name) is not None]
+    if settings.get("mode") != "top-k" and "top_k" in how:
+        how.remove("top_k")
+    return Section(
+        f"{outcome.task.name}: {summary.set_name(result)}",
+        ", ".join([f"data: {result['data_dir']}", *(f"{name.replace('_', ' ')}: {settings[name]}" for name in how)]),
+        [table for table in details.tables if table.rows],
+        [note.replace(f"{result['dataset']}: ", "", 1) for note in details.notes],
+        result.get("worst", ()),
+        outcome,
+    )
+
+
+def _html(
+    title: str,
+    made: Sequence[str],
+    outcomes: Sequence[summary.Outcome],
+    terms: dict[str, dict[str, str]],
+    sections: Sequence[Section],
+) -> str:
     """The rows of each set under its task, name and size; others' numbers only if some are known."""
     columns: Sequence[str] = summary.HEAD[4:]
     groups = []
@@ -35,28 +95,32 @@ def _html(outcomes: Sequence[summary.Outcome]) -> str:
         task, name, images = rows[0][:3]
         groups.append((f"{task}: {name}, {images} images", [row[3:] for row in rows]))
     if not any(others for _, rows in groups for _, _, others, _ in rows):
-        groups, columns = [(title, [row[:2] for row in rows]) for title, rows in groups], columns[:1]
+        groups, columns = [(group, [row[:2] for row in rows]) for group, rows in groups], columns[:1]
     return pages.render(
         "evaluation",
         "--report",
-        checkpoint=outcomes[0].environment["settings"]["checkpoint"],
+        title=title,
+        made=made,
         columns=columns,
         groups=groups,
-        sets=[(each.result["dataset"], _queries(each)) for each in outcomes if each.result.get("worst")],
+        terms=terms,
+        sections=[(each, list(_queries(each))) for each in sections],
     )
 
 
-def _queries(outcome: summary.Outcome) -> list[dict[str, Any]]:
-    return [
-        {
+def _queries(section: Section) -> Iterator[dict[str, Any]]:
+    for each in section.worst:
+        own, first = (summary.within_set(each[key], section.outcome.result) for key in ("image", "first"))
+        yield {
             "text": each["text"],
             "pictures": [
-                (what, each[key], _thumbnail(outcome.pictures.get(each[key])))
-                for what, key in ((f"its own, at rank {each['rank']:,}", "image"), ("found first", "first"))
+                (what, short, each[key], _thumbnail(section.outcome.pictures.get(each[key])))
+                for what, key, short in (
+                    (f"its own, at rank {each['rank']:,}", "image", own),
+                    ("found first", "first", first),
+                )
             ],
         }
-        for each in outcome.result["worst"]
-    ]
 
 
 def _thumbnail(picture: Picture | None) -> str:

@@ -10,16 +10,37 @@ from typing import Any
 from flair_jax.data.sets.grounding import GROUNDING_SETS
 from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
 from flair_jax.evaluate.pointing import METRICS, Pointing, PointSettings, point
-from flair_jax.evaluate.report import aligned, count_of, notes
-from flair_jax.evaluate.task import Figure, Task
+from flair_jax.evaluate.report import aligned, count_of, notes, text_of
+from flair_jax.evaluate.task import Details, Figure, Table, Task
 from flair_jax.scoring.maps import MAPS
 
 _HEADINGS = ("pointing", "by pixel", "mean IoU", "box accuracy")
+TERMS = {
+    "pointing": f"how often what the phrase names covers {100 * COVERED:.0f} % or more of the map's highest patch",
+    "by pixel": "how often the centre of the highest patch lies in what is named",
+    "mean IoU": "overlap of what is named with the map, enlarged, and cut halfway between its lowest and highest value",
+    "box accuracy": f"how often the smallest boxes around both have an IoU of {MATCHING} or more",
+    "attention": "a map of each patch's weight in the text-conditioned pooling, mean of the heads",
+    "patches": "a map of the cosine of each local token with the phrase, without pooling",
+    "pooled-patches": "the same after each local token went through the pooling alone",
+    "centre": "a map without a model: the higher, the nearer to the picture's centre",
+    "uniform": "a map that is the same everywhere: it points at random, which is chance, and chooses the whole picture",
+}
 
 
 def task() -> Task:
     """The task."""
-    return Task("point", GROUNDING_SETS, lambda entry, folder: entry.load(folder), point, result, table, figures)
+    return Task(
+        "point",
+        GROUNDING_SETS,
+        lambda entry, folder: entry.load(folder),
+        point,
+        result,
+        table,
+        figures,
+        details,
+        TERMS,
+    )
 
 
 def result(
@@ -42,8 +63,9 @@ def figures(entry: dict[str, Any]) -> list[Figure]:
     return [Figure(f"pointing, {name}", 100 * entry["metrics"][name]["pointing"]) for name in entry["metrics"]]
 
 
-def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
+def table(results: Sequence[dict[str, Any]], settings: PointSettings) -> str:
     """Results as text: the maps and the baselines of each set, its kinds of phrases, and notes."""
+    del settings
     rows = [["set", "images", "phrases", "map", *_HEADINGS]]
     for entry in results:
         counts = [
@@ -51,8 +73,8 @@ def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
             count_of(entry["images"], entry["images_of_whole_set"]),
             f"{entry['phrases']:,}",
         ]
-        for name, values in entry["metrics"].items():
-            rows.append([*counts, name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)])
+        for row in _maps(entry):
+            rows.append([*counts, *row])
             counts = [""] * len(counts)
     lines = [
         "pointing at what phrases name, per cent of the phrases "
@@ -61,8 +83,25 @@ def table(results: Sequence[dict[str, Any]], _: PointSettings) -> str:
         *aligned(rows),
     ]
     for entry in results:
-        lines += [*_notes(entry), *notes(entry), *_kinds(entry)]
+        (_, kinds), sentences = details(entry)
+        lines += [*sentences, *text_of(kinds, entry["dataset"])]
     return "\n".join(lines)
+
+
+def details(entry: dict[str, Any]) -> Details:
+    """Every metric of every map, and the pointing game by kinds of phrases, which not every set has."""
+    maps = Table(f"per cent of {entry['phrases']:,} phrases", ["map", *_HEADINGS], list(_maps(entry)))
+    rows = [
+        [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in entry["metrics"])]
+        for kind, values in entry["kinds"].items()
+    ]
+    kinds = Table("pointing by kind", ["kind", "phrases", *entry["metrics"]], rows)
+    return Details([maps, kinds], [*_notes(entry), *notes(entry)])
+
+
+def _maps(entry: dict[str, Any]) -> Iterator[list[str]]:
+    for name, values in entry["metrics"].items():
+        yield [name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)]
 
 
 def _notes(entry: dict[str, Any]) -> Iterator[str]:
@@ -82,13 +121,3 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
         )
     for reason, count in entry["left_out"].items():
         yield f"{entry['dataset']}: {count:,} more phrases are not judged ({reason})"
-
-
-def _kinds(entry: dict[str, Any]) -> list[str]:
-    """The pointing game by kinds of phrases, as lines; nothing if the set has none."""
-    rows = [
-        [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in entry["metrics"])]
-        for kind, values in entry["kinds"].items()
-    ]
-    head = [f"{entry['dataset']}, pointing by kind", "phrases", *entry["metrics"]]
-    return ["", *aligned([head, *rows])] if rows else []

@@ -17,6 +17,8 @@ from flair_jax.weights.locate import description_file
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from flair_jax.evaluate.task import Table
+
 _Number = TypeVar("_Number")
 
 _FORM = 2  # of stored blocks; increased when their format changes
@@ -132,6 +134,12 @@ def notes(entry: dict[str, Any]) -> Iterator[str]:
             f"warning: {entry['dataset']}: equal scores decide {shares} of the ranks, by their order in the set; trust "
             "the figures no further than what ties make of them"
         )
+
+
+def text_of(table: Table, dataset: str) -> list[str]:
+    """A table as lines, with a blank one above; none if it has no row."""
+    head = [f"{dataset}, {table.title}", *table.head[1:]]
+    return ["", *aligned([head, *table.rows])] if table.rows else []
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

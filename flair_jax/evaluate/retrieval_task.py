@@ -11,7 +11,7 @@ from typing import Any
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
 from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings, evaluate
-from flair_jax.evaluate.task import Figure, Task
+from flair_jax.evaluate.task import Details, Figure, Table, Task
 from flair_jax.parallel.processes import ALONE, Processes
 
 # R@1 in per cent, (text-to-image, image-to-text), text-conditioned: Xiao et al., CVPR 2025 (arXiv 2412.03561). The
@@ -21,6 +21,14 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "flair-cc12m-recap": {"coco": (47.8, 64.1), "flickr30k-val": (75.4, 90.8)},
     "flair-yfcc15m-recap": {"coco": (51.2, 67.3), "flickr30k-val": (79.2, 93.3)},
     "flair-merged30m": {"coco": (53.3, 68.0), "flickr30k-val": (81.1, 94.7)},
+}
+TERMS = {
+    "R@k": "how often the right one is among the first k: for a caption, its picture (text to image); for a picture, "
+    "one of its captions (image to text)",
+    "rank": "place of the right one, from 1",
+    "text-conditioned": "each caption pools the picture for itself, over all pairs, as published",
+    "top-k": "the same for the captions that score best globally; the others rank below",
+    "global": "without pooling, as CLIP does",
 }
 _COLUMNS = tuple(
     (f"{direction}_{metric}", f"{short} {label}")
@@ -39,6 +47,8 @@ def task(processes: Processes = ALONE) -> Task:
         result,
         table,
         figures,
+        details,
+        TERMS,
     )
 
 
@@ -84,7 +94,22 @@ def table(results: Sequence[dict[str, Any]], settings: RetrievalSettings) -> str
         head, rows = head[:-1], [row[:-1] for row in rows]
     note = "T>I: text to image, I>T: image to text; R@k in per cent, ranks from 1"
     lines = [f"retrieval, {settings.mode} ({note})", *aligned([head, *rows])]
-    return "\n".join([*lines, *(note for entry in results for note in [*notes(entry), *_by_length(entry)])])
+    return "\n".join([*lines, *(note for entry in results for note in details(entry).notes)])
+
+
+def details(entry: dict[str, Any]) -> Details:
+    """All recalls and ranks; how much of the captions is cut off, and R@1 by their length."""
+    metrics = ("R@1", "R@5", "R@10", "mean_rank", "median_rank")
+    rows = [
+        [way.replace("_", " "), *(_exact(each, entry["metrics"][f"{way}_{each}"]) for each in metrics)]
+        for way in ("text_to_image", "image_to_text")
+    ]
+    head = ["direction", *(each.replace("_", " ") for each in metrics)]
+    return Details([Table("recalls in per cent, and ranks", head, rows)], [*notes(entry), *_by_length(entry)])
+
+
+def _exact(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if "R@" in metric else f"{value:,.1f}"
 
 
 def _by_length(entry: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from flair_jax.errors import ConfigError, DatasetError, FlairError
 from flair_jax.evaluate import report
 from flair_jax.evaluate.gallery import PAGE, write_gallery
 from flair_jax.evaluate.segmentation import Segmentation, SegmentationSettings, segment
-from flair_jax.evaluate.task import Figure, Task
+from flair_jax.evaluate.task import Details, Figure, Table, Task
 from flair_jax.files import absolute, no_file
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.flair import Flair
@@ -28,6 +28,13 @@ from flair_jax.scoring.scorer import Retriever
 # Mean IoU in per cent without pooling, as users of the PyTorch release report it; not from the paper. Checkpoint file
 # name without ending -> set -> number.
 REPORTED_MEAN_IOU: dict[str, dict[str, float]] = {"flair-merged30m": {"voc20": 73.0}}
+TERMS = {
+    "IoU": "the pixels that are a class's in truth and as predicted, as a share of those that are in either",
+    "mean IoU": "the mean over the classes that occur in either",
+    "pixel accuracy": "the judged pixels whose class is right",
+    "patches": "each patch has the class whose words its local token is most similar to (cosine), without pooling",
+    "pooled-patches": "the same after each local token went through the text-conditioned pooling alone",
+}
 
 
 def task(templates: str | None = None, class_names: str | None = None, save: Path | None = None) -> Task:
@@ -59,6 +66,8 @@ def task(templates: str | None = None, class_names: str | None = None, save: Pat
         result,
         table,
         figures,
+        details,
+        TERMS,
         _complete,
         (save and str(absolute(save)),),
     )
@@ -142,14 +151,21 @@ def table(results: Sequence[dict[str, Any]], settings: SegmentationSettings) -> 
     return "\n\n".join(_table(entry, settings, named=len(results) > 1) for entry in results)
 
 
-def _table(entry: dict[str, Any], settings: SegmentationSettings, *, named: bool) -> str:
+def details(entry: dict[str, Any]) -> Details:
+    """The IoU of each class and of all, and the pixel accuracy."""
     metrics = entry["metrics"]
-    rows: list[Sequence[str]] = [["class", "IoU"]]
-    rows += [[name, "-" if iou is None else f"{100 * iou:.1f}"] for name, iou in metrics["iou"].items()]
+    rows = [[name, "-" if iou is None else f"{100 * iou:.1f}"] for name, iou in metrics["iou"].items()]
     rows.append(["mean IoU", f"{100 * metrics['mean_iou']:.1f}"])
     if entry["reported_mean_iou_percent"] is not None:
         rows.append(["mean IoU reported by users", f"{entry['reported_mean_iou_percent']:.1f}"])
     rows.append(["pixel accuracy", f"{100 * metrics['pixel_accuracy']:.1f}"])
+    return Details([Table("IoU in per cent", ["class", "IoU"], rows)], list(report.notes(entry)))
+
+
+def _table(entry: dict[str, Any], settings: SegmentationSettings, *, named: bool) -> str:
+    (shown,), notes = details(entry)
     pictures = report.count_of(entry["images"], entry["images_of_whole_set"])
     head = f"segmentation of {pictures} pictures by {settings.segment_by}, per cent"
-    return "\n".join([f"{entry['dataset']}: {head}" if named else head, *report.aligned(rows), *report.notes(entry)])
+    return "\n".join(
+        [f"{entry['dataset']}: {head}" if named else head, *report.aligned([shown.head, *shown.rows]), *notes]
+    )

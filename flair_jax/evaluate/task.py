@@ -38,6 +38,32 @@ class Figure(NamedTuple):
     source: str = ""
 
 
+class Table(NamedTuple):
+    """Figures of a result in more detail.
+
+    Attributes:
+      title: what they are.
+      head: names of the columns, of the rows' names first.
+      rows: of text.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Details(NamedTuple):
+    """What a page says of a result beside the numbers that stand for it.
+
+    Attributes:
+      tables: of it.
+      notes: sentences, which begin with the set's name and a colon.
+    """
+
+    tables: Sequence[Table]
+    notes: Sequence[str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Something to score a model by.
@@ -50,6 +76,8 @@ class Task:
       result: (set's name, folder, evaluation, settings, source) -> plain JSON values; see `retrieval_task.result`.
       table: (results, settings) -> text.
       figures: result -> the numbers that stand for it beside other tasks'.
+      details: result -> what a page says besides.
+      terms: word of the figures and tables -> what it means.
       fit: (settings, data, the model's config, set's name) -> the settings that this set and model are evaluated with.
       extra: what unfinished work depends on besides, as plain JSON values.
     """
@@ -61,5 +89,7 @@ class Task:
     result: Callable[..., dict[str, Any]]
     table: Callable[[Sequence[dict[str, Any]], Any], str]
     figures: Callable[[dict[str, Any]], list[Figure]]
+    details: Callable[[dict[str, Any]], Details]
+    terms: Mapping[str, str]
     fit: Callable[..., Any] = lambda settings, *_: settings
     extra: tuple[Any, ...] = ()

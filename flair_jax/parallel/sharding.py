@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.models.layout import BATCH_AXES
 from flair_jax.settings import MeshSettings
 
@@ -61,7 +61,12 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     if free > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ConfigError(f"config.mesh: {asked}; sizes are at least 1, and one of them may be -1")
     if len(devices) % fixed or (not free and fixed != len(devices)):
-        raise ConfigError(f"config.mesh: {asked} does not make {len(devices)} device(s)")
+        there = f"{'is' if len(devices) == 1 else 'are'} {plural(len(devices), f'{devices[0].device_kind} device')}"
+        raise ConfigError(
+            f"config.mesh: {asked} {'need a multiple of' if free else 'make'} {plural(fixed, 'device')}, and there "
+            f"{there}; set sizes whose product is {len(devices)}, or one of them to -1, which takes what the others "
+            "leave: --config.mesh.data=-1"
+        )
     shape = [len(devices) // fixed if size == -1 else size for size in sizes]
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:  # between slices only gradients and text features should travel
@@ -211,6 +216,10 @@ def check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
     part = batch_size // accumulation_steps
     if batch_size % mesh.size or part % (mesh.shape["data"] * mesh.shape["fsdp"]):
         shape = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+        steps = accumulation_steps
+        parts = f" in {plural(steps, 'part')} (config.accumulation_steps)" if steps > 1 else ""
+        each = math.lcm(mesh.size, steps * mesh.shape["data"] * mesh.shape["fsdp"])
         raise ConfigError(
-            f"config.batch_size={batch_size} in {accumulation_steps} part(s) does not divide over the mesh {shape}"
+            f"config.batch_size={batch_size}{parts} does not divide over the mesh {shape}; make it a multiple of "
+            f"{each:,}"
         )

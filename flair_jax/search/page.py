@@ -13,7 +13,7 @@ from flair_jax.files import no_file
 from flair_jax.search.searcher import Hit
 
 
-def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -> None:
+def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int, root: str = "") -> None:
     """Writes a page that needs no other file: thumbnails are JPEGs within it, about 10 kB each.
 
     They lead to the pictures by paths relative to the page, as far as these lie on a disk.
@@ -23,6 +23,7 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
       sentence: what was searched for.
       hits: best first.
       indexed: pictures in the index.
+      root: the folder that was indexed, within which pictures are named; "" if paths stand for themselves.
 
     Raises:
       FlairError: if Jinja2 is not installed, or `output` cannot be a file.
@@ -32,7 +33,10 @@ def write_page(output: Path, sentence: str, hits: Sequence[Hit], indexed: int) -
     cards = []
     for hit in hits:
         shown = thumbnail(hit.path)
-        cards.append((hit, os.path.basename(hit.path), shown, pages.link(hit.path, output) if shown else ""))
+        within = hit.path.removeprefix(f"{root.rstrip('/')}/") if root else hit.path
+        cards.append((hit, os.path.basename(hit.path), within, shown, pages.link(hit.path, output) if shown else ""))
     linked = any(to for *_, to in cards)
-    text = pages.render("search", "--html", sentence=sentence, cards=cards, indexed=f"{indexed:,}", linked=linked)
+    text = pages.render(
+        "search", "--html", sentence=sentence, cards=cards, indexed=f"{indexed:,}", root=root, linked=linked
+    )
     pages.write(output, text)

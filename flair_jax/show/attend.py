@@ -31,6 +31,9 @@ _HEADINGS = {
     "attention": "attention of the text-conditioned pooling, mean of the heads; yellow is the highest",
     "patches": "similarity of single patches with the sentence; yellow is the highest",
 }
+_MEANING = (
+    "Logits: above 0 text-conditioned, the model holds a match for likelier than not; global ones have an order alone."
+)
 
 
 def attend(
@@ -66,7 +69,7 @@ def attend(
     pixels = preprocess(image, model.config.vision)
     with compiling("the maps"):
         found = explain_picture(model, params, pixels, sentences)
-    print("\n".join([report(sentences, found), *unread(sentences, model.config.text)]))
+    print("\n".join([report(sentences, found), _MEANING, *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
     for number, (sentence, shown) in enumerate(zip(sentences, maps, strict=True), start=1):

@@ -57,14 +57,14 @@ def drawable(sentence: str) -> tuple[str, str]:
     text = printable("".join(letter for letter in sentence if letter not in _INVISIBLE))
     if _is_joined(text) and not (features.check("raqm") and features.check("fribidi")):
         return (
-            "(not drawn: its script needs Pillow with raqm and FriBiDi; the file's Description has it)",
+            "(not drawn: its script needs Pillow with raqm and FriBiDi; the PNG's Description field has it)",
             _plain_font(),
         )
     if font := _font_with(text):
         return text, font
     missing = dict.fromkeys(letter for letter in text if ord(letter) not in _letters_of(_plain_font()))
     if len(missing) > _FEW:
-        return "(not drawn: no font here has its letters; the file's Description has it)", _plain_font()
+        return "(not drawn: no font here has its letters; the PNG's Description field has it)", _plain_font()
     for letter in missing:
         text = text.replace(letter, f"[U+{ord(letter):04X}]")
     return text, _plain_font()

@@ -33,6 +33,7 @@ from flair_jax.weights import digests
 from flair_jax.weights.locate import DESCRIPTION, RUN_FOLDER
 
 _OPTIMIZER = "optimizer"
+_LOGGER = logging.getLogger(__name__)
 
 
 class RunCheckpoints:
@@ -121,7 +122,8 @@ class RunCheckpoints:
     ) -> tuple[TrainState, int] | None:
         """The newest intact checkpoint, and its step; None if there has never been one.
 
-        Damaged ones are named in warnings and set aside; settings that differ from the checkpoint's are named, too.
+        Damaged ones are named in warnings and set aside; settings that differ from the checkpoint's are named, too, by
+        `logging.info`.
 
         Args:
           target: from `abstract_state`: shapes and shardings, whatever devices the checkpoint was saved from.
@@ -168,7 +170,7 @@ class RunCheckpoints:
         described = self._hosts.together(lambda: self._recorded(step))
         accepted, refusal = changes_to_resume(self.path(step), described, self._run, accept_changes)
         for change in accepted:
-            self._warn("%s", change)
+            self._remark("%s", change)
         if refusal:
             raise refusal
 
@@ -202,10 +204,10 @@ class RunCheckpoints:
         except Exception as error:  # Orbax and its storage raise many kinds
             raise self._unreadable(step, error, accept_changes) from error
         if target.ema is not None and not averaged:
-            self._warn("the average of the parameters starts from those of step %s, which has none", f"{step:,}")
+            self._remark("the average of the parameters starts from those of step %s, which has none", f"{step:,}")
             restored[AVERAGE] = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(restored[PARAMS])
         elif target.ema is None and averaged:
-            self._warn("the average of the parameters ends with step %s", f"{step:,}")
+            self._remark("the average of the parameters ends with step %s", f"{step:,}")
         of_optimizer = restored[_OPTIMIZER]
         return TrainState(of_optimizer["step"], restored[PARAMS], of_optimizer["opt_state"], restored.get(AVERAGE))
 
@@ -229,6 +231,11 @@ class RunCheckpoints:
             make_folder(self._aside)
             names = (self._aside / f"{step}-{number}" for number in itertools.count())
             move(self.path(step), next(name for name in names if not name.exists()))
+
+    def _remark(self, text: str, *values: Any) -> None:
+        """Says what is documented, and was asked for."""
+        if self._hosts.index == 0:
+            _LOGGER.info(text, *values)
 
     def _warn(self, text: str, *values: Any) -> None:
         if self._hosts.index == 0:

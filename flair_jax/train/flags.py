@@ -7,7 +7,7 @@ import importlib.machinery
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from flair_jax.configs.default import get_config
 from flair_jax.errors import ConfigError
-from flair_jax.fields import did_you_mean
+from flair_jax.fields import OTHER_NAMES, did_you_mean
 from flair_jax.files import expand
 from flair_jax.parallel.processes import CLUSTER_OPTIONS, check_cluster
 from flair_jax.train.config_files import find_config
 
 # What a configuration file is as a module: not a name such as `config`, which it may want to import itself.
 _MODULE = "configuration_file"
+
+# How Python's complaint about a value begins -> what is wanted.
+_NUMBERS = {"invalid literal for int()": "whole number", "could not convert string to float": "number"}
 
 USAGE = "flair-jax train --config=NAME|FILE [--config.FIELD=VALUE ...] --workdir=DIR [--distributed]"
 
@@ -57,8 +61,8 @@ def parse(arguments: Sequence[str]) -> TrainOptions:
       ConfigError: if a flag or field does not exist, or its value is invalid; it says which.
     """
     values = _read(arguments, USAGE)
-    if values.config is None or values.workdir is None:
-        raise ConfigError(f"--config and --workdir are needed; usage: {USAGE}")
+    if missing := [f"--{name}" for name in ("config", "workdir") if getattr(values, name) is None]:
+        raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} needed; usage: {USAGE}")
     cluster = {name: getattr(values, name) for name, _, _ in CLUSTER_OPTIONS}
     check_cluster(values.distributed, cluster)
     if not values.workdir:
@@ -91,11 +95,14 @@ def _read(arguments: Sequence[str], usage: str) -> flags.FlagValues:
     try:
         values = _define(words)
         rest = values(words)[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        near = _fields_named(get_config(), name) or did_you_mean(name, values)
+        raise ConfigError(f"--{name}: no such option; usage: {usage}{near}") from None
     except Exception as error:  # absl's own types, and whatever ml_collections raises for a value
         # absl wraps what a parser raises in a sentence of its own.
-        raise (
-            error.__context__ if isinstance(error.__context__, ConfigError) else ConfigError(_sentence(error))
-        ) from None
+        own = error.__context__ if isinstance(error.__context__, ConfigError) else ConfigError(_of_value(error))
+        raise own from None
     if rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; usage: {usage}")
     return values
@@ -151,8 +158,26 @@ def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
             known = group if isinstance(group, ml_collections.ConfigDict) else ()
             where = "the configuration file defines those of `extra`"
             where = where if name.startswith("extra.") else "`flair-jax configs default` lists all"
-            raise ConfigError(f"--config.{name}: no such field; {where}{did_you_mean(part, known)}")
+            near = did_you_mean(part, known) or _fields_named(config, part)
+            raise ConfigError(f"--config.{name}: no such field; {where}{near}")
         group = group[part]
+
+
+def _fields_named(config: ml_collections.ConfigDict, name: str) -> str:
+    """A sentence that suggests the fields, in any group, that have this name or stand for it; "" if none does."""
+    wanted = (name, OTHER_NAMES.get(name))
+    alike = [each for each in _names(config) if each.rpartition(".")[2] in wanted]
+    alike = [each for each in alike if each in wanted] or alike  # what is in no group is meant first
+    return f". Did you mean --config.{' or --config.'.join(alike)}?" if alike else ""
+
+
+def _names(group: ml_collections.ConfigDict) -> Iterator[str]:
+    """The dotted names of all fields."""
+    for name, value in group.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from (f"{name}.{each}" for each in _names(value))
+        else:
+            yield str(name)
 
 
 def _define(words: list[str]) -> flags.FlagValues:
@@ -170,6 +195,16 @@ def _define(words: list[str]) -> flags.FlagValues:
         "accept-changes", False, "Resume even if other settings make the run another one.", flag_values=values
     )
     return values
+
+
+def _of_value(error: BaseException) -> str:
+    """A sentence about a flag's value; Python's own about numbers is written anew."""
+    sentence = _sentence(error)
+    for start, wanted in _NUMBERS.items():
+        flag, found, _ = sentence.partition(f": {start}")
+        if found:
+            return f"{flag.removeprefix('flag ')}: must be a {wanted}"
+    return sentence
 
 
 def _sentence(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.models.flair import Params
 from flair_jax.settings import OptimizerSettings, UnlockedGroups
 from flair_jax.train.layers import map_names, matrix_axes, per_layer, scale_by_rates, stacked_tower
@@ -39,8 +39,11 @@ def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     rate, warmup = settings.learning_rate, settings.warmup_steps
     cooldown = settings.cooldown_steps if settings.schedule == "constant-cooldown" else 0
     if warmup + cooldown > steps:
+        asked = f"warmup_steps={warmup}" + (f" and cooldown_steps={cooldown} do" if cooldown else " does")
         raise ConfigError(
-            f"config.optimizer: {warmup} warm-up and {cooldown} cool-down steps do not fit in a run of {steps} steps"
+            f"config.optimizer.{asked} not fit in a run of {plural(steps, 'step')}; set "
+            f"{'their sum' if cooldown else 'it'} to at most {steps:,}, or train for longer (config.steps, "
+            "config.epochs)"
         )
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:

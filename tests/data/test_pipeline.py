@@ -164,7 +164,9 @@ def test_what_cannot_be_used_is_replaced_by_the_next(caplog) -> None:
     assert pixels[0, 0, 0] == number == 4
     assert "sample 2 is skipped (made 2): the picture: cannot be read" in caplog.text
     assert "sample 3 is skipped (made 3): there is no caption" in caplog.text
-    with pytest.raises(DatasetError, match="none can be used"):
+    with pytest.raises(
+        DatasetError, match="4 samples from number 0 on cannot be used, the first for this reason: made 0: the pi"
+    ):
         load_sample(MadeSource(4, broken=(0, 1, 2, 3)), SETTINGS, 0, 0)
 
 

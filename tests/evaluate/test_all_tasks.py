@@ -90,6 +90,37 @@ def test_the_table_is_the_same_in_all_forms(run) -> None:
         assert f" | {measure} | {percent:.1f} |  |  |" in text
 
 
+def test_both_pages_say_all_that_the_terminal_does_and_what_it_means(run, small_checkpoint, sets) -> None:
+    written = json.loads((run / "all.json").read_text())
+    result = {(each["task"], each["dataset"]): each for each in written["results"]}
+    for page in (parse((run / "all.html").read_text()).text, (run / "all.md").read_text()):
+        assert f"Evaluation of {small_checkpoint}" in page
+        assert re.search(r"written \d{4}-\d\d-\d\d \d\d:\d\d UTC; flair-jax \S+, jax \S+; float32; \d+ x cpu", page)
+        assert f"data: {sets / 'COCO'}, mode: text-conditioned" in page
+        assert "segment by: patches, short side: 336" in page
+        assert "point: folder phrases" in page, "users' own sets are told apart by their folders"
+        assert "are longer than the model's" in page
+        for row in ROWS.values():
+            assert row.name in page
+        for word in ("box accuracy", "pooled-patches", "uniform", "R@k", "top-k", "chance", "accuracy by kind"):
+            assert word in page
+    cells = re.findall(r"<td>([^<]*)</td>", (run / "all.html").read_text())
+    for values in result["point", "folder"]["metrics"].values():
+        row = [f"{100 * values[each]:.1f}" for each in ("pointing", "pixel_pointing", "mean_iou", "box_accuracy")]
+        assert any(cells[start : start + 4] == row for start in range(len(cells)))
+        assert f" | {' | '.join(row)} |" in (run / "all.md").read_text()
+    for kind, values in result["choose", "sugarcrepe"]["kinds"].items():
+        assert f"| {kind} | {values['questions']:,} | " in (run / "all.md").read_text()
+
+
+def test_a_top_k_is_told_only_where_it_was_used(small_checkpoint, photographs, tmp_path) -> None:
+    words = ["evaluate", "--checkpoint", small_checkpoint, "--dataset", "coco", "--data-dir", photographs]
+    assert not main([*map(str, [*words, "--mode", "global", "--report", tmp_path / "a.md"])])
+    assert not main([*map(str, [*words, "--mode", "top-k", "--top-k", 2, "--report", tmp_path / "b.md"])])
+    assert f"data: {photographs}, mode: global.\n" in (tmp_path / "a.md").read_text()
+    assert f"data: {photographs}, mode: top-k, top k: 2.\n" in (tmp_path / "b.md").read_text()
+
+
 def test_the_pages_show_the_captions_that_missed_their_pictures(run) -> None:
     worst = json.loads((run / "all.json").read_text())["results"][0]["worst"]
     assert 0 < len(worst) <= 10

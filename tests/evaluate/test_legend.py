@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from flair_jax import pages
 from flair_jax.data.sets.segmentation_data import IGNORED, SegmentationData
 from flair_jax.errors import ConfigError, FlairError
+from flair_jax.evaluate import gallery as evaluate_gallery
 from flair_jax.evaluate import segmentation_task
 from flair_jax.evaluate.gallery import write_gallery
 from flair_jax.evaluate.legend import Areas, Entry, legend, measure, percent
@@ -158,6 +159,31 @@ def test_the_page_has_legends_as_text_and_can_be_moved(gallery, tmp_path) -> Non
         "background: rgb(0, 255, 0)",
         "background: rgb(0, 0, 255)",
     }
+
+
+def test_many_pictures_are_on_several_pages_that_lead_to_each_other(gallery, monkeypatch, capsys) -> None:
+    folder, data, metrics = gallery
+    monkeypatch.setattr(evaluate_gallery, "_ON_A_PAGE", 2)
+    (folder / "page-4.html").write_text("of an earlier run, with more pictures")
+    (folder / "page-9.html").write_text("of something else")
+    write_gallery(folder, data, metrics, "patches")
+    assert "5/5 pictures" in capsys.readouterr().err
+    files = ["index.html", "page-2.html", "page-3.html"]
+    assert sorted(path.name for path in folder.glob("*.html")) == [*files, "page-9.html"]
+    shown = [parse((folder / file).read_text()) for file in files]
+    for number, page in enumerate(shown):
+        images = {attributes["src"] for tag, attributes in page.tags if tag == "img"}
+        expected = file_names(ODD)[2 * number : 2 * number + 2]
+        assert images == {pages.link(folder / file, folder / "index.html") for file in expected}
+        links = [attributes for tag, attributes in page.tags if tag == "a" and attributes["href"].endswith(".html")]
+        assert {each["href"] for each in links} == {*files} - {files[number]}
+        turned = {each["rel"]: each["href"] for each in links if "rel" in each}
+        assert turned == {
+            name: files[other] for name, other in (("prev", number - 1), ("next", number + 1)) if 0 <= other < 3
+        }
+        assert ("and their IoU" in page.text) is (number == 0)
+        assert "5 pictures by patches" in page.text
+        assert f"Pictures {2 * number + 1} to {min(2 * number + 2, 5)}" in page.text
 
 
 def test_a_file_of_an_earlier_release_or_of_another_set_is_shown_whole(gallery) -> None:

@@ -31,8 +31,8 @@ NAMES = (
 
 def searched(*hits: tuple[str, str], sentence: str = "a dog") -> Page:
     """The page of a search; hits are paths and what they link to."""
-    cards = [(Hit(path, 0.5, 0.25), path, "data:,", to) for path, to in hits]
-    return parse(pages.render("search", "--html", sentence=sentence, cards=cards, indexed="3", linked=True))
+    cards = [(Hit(path, 0.5, 0.25), path, path, "data:,", to) for path, to in hits]
+    return parse(pages.render("search", "--html", sentence=sentence, cards=cards, indexed="3", root="", linked=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +82,7 @@ def test_every_page_suits_phones_dark_rooms_and_paper() -> None:
 
 def test_a_table_names_its_rows_and_columns() -> None:
     groups = [("retrieval: coco", [["R@1", "50.0"]]), ("<i>", [["<b>", "1.0"]])]
-    values = {"checkpoint": "x", "columns": ["per cent"], "groups": groups, "sets": []}
+    values = {"title": "x", "made": [], "columns": ["per cent"], "groups": groups, "sections": [], "terms": {}}
     page = parse(pages.render("evaluation", "--report", **values))
     scopes = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
     assert scopes == ["col", "col", "rowgroup", "row", "rowgroup", "row"]
@@ -92,7 +92,7 @@ def test_a_table_names_its_rows_and_columns() -> None:
 
 def test_what_a_template_names_must_be_given() -> None:
     with pytest.raises(Exception, match="'sentence' is undefined"):
-        pages.render("search", "--html", cards=[], indexed="3", linked=False)
+        pages.render("search", "--html", cards=[], indexed="3", root="", linked=False)
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path) -> None:

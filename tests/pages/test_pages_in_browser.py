@@ -17,6 +17,8 @@ from flair_jax.demo.chart import chart
 from flair_jax.demo.report import Cell
 from flair_jax.evaluate.gallery import write_gallery
 from flair_jax.evaluate.overlays import file_names, write_comparison
+from flair_jax.evaluate.page import Section
+from flair_jax.evaluate.task import Table
 from flair_jax.search.page import write_page
 from flair_jax.search.searcher import Hit
 
@@ -41,10 +43,23 @@ def write_search(folder: Path) -> None:
 
 def write_evaluation(folder: Path) -> None:
     rows = [["text to image R@1, by a long name of what was measured", "50.0", "60.0", f"Xiao et al., {LONG[:40]}"]]
-    query = {"text": f"a caption {LONG}", "pictures": [("its own", LONG, inline()), ("found first", "b.png", "")]}
-    values = {"checkpoint": f"/models/{LONG}", "columns": ["per cent", "others", "by whom"]}
+    query = {
+        "text": f"a caption {LONG}",
+        "pictures": [("its own", LONG, LONG, inline()), ("found first", "b.png", "/a/b.png", "")],
+    }
+    values = {"title": f"/models/{LONG}", "columns": ["per cent", "others", "by whom"], "made": ["now"]}
     groups = [(f"retrieval: {name}, 5 images", rows * 3) for name in ("coco", LONG)]
-    text = pages.render("evaluation", "--report", **values, groups=groups, sets=[("coco", [query] * 7)])
+    table = Table(
+        "per cent", ["map", "pointing", "by pixel", "mean IoU", "box accuracy"], [["pooled-patches"] + ["1.0"] * 4]
+    )
+    kinds = Table(
+        "by kind", ["kind", "questions", "text-conditioned", "box-tokens"], [[LONG, "1,000", "100.0", "100.0"]]
+    )
+    section = Section(f"retrieval: {LONG}", f"data: {LONG}", [table, kinds], [LONG], [], None)
+    terms = {"retrieval": {"text-conditioned": "a word", LONG: LONG}}
+    text = pages.render(
+        "evaluation", "--report", **values, groups=groups, terms=terms, sections=[(section, [query] * 7)]
+    )
     pages.write(folder / "evaluation.html", text)
 
 

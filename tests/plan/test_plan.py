@@ -237,7 +237,7 @@ def test_a_tpus_times_are_shown_as_what_they_are(config_file, capfd, tmp_path) -
         (["--topology", "cpu:2", "--mesh", "rows=2"], "--mesh rows=2: expected sizes of data, fsdp, tensor"),
         (["--topology", "cpu:2", "--mesh", "data=--1"], "--mesh data=--1: expected sizes of data, fsdp, tensor"),
         (["--topology", "v5e:9998x9998"], "99,960,004 chips; there must be 1 to 65,536"),
-        (["--topology", "cpu:2", "--mesh", "data=3"], "does not make 2 device"),
+        (["--topology", "cpu:2", "--mesh", "data=3"], "make 3 devices, and there are 2 cpu devices"),
         (["--topology", "cpu:2", "--sweep", "rematerialise=none"], "expected a field of the configuration"),
         (["--topology", "cpu:2", "--sweep", "batch_size=many"], "config.batch_size is a int"),
         (["--topology", "cpu:2", "--config.nothing=1"], "nothing"),

@@ -30,7 +30,8 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert "pictures/s" in printed.err
 
     assert run("search", index, "a red kettle", "--top", 3, "--rerank", 5, "--html", page) == 0
-    lines = capsys.readouterr().out.splitlines()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["text-conditioned", "global", "picture"]
     assert len(lines) == 4
     assert lines[3] == f"written: {page}"
     scores = []
@@ -46,7 +47,7 @@ def test_index_and_search(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert run("index", pictures, "--checkpoint", small_checkpoint, "--output", index, "--faiss") == 0
     assert "11 pictures, 0 embedded now" in capsys.readouterr().out
     assert run("search", index, "a red kettle", "--top", 3, "--rerank", 5) == 0
-    assert capsys.readouterr().out.splitlines() == lines[:3]
+    assert capsys.readouterr().out.splitlines() == [head, *lines[:3]]
 
 
 def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_path, capsys, monkeypatch) -> None:
@@ -56,7 +57,7 @@ def test_search_of_an_unfinished_index(make_index, small_checkpoint, drawn, tmp_
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert run("search", index, "a dog") == 0
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 11
+    assert len(printed.out.splitlines()) == 1 + 11
     assert "is unfinished, with 11 pictures so far; `flair-jax index` resumes it" in printed.err
     assert "FAISS is not installed; comparing with every picture instead" in printed.err
     assert "Traceback" not in printed.err

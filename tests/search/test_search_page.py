@@ -40,11 +40,20 @@ def test_page(tmp_path) -> None:
     assert "cannot be read any more" in page.text
 
 
+def test_pictures_are_named_within_their_folder_and_broken_at_separators(tmp_path) -> None:
+    hits = [Hit(f"{tmp_path}/in/a/b.png", 0.1, 0.1), Hit(f"{tmp_path}/inner/c.png", 0.1, 0.1)]
+    write_page(tmp_path / "page.html", "x", hits, 2, str(tmp_path / "in"))
+    text = (tmp_path / "page.html").read_text()
+    assert f'2 of 2 pictures in <span title="{tmp_path}/in">' in " ".join(text.split())
+    assert f'<span title="{hits[0].path}">a/<wbr>b.png</span>' in text
+    assert f'<span title="{hits[1].path}">{hits[1].path.replace("/", "/<wbr>")}</span>' in text, "is in another"
+
+
 def test_what_cannot_be_written_is_escaped(tmp_path) -> None:
     write_page(tmp_path / "page.html", "a\ud800", [Hit("/x\udcff/\x1b.png", 0.1, 0.1)], 1)
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<h1>a\\ud800</h1>" in text
-    assert "/x\\udcff/\\x1b.png" in text
+    assert "/<wbr>x\\udcff/<wbr>\\x1b.png" in text
 
 
 def test_thumbnails_are_small(tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_letters_without_a_glyph_are_said_to_be_so() -> None:
     assert drawable("hello \U0001f436 dog")[0] == "hello [U+1F436] dog"
     assert drawable("猫")[0] == "[U+732B]"
     text, _ = drawable(CHINESE)
-    assert text == "(not drawn: no font here has its letters; the file's Description has it)"
+    assert text == "(not drawn: no font here has its letters; the PNG's Description field has it)"
     assert drawable("café, Ελληνικά, русский")[0] == "café, Ελληνικά, русский"
     assert drawable("a\x1b[2J\tb")[0] == "a\\x1b[2J\\tb"
     assert drawable("a ✈\ufe0f")[0] == "a ✈"

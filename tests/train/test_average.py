@@ -117,6 +117,7 @@ def test_damage_to_it_is_noticed(copied, how: str) -> None:
 
 def test_it_may_be_turned_on_later(copied, tmp_path, caplog) -> None:
     """It starts from the parameters of then, if the change is accepted."""
+    caplog.set_level(logging.INFO, "flair_jax")
     off = run_in(tmp_path, 0.0)
     off.save(3)
     on = run_in(tmp_path)
@@ -135,6 +136,7 @@ def test_it_may_be_turned_on_later(copied, tmp_path, caplog) -> None:
 
 
 def test_it_may_be_turned_off_or_go_on_at_another_pace(trained, copied, caplog) -> None:
+    caplog.set_level(logging.INFO, "flair_jax")
     state, _ = run_in(copied, 0.5).restore(accept_changes=True)
     assert same(state, trained[1][3])
     caplog.clear()

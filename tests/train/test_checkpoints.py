@@ -252,6 +252,7 @@ def test_every_setting_is_known_to_belong_to_the_run_or_not() -> None:
 
 
 def test_other_settings_are_named_and_taken(saved, caplog) -> None:
+    caplog.set_level(logging.INFO, "flair_jax")
     changes = {"init": "elsewhere", "data.workers": 0, "unroll": 2, "checkpoint.keep": 3, "evaluation.every_steps": 5}
     state, step = changed(saved, **changes).restore()
     assert step == 6
@@ -263,13 +264,15 @@ def test_other_settings_are_named_and_taken(saved, caplog) -> None:
 
 def test_changes_can_be_accepted(run, saved, caplog) -> None:
     """Parameters, step and what the optimisers have in common are kept; the new settings are the run's from then on."""
+    caplog.set_level(logging.INFO, "flair_jax")
     changes = {"optimizer.clip_norm": 1.0, "seed": 5}
     other = changed(run, **changes)
     state, step = other.restore(accept_changes=True)
     assert step == 6
     assert same(state.params, saved.state(6).params)
     assert same(jax.tree.leaves(state.opt_state), jax.tree.leaves(saved.state(6).opt_state))
-    assert "config.optimizer.clip_norm was 0.0, is 1.0" in caplog.messages
+    (line,) = [each for each in caplog.records if each.getMessage() == "config.optimizer.clip_norm was 0.0, is 1.0"]
+    assert line.levelno == logging.INFO, "it was asked for"
     assert "optimiser's state" not in caplog.text
     other.save(9)
     assert other.restore()[1] == 9

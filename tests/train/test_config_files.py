@@ -98,7 +98,13 @@ def test_each_is_printed_as_a_file_that_works_anywhere(elsewhere, capsys) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("cc3m", ""), ("dmeo", '. Did you mean "demo"?'), ("", ""), ("../default", '"default"?')]
+    ("name", "near"),
+    [
+        ("cc3m", '. Did you mean "cc3m_recap"?'),
+        ("dmeo", '. Did you mean "demo"?'),
+        ("", ""),
+        ("../default", '"default"?'),
+    ],
 )
 def test_an_unknown_name_prints_nothing(capsys, name: str, near: str) -> None:
     assert main(["configs", name]) == 2

@@ -259,7 +259,7 @@ def test_another_model_or_samples_are_named(short, scenes) -> None:
 def test_a_change_of_objects_can_be_accepted(short, tmp_path, caplog) -> None:
     settings, workdir = short[0], Path(shutil.copytree(short[1], tmp_path / "run"))
     longer = dataclasses.replace(settings, steps=3)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO, "flair_jax"):
         assert train(longer, workdir, loss=other_loss(settings), accept_changes=True).finished
     assert "the loss was configuration_file.my_loss, is flair_jax.train.losses.TermsLoss" in caplog.messages
 

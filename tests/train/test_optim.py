@@ -92,5 +92,5 @@ def test_clamp(value: float, clamped: float) -> None:
 
 
 def test_too_long_a_warmup() -> None:
-    with pytest.raises(ConfigError, match="50 warm-up and 0 cool-down steps do not fit in a run of 20"):
+    with pytest.raises(ConfigError, match="warmup_steps=50 does not fit in a run of 20 steps"):
         make_schedule(OptimizerSettings(**(SETTINGS | {"warmup_steps": 50})), 20)

@@ -149,7 +149,7 @@ def test_index_and_search(command, loaded, run, pictures, tmp_path) -> None:
     assert status == 0, err
     index = flair_jax.search.SearchIndex.open(tmp_path / "index")
     hits = flair_jax.Searcher(index, *loaded).search(SENTENCE)
-    assert out.splitlines() == [f"{hit.score:8.4f} {hit.global_score:8.4f}  {hit.path}" for hit in hits]
+    assert out.splitlines()[1:] == [f"{hit.score:16.4f}  {hit.global_score:8.4f}  {hit.path}" for hit in hits]
     status, _, err = command("search", tmp_path / "index", SENTENCE, checkpoint=(), config=())
     assert status == 2
     held = "holds a model with pooling configuration_file.Gated, and not with the modules of FLAIR"
