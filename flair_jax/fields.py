@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 
 # Limits of 32 bits, in which counters, seeds, array sizes and fractions are stored.
 _MOST = 2**32 - 1
@@ -43,9 +43,8 @@ def read_fields(kind: Any, values: Any, where: str) -> Any:
     for what, names in (("unknown", given - set(types)), ("missing", set(types) - given - optional)):
         if names:
             near = did_you_mean(min(names), types) if what == "unknown" else ""
-            raise ConfigError(
-                f"{where}: {what} field(s) {', '.join(sorted(names))}; `flair-jax configs default` lists all{near}"
-            )
+            count, listed = plural(len(names), f"{what} field"), ", ".join(sorted(names))
+            raise ConfigError(f"{where}: {count}: {listed}; `flair-jax configs default` lists all{near}")
     return kind(
         **{
             name: _read(expected, _get(values, name, where), f"{where}.{name}")

@@ -149,7 +149,7 @@ def test_broken_pictures_can_be_left_out(small_checkpoint, with_broken, tmp_path
     assert result["images"] == len(PHOTOGRAPHS) - 2
     assert result["texts"] == 2 * (len(PHOTOGRAPHS) - 2)
     assert len(result["skipped"]) == 2
-    assert "left out 2 broken picture(s)" in capsys.readouterr().out
+    assert "left out 2 broken pictures:" in capsys.readouterr().out
 
 
 def test_all_runs_what_it_finds(small_checkpoint, photographs, tmp_path, capsys) -> None:

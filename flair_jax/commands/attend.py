@@ -31,7 +31,9 @@ def add(commands: Commands) -> None:
         help="attention: weights of the pooling, mean of the heads (default); patches: how similar each patch is",
     )
     parser.add_argument("--per-head", action="store_true", help="also draw the attention of each head")
-    parser.add_argument("--output", required=True, metavar="DIR", type=new_folder, help="folder to write to")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", type=new_folder, help="folder to write to; made if missing"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:

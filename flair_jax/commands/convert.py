@@ -53,8 +53,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",
-        help="the model: a preset's name, or a JSON file in the PyTorch release's form. Needed only if its sizes are "
-        "those of no preset, because tensors do not show the numbers of attention heads",
+        help="the model, and not a training configuration as in other commands: a preset's name, or a JSON file in the "
+        "PyTorch release's form. Needed only if its sizes are those of no preset, because tensors do not show the "
+        "numbers of attention heads",
     )
     parser.add_argument(
         "--activation",

@@ -40,7 +40,7 @@ def _add_index(commands: Commands) -> None:
         "Training does this itself if it was not done. The index of a tar lies beside it, or in --index-dir; one that\n"
         "fits its tar is kept, so that a stopped command resumes where it was.",
     )
-    parser.add_argument("tars", help=TARS)
+    parser.add_argument("tars", metavar="TARS", help=TARS)
     parser.add_argument("--index-dir", metavar="DIR", default="", help="where the indexes are (config.data.index_dir)")
     add_processes(parser)
 
@@ -71,7 +71,7 @@ def _add_build(commands: Commands) -> None:
         "of this machine are used. Needs the extra `beam`. Train on it with --config.data.name=recaptioned/NAME.",
     )
     parser.add_argument("name", metavar="NAME", help="cc3m, cc12m, yfcc15m, pixelprose, or custom for any other")
-    parser.add_argument("tars", help=TARS)
+    parser.add_argument("tars", metavar="TARS", help=TARS)
     parser.add_argument(
         "--data-dir", metavar="DIR", default="~/tensorflow_datasets", help="TFDS's folder (default %(default)s)"
     )
@@ -122,8 +122,8 @@ def _add_urls(commands: Commands) -> None:
         f"      --save_additional_columns '{json.dumps(list(CAPTION_LISTS))}' \\\n"
         "      --output_folder cc3m --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True",
     )
-    parser.add_argument("table", type=path, help=_TABLE)
-    parser.add_argument("output", type=new_file, help=".parquet file to write")
+    parser.add_argument("table", metavar="TABLE", type=path, help=_TABLE)
+    parser.add_argument("output", metavar="OUTPUT", type=new_file, help=".parquet file to write")
 
 
 def _urls(options: argparse.Namespace) -> None:
@@ -145,11 +145,11 @@ def _add_attach(commands: Commands) -> None:
         "example:\n"
         "  flair-jax data attach cc3m_recaption.csv 'cc3m/{00000..00331}.tar' --output cc3m_recap\n\n"
         "A row belongs to the sample with its URL, or else with its file name as key. Samples without captions are\n"
-        "left out, and counted by reason; all else of a sample is kept. Tars that are in the\n"
-        "output are kept, so that a stopped command resumes where it was.",
+        "left out, and counted by reason; all else of a sample is kept. Tars that are in the output are kept, so\n"
+        "that a stopped command resumes where it was.",
     )
-    parser.add_argument("table", type=path, help=_TABLE)
-    parser.add_argument("tars", help=TARS)
+    parser.add_argument("table", metavar="TABLE", type=path, help=_TABLE)
+    parser.add_argument("tars", metavar="TARS", help=TARS)
     parser.add_argument("--output", metavar="DIR", type=new_folder, required=True, help="folder of the new tars")
 
 

@@ -52,5 +52,9 @@ def _print_reasons(title: str, reasons: Mapping[str, int]) -> None:
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the option for how many processes read."""
     parser.add_argument(
-        "--processes", metavar="N", type=positive, default=0, help="how many read at once (default: one a core)"
+        "--processes",
+        metavar="N",
+        type=positive,
+        default=0,
+        help="how many processes of this machine read at once (default: one a core)",
     )

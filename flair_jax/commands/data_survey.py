@@ -50,6 +50,7 @@ def _add_survey(
     )
     parser.add_argument(
         "data",
+        metavar="DATA",
         help=f"{TARS}; or the name of a prepared TFDS data set, or of pictures with an annotation file (docs/data.md)",
     )
     parser.add_argument(

@@ -22,7 +22,11 @@ def add(commands: Commands) -> None:
         "training are repeated; with --full, all of them are. A demonstration that was stopped resumes where it was.",
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=new_folder, default=Path("demo"), help="folder to fill (default demo)"
+        "--output",
+        metavar="DIR",
+        type=new_folder,
+        default=Path("demo"),
+        help="folder to fill; made if missing (default demo)",
     )
     parser.add_argument(
         "--full", action="store_true", help="train the model to the end, and report on it instead of the shipped one"

@@ -6,7 +6,7 @@ import argparse
 
 from flair_jax.commands.index import report
 from flair_jax.commands.own_model import own_model
-from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
+from flair_jax.commands.parser import MADE, Commands, add_checkpoint, add_command, add_compute, new_file, path
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("pictures", metavar="PICTURE_OR_FOLDER", nargs="*", help="pictures, and folders of them")
     parser.add_argument("--texts", metavar="FILE", type=path, help="embed texts instead: one a line, in UTF-8")
     add_checkpoint(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", type=new_file, help=".npz or .parquet file to write")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", type=new_file, help=f".npz or .parquet file to write{MADE}"
+    )
     parser.add_argument("--local", action="store_true", help="also write the local tokens of pictures")
     add_compute(parser)
 

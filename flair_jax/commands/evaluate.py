@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flair_jax.commands.evaluate_tasks import ROWS, Row, add_options, choose_tasks
 from flair_jax.commands.own_model import own_model
-from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_file, path
+from flair_jax.commands.parser import MADE, Commands, add_checkpoint, add_command, add_compute, new_file, path
 from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
@@ -30,7 +30,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--data-dir", required=True, metavar="DIR", type=path, help="the set's folder as downloaded")
     add_options(parser)
     add_compute(parser)
-    parser.add_argument("--output", metavar="FILE", type=new_file, help="write metrics, settings and versions as JSON")
+    parser.add_argument(
+        "--output", metavar="FILE", type=new_file, help=f"write metrics, settings and versions as JSON{MADE}"
+    )
     parser.add_argument(
         "--report",
         metavar="FILE",
@@ -38,7 +40,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         help="write what was measured as a page, FILE.html with the pictures of the captions that missed theirs the "
-        "most, or FILE.md; may be given twice",
+        f"most, or FILE.md{MADE}; may be given twice; HTML needs the extra `html`",
     )
     parser.add_argument(
         "--skip-broken",
@@ -73,9 +75,9 @@ def _details() -> str:
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task point --dataset refcoco-val --data-dir ~/coco\n"
         "  flair-jax evaluate --checkpoint checkpoints/cc3m --task choose --dataset sugarcrepe --data-dir ~/coco\n\n"
         "`--dataset all` runs every set of the task, or of all tasks if none is named, in DIR and right below it, and\n"
-        "puts what they come to into one table. With --output, a run that was stopped\n"
-        "resumes where it was when it is started again. On several processes, start the same command for retrieval on\n"
-        "each with --distributed; see docs/processes.md.\n\n" + "\n\n".join(map(_list_sets, ROWS.values()))
+        "puts what they come to into one table. With --output, a run that was stopped resumes where it was when it is\n"
+        "started again. On several processes, start the same command for retrieval on each with --distributed; see\n"
+        "docs/processes.md.\n\n" + "\n\n".join(map(_list_sets, ROWS.values()))
     )
 
 

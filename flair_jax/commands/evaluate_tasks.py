@@ -209,7 +209,8 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
         "--save",
         metavar="DIR",
         type=new_folder,
-        help="write original, truth and prediction of every picture there, with a legend, and a page that lists them",
+        help="write original, truth and prediction of every picture there, with a legend, and a page that lists them; "
+        "made if missing",
     )
 
 

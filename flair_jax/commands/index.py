@@ -32,7 +32,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", type=path, help="pictures, in sub-folders too")
     add_checkpoint(parser)
-    parser.add_argument("--output", required=True, metavar="INDEX", type=path, help="folder of the index")
+    parser.add_argument(
+        "--output", required=True, metavar="INDEX", type=path, help="folder of the index; made if missing"
+    )
     parser.add_argument(
         "--local-dtype",
         choices=LOCAL_DTYPES,
@@ -43,7 +45,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="let FAISS find candidates, which pays from about half a million pictures; needs the extra `faiss`",
     )
-    add_compute(parser)
+    add_compute(parser, "pictures")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -89,10 +91,10 @@ def _lasting(path: Path) -> str:
 def report(outcome: IndexUpdate, where: str = "") -> None:
     """Reports what is missing from the result or may be useless in it; of many, the first of each kind."""
     from flair_jax.data.image import TOO_DEEP
-    from flair_jax.errors import printable
+    from flair_jax.errors import plural, printable
 
-    _list("left out {:,} that cannot be used:", outcome.broken, where)
-    _list(f"{{:,}} picture(s) have {TOO_DEEP}; little may be left to see:", outcome.remarks)
+    _list(f"left out {len(outcome.broken):,} that cannot be used:", outcome.broken, where)
+    _list(f"{plural(len(outcome.remarks), 'picture')} of {TOO_DEEP}; little may be left to see:", outcome.remarks)
     if outcome.others:
         kinds = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcome.others.most_common(8))
         more = ", ..." if len(outcome.others) > 8 else ""
@@ -101,6 +103,6 @@ def report(outcome: IndexUpdate, where: str = "") -> None:
 
 def _list(heading: str, messages: Sequence[str], where: str = "", most: int = 20) -> None:
     if messages:
-        print(heading.format(len(messages)), *messages[:most], sep="\n  ")
+        print(heading, *messages[:most], sep="\n  ")
     if len(messages) > most:
         print(f"  and {len(messages) - most:,} more{where}")

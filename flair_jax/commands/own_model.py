@@ -16,8 +16,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",
-        help="the configuration that the checkpoint was trained with, if its factories.model made a model with modules "
-        "of its own, which a checkpoint names and does not hold; --config.FIELD=VALUE as in `train`",
+        help="the training configuration of the checkpoint, as in `train`. Needed only for a model with modules of "
+        "your own (config.factories.model), whose code is in no checkpoint; --config.FIELD=VALUE changes a field",
     )
     parser.set_defaults(takes_more="--config.")
 

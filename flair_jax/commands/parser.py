@@ -16,6 +16,10 @@ from flair_jax.files import expand, no_file
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
+# Of every file that a command writes; a folder is "made if missing".
+MADE = ", in a folder that is made if missing"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, like all errors that a user can fix."""
 
@@ -71,8 +75,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
 
 
-def add_compute(parser: argparse.ArgumentParser) -> None:
-    """Adds `--dtype` and `--batch-size`, of commands that embed."""
+def add_compute(parser: argparse.ArgumentParser, what: str = "pictures, or texts,") -> None:
+    """Adds `--dtype` and `--batch-size`, of commands that embed `what`."""
     from flair_jax.models.config import DTYPES
 
     parser.add_argument(
@@ -83,8 +87,7 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive,
         default=64,
-        help="pictures, or texts, embedded at once over all devices (default %(default)s); changes speed and memory, "
-        "not results",
+        help=f"{what} embedded at once over all devices (default %(default)s); changes speed and memory, not results",
     )
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 from flair_jax.commands.own_model import add_config, own_model
-from flair_jax.commands.parser import Commands, add_command, new_file, path, positive
+from flair_jax.commands.parser import MADE, Commands, add_command, new_file, path, positive
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "cosines and the path.",
     )
     parser.add_argument("index", metavar="INDEX", type=path, help="folder made by `index`")
-    parser.add_argument("sentence", metavar="SENTENCE", help="what the picture shows, in detail")
+    parser.add_argument("sentence", metavar="SENTENCE", help="what the picture shows, in detail; quote it")
     parser.add_argument("--top", metavar="N", type=positive, default=20, help="hits to print (default %(default)s)")
     parser.add_argument(
         "--rerank",
@@ -34,7 +34,12 @@ def add(commands: Commands) -> None:
         default=200,
         help="candidates that are scored with text-conditioned pooling (default %(default)s; at least --top)",
     )
-    parser.add_argument("--html", metavar="FILE", type=new_file, help="also write a page of thumbnails; needs Jinja2")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        type=new_file,
+        help=f"also write a page of thumbnails{MADE}; needs the extra `html`",
+    )
     parser.add_argument(
         "--checkpoint", metavar="DIR", help="the index's checkpoint, if it was moved since (default: there)"
     )

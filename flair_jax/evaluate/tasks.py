@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flair_jax.checkpoint import load, read_description
 from flair_jax.data.sets.retrieval import find_row
 from flair_jax.data.sets.retrieval_data import Picture
-from flair_jax.errors import DatasetError, FlairError, PeerError, StorageError, WorkerError
+from flair_jax.errors import DatasetError, FlairError, PeerError, StorageError, WorkerError, plural
 from flair_jax.evaluate import report, summary
 from flair_jax.evaluate.page import write_report
 from flair_jax.evaluate.task import Set, Task
@@ -158,7 +158,7 @@ def _evaluate_sets(
             failures.append(f"{work.entry.name}: {error}")
             continue
         if skipped := done[-1].result["skipped"]:
-            say(f"left out {len(skipped)} broken picture(s):", *skipped, sep="\n  ")
+            say(f"left out {plural(len(skipped), 'broken picture')}:", *skipped, sep="\n  ")
     return done, failures
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.files import size_of
 from flair_jax.models.config import COMPUTE_SETTINGS, FlairConfig, TextConfig, VisionConfig, is_convention
 
@@ -113,7 +113,7 @@ def config_from_json(data: Mapping[str, Any], where: str = "model description") 
     towers = {name: _tower(data[name], name, where, unknown) for name in _TOWERS}
     if unknown:
         names = ", ".join(name if name.replace(".", "").isidentifier() else reprlib.repr(name) for name in unknown[:9])
-        raise ConfigError(f"{where}: unknown field(s) {names}; this model has no such setting")
+        raise ConfigError(f"{where}: {plural(len(unknown), 'unknown field')}: {names}; this model has no such setting")
     top = {name: _value(data[name], kind, f"{where}: `{name}`") for name, kind in types.items() if name in data}
     towers["vision_cfg"] |= _image_fields(images, where)
     try:

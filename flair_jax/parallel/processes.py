@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 CLUSTER_OPTIONS: tuple[tuple[str, type[str] | type[int], str], ...] = (
     ("coordinator", str, "HOST:PORT of process 0"),
     ("process", int, "number of this process, from 0"),
-    ("processes", int, "how many processes there are"),
+    ("processes", int, "how many processes there are, on all machines"),
 )
 
 

@@ -156,9 +156,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     found = jax.tree.map_with_path(leaf_sharding, tree)
     if large and jax.process_index() == 0:
         logging.warning(
-            "config.mesh: %d large array(s) of the optimiser's state, %.0f MB, are replicated on every device, because "
-            "they are not of a parameter's shape or the mesh does not divide them: %s",
-            len(large),
+            "config.mesh: every device holds a copy of %s of the optimiser's state, %.0f MB, for want of a parameter's "
+            "shape or a size that the mesh divides: %s",
+            plural(len(large), "large array"),
             sum(size for _, size in large) / 1e6,
             ", ".join(name for name, _ in large[:3]) + (", ..." if large[3:] else ""),
         )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from flair_jax.errors import plural
 from flair_jax.plan.changes import Changes, in_words
 from flair_jax.plan.figures import Plan
 from flair_jax.plan.parts import Part
@@ -53,7 +54,8 @@ def show_all(plans: Sequence[tuple[Changes, Plan]], *, parts: bool) -> None:
 def show(plan: Plan) -> None:
     """Prints one plan."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
-    print(f"{plan.topology}: {plan.chips} chip(s), mesh {mesh}; {plan.units:,} {plan.unit}s a step. Each chip:")
+    chips, units = plural(plan.chips, "chip"), plural(plan.units, plan.unit)
+    print(f"{plan.topology}: {chips}, mesh {mesh}; {units} a step. Each chip:")
     if plan.memory is None:
         print(f"  does not fit: {plan.too_large}")
         return

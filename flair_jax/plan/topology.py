@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from flair_jax.console import environment_variables, quiet_without_tpu
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.packages import how_to_install
 from flair_jax.train.flops import CHIPS, Chip
 
@@ -42,7 +42,7 @@ def find_topology(name: str, slices: int = 1) -> Topology:
     if kind == "cpu":
         devices = jax.devices("cpu")
         if not shape.isdecimal() or not 1 <= int(shape) <= len(devices):
-            raise ConfigError(f"--topology {name}: JAX was started with {len(devices)} CPU device(s)")
+            raise ConfigError(f"--topology {name}: JAX was started with {plural(len(devices), 'CPU device')}")
         return Topology(name, devices[: int(shape)], None, [])
     chip = next((chip for chip in CHIPS if chip.name == kind and chip.clock), None)
     if chip is None or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
@@ -50,7 +50,8 @@ def find_topology(name: str, slices: int = 1) -> Topology:
         raise ConfigError(f"--topology {name}: expected one of {known} and a shape, as in v5e:16x16, or cpu:8")
     chips = slices * math.prod(map(int, shape.split("x")))
     if not 0 < chips <= _MOST_CHIPS:
-        raise ConfigError(f"--topology {name}, {slices} slice(s): {chips:,} chips; there must be 1 to {_MOST_CHIPS:,}")
+        found = f"{plural(slices, 'slice')}: {plural(chips, 'chip')}"
+        raise ConfigError(f"--topology {name}, {found}; there must be 1 to {_MOST_CHIPS:,}")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"--topology {name}: the TPU compiler is not installed; {how_to_install('tpu')}")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}

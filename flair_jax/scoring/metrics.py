@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flair_jax.errors import FlairError
+from flair_jax.errors import FlairError, plural
 
 RECALLS = (1, 5, 10)
 _ROWS = 256  # images whose scores are compared at once
@@ -95,7 +95,7 @@ def retrieval_metrics(similarity: np.ndarray, image_of_text: np.ndarray) -> dict
         raise FlairError(f"image_of_text must hold the image of each text as an integer from 0 to {images - 1}")
     without_text = np.setdiff1d(np.arange(images), image_of_text)
     if without_text.size:
-        raise FlairError(f"{without_text.size} image(s) have no text, the first is number {without_text[0]}")
+        raise FlairError(f"no text for {plural(without_text.size, 'image')}, such as number {without_text[0]}")
     starts = range(0, images, _ROWS)
     parts = [rank_texts_of_images(similarity[start : start + _ROWS], start, image_of_text) for start in starts]
     own = np.max([own for own, _ in parts], axis=0)

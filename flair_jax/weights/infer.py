@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.presets import PRESETS
 from flair_jax.weights.param_map import ConversionError
@@ -82,7 +82,7 @@ def _sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
             found = list(np.shape(tensors[name])) if name in tensors else "missing"
             raise ConversionError(
                 f"not a FLAIR checkpoint: {name}, which gives the model's size, is {found}; "
-                f"the file holds {len(tensors)} tensor(s)"
+                f"the file holds {plural(len(tensors), 'tensor')}"
                 + (f", such as {next(iter(tensors))}" if tensors else "")
                 + (
                     "; these names are transformers', of which docs/convert.md lists what is read, by the config.json "

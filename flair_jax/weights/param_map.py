@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from flair_jax.errors import FlairError
+from flair_jax.errors import FlairError, plural
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.flair import Flair, Params
 from flair_jax.models.module import FlairModule
@@ -205,5 +205,5 @@ def _check_tensors(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple
             problems.append(f"not floating-point: {name} is {tensors[name].dtype}")
     if problems:
         raise ConversionError(
-            f"the tensors do not fit the model, {len(problems)} problem(s):\n  " + "\n  ".join(problems)
+            f"the tensors do not fit the model, {plural(len(problems), 'problem')}:\n  " + "\n  ".join(problems)
         )

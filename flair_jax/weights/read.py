@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from flair_jax.errors import plural
 from flair_jax.files import expand, local_copy
 from flair_jax.weights.formats import INDEX, SAFETENSORS, TORCHSCRIPT, kind_of, safetensors_header
 from flair_jax.weights.param_map import ConversionError
@@ -169,7 +170,7 @@ def _read_shards(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], tupl
         tensors |= held
     if problems:
         listed = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-        raise ConversionError(f"{path}: index and shards disagree in {len(problems)} tensor(s): {listed}")
+        raise ConversionError(f"{path}: index and shards disagree in {plural(len(problems), 'tensor')}: {listed}")
     return tensors, facts, (path, *(path.parent / shard for shard in shards))
 
 
@@ -228,8 +229,8 @@ def array_of(name: str, value: Any) -> np.ndarray:
 def _quantised(dtypes: Mapping[str, str]) -> str:
     name, dtype = next(iter(dtypes.items()))
     return (
-        f"holds {len(dtypes)} tensor(s) such as {name} in {dtype}: weights quantised to fewer bits mean nothing "
-        "without the program that made them; convert the original, in float32, float16 or bfloat16"
+        f"holds {plural(len(dtypes), 'tensor')} such as {name} in {dtype}: weights quantised to fewer bits mean "
+        "nothing without the program that made them; convert the original, in float32, float16 or bfloat16"
     )
 
 
@@ -251,7 +252,8 @@ def _as_float32(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray]
         tensors = {**arrays, **{name: array.astype(np.float32, copy=False) for name, array in floats.items()}}
     _check_finite(tensors, arrays)
     dtypes = Counter(str(array.dtype) for array in floats.values())
-    remarks = [f"{count} tensor(s) of {dtype} are float32 now" for dtype, count in dtypes.items() if dtype != "float32"]
+    others = {dtype: count for dtype, count in dtypes.items() if dtype != "float32"}
+    remarks = [f"read as float32: {plural(count, 'tensor')} of {dtype}" for dtype, count in others.items()]
     matrices = {name: tensors[name] for name in floats if tensors[name].ndim > 1}
     zeros = [name for name, matrix in matrices.items() if not matrix.flat[:1].any() and not matrix.any()]
     if zeros:

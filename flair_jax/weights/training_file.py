@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flair_jax.errors import plural
 from flair_jax.weights.param_map import ConversionError
 from flair_jax.weights.read import Weights, array_of, check_finite, read_contents, read_weights
 
@@ -128,12 +129,12 @@ def _remarks(numbers: Mapping[str, int], counts: Mapping[str, int], updates: int
     remarks = []
     if missing := [name for name in numbers if name not in counts]:
         remarks.append(
-            f"{len(missing)} tensor(s) have no optimiser's state in the file, and start it at zero: "
+            f"{plural(len(missing), 'tensor')} without an optimiser's state in the file, which starts at zero: "
             f"{', '.join(missing[:5])}"
         )
     if fewer := [name for name, count in counts.items() if count < updates]:
         remarks.append(
-            f"{len(fewer)} tensor(s) had fewer than {updates:,} updates, and are counted as having had all: "
+            f"{plural(len(fewer), 'tensor')} with fewer than {updates:,} updates, counted as with all: "
             f"{', '.join(fewer[:5])}"
         )
     return remarks

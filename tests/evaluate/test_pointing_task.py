@@ -106,7 +106,7 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(compiled, small_che
     assert evaluate(small_checkpoint, *common) == 2
     assert "1 of 2 pictures cannot be read; mend them, or pass --skip-broken" in capsys.readouterr().err
     assert not evaluate(small_checkpoint, *common, "--skip-broken")
-    assert "left out 1 broken picture(s)" in capsys.readouterr().out
+    assert "left out 1 broken picture:" in capsys.readouterr().out
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert (result["images"], result["phrases"], len(result["skipped"])) == (1, 3, 1)
 

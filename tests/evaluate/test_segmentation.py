@@ -274,7 +274,7 @@ def test_broken_pictures_are_listed_and_fail_or_are_left_out(
     (result,) = json.loads(output.read_text())["results"]
     assert result["images"] == PICTURES - 2
     assert len(result["skipped"]) == 2
-    assert "left out 2 broken picture(s)" in capsys.readouterr().out
+    assert "left out 2 broken pictures:" in capsys.readouterr().out
     assert sorted(path.name for path in save.glob("*.png")) == [f"2007_00000{number}.png" for number in (0, 2, 4)]
     assert "Not shown: 2 of the set" in (save / "index.html").read_text()
 

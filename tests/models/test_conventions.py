@@ -98,7 +98,7 @@ def test_how_images_are_prepared_is_read_where_open_clip_writes_it(small_config)
         ({"text_cfg": {"tokenizer": 3}}, "`text_cfg.tokenizer` must be a text, found 3"),
         ({"text_cfg": {"end_of_text_id": 1.5}}, "`text_cfg.end_of_text_id` must be a whole number, found 1.5"),
         ({"text_cfg": {"end_of_text_id": 49408}}, "text.end_of_text_id=49408 must be a token's id, below text.vocab_s"),
-        ({"vision_cfg": {"image_mean": [0, 0, 0]}}, "unknown field.s. vision_cfg.image_mean"),
+        ({"vision_cfg": {"image_mean": [0, 0, 0]}}, "1 unknown field: vision_cfg.image_mean"),
         ({"vision_cfg": {"layer_norm_eps": -1}}, "vision.layer_norm_eps=-1.0 must be a number from 0"),
     ],
 )

@@ -113,7 +113,7 @@ def test_what_is_not_known_or_does_not_divide_is_replicated_and_said_if_large(ca
     assert found["opt_state/row/vision/blocks/mlp/up/kernel"] == P(None, "fsdp")
     (line,) = caplog.messages
     assert line.startswith(
-        "config.mesh: 1 large array(s) of the optimiser's state, 4 MB, are replicated on every device"
+        "config.mesh: every device holds a copy of 1 large array of the optimiser's state, 4 MB, for"
     )
     assert line.endswith("opt_state/flat")
 

@@ -85,7 +85,7 @@ def test_order_of_texts_is_free() -> None:
         (np.zeros((0, 0)), [], "not empty"),
         (np.zeros((2, 2)), [0, 2], "integer from 0 to 1"),
         (np.zeros((2, 2)), [0.0, 1.0], "integer from 0 to 1"),
-        (np.zeros((3, 2)), [0, 2], "1 image.s. have no text, the first is number 1"),
+        (np.zeros((3, 2)), [0, 2], "no text for 1 image, such as number 1"),
         (np.full((2, 2), np.nan), [0, 1], "NaN"),
     ],
 )

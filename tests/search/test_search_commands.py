@@ -73,7 +73,7 @@ def test_names_are_printed_escaped_and_kept_as_they_are(small_checkpoint, pictur
     assert run("index", folder, "--checkpoint", small_checkpoint, "--output", index) == 0
     printed = capsys.readouterr().out
     assert "e\\x1b.png: cannot be read as a picture" in printed
-    assert "1 picture(s) have more than 8 bits a channel, which the conversion to RGB cuts off at 255" in printed
+    assert "1 picture of more than 8 bits a channel, which the conversion to RGB cuts off at 255" in printed
     assert "deep.png: more than 8 bits a channel" in printed
     assert "passed over 1 by their names (1 hidden)" in printed
     assert run("search", index, "a dog", "--html", page) == 0

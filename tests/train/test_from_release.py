@@ -160,8 +160,8 @@ def test_what_differs_is_said(run, release, tmp_path, caplog) -> None:
     assert "config.optimizer.b2 was 0.98 there, is 0.95" in caplog.text
     assert "config.optimizer.weight_decay was 0.5 there, is 0.2" in caplog.text
     assert "optimizer.eps" not in caplog.text
-    assert "1 tensor(s) have no optimiser's state in the file, and start it at zero" in caplog.text
-    assert "1 tensor(s) had fewer than 5 updates, and are counted as having had all" in caplog.text
+    assert "1 tensor without an optimiser's state in the file, which starts at zero" in caplog.text
+    assert "1 tensor with fewer than 5 updates, counted as with all" in caplog.text
 
 
 @pytest.mark.parametrize(

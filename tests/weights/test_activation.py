@@ -78,7 +78,7 @@ def test_openais_archive_and_state_dict_are_quick(small_config, tmp_path) -> Non
     quick, remarks = converted(tmp_path / "a.pt", tmp_path / "a", small_config)
     assert quick
     assert remarks[0] == "activation: QuickGELU, by a file of OpenAI's CLIP"
-    assert f"{len(tensors)} tensor(s) of float16 are float32 now" in remarks
+    assert f"read as float32: {len(tensors)} tensors of float16" in remarks
     # As for GELU; with the other activation it is 1000 times more.
     assert max(transfer.verify(str(tmp_path / "a.pt"), tmp_path / "a").values()) < 1e-5
     torch.save({**tensors, **sizes, "input_resolution": 64}, tmp_path / "b.pt")
@@ -113,7 +113,7 @@ def test_open_clips_folder_says_it_and_the_heads(small_config, tmp_path, setting
 
 def test_a_description_that_is_not_followed_is_said(small_config, tmp_path) -> None:
     write_open_clip(tmp_path / "hub", small_config, quick_gelu=1, custom_text=True)
-    with pytest.raises(ConfigError, match=r"unknown field\(s\) custom_text"):
+    with pytest.raises(ConfigError, match=r"1 unknown field: custom_text"):
         transfer.convert(str(tmp_path / "hub"), tmp_path / "a")
     quick, remarks = converted(tmp_path / "hub", tmp_path / "a", small_config)
     assert quick, "what open_clip takes for true"
