@@ -111,6 +111,11 @@ class TfdsSource:
         """
         folder = data_dir if "://" in str(data_dir) else expand(data_dir)
         hint = "correct the name or the folder; tars are named as in FOLDER/*.tar"
+        if name and Path(name).is_dir():
+            hint = (
+                f"{name} is a folder: name its tars, as in {name}/*.tar; pictures with one .jsonl file are the set "
+                f"`folder` with --data-dir {name} (of train: --config.data.name=folder --config.data.dir={name})"
+            )
         features, self._data = open_tfds(name, folder, split, hint=hint)
         names = [name for name in ("captions", "caption") if name in features]
         if "image" not in features or not names:

@@ -5,7 +5,7 @@ from run_pages import run_page
 
 # The page -> what its commands find, of `made_world.MAKERS`.
 PAGES = {
-    "docs/data.md": ("cc3m_recaption.csv", "old"),
+    "docs/data.md": ("cc3m_recaption.csv", "old", "demo"),
     "docs/health.md": ("demo", "runs/demo", "~/tensorflow_datasets/cc3m"),
     "docs/optimizers.md": ("~/tensorflow_datasets/cc3m",),
     "docs/packing.md": ("cc3m",),

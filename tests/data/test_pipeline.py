@@ -208,6 +208,14 @@ def test_missing_tfds(tmp_path: Path) -> None:
         TfdsSource("nothing", tmp_path, "train")
 
 
+def test_a_folder_is_no_name_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two ways to name what may be in it are said."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"its tars, as in mine/\*.tar; .* the set `folder` with --data-dir mine "):
+        TfdsSource("mine", tmp_path / "tfds", "train")
+
+
 def test_crop_boxes_keep_to_their_bounds() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):

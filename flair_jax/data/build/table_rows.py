@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet
 
-from flair_jax.errors import DatasetError, printable
+from flair_jax.errors import DatasetError, plural, printable
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _KINDS = (*_DELIMITERS, ".jsonl", ".parquet")
@@ -93,7 +93,7 @@ def _name_unread(path: Path, names: Sequence[str]) -> None:
     """Warns of columns that are not read, so that a misspelt caption column does not go unnoticed."""
     if names:
         shown = printable(", ".join(names)[:_MOST_SHOWN])
-        logging.warning("%s: %d column(s) are not read: %s", path, len(names), shown)
+        logging.warning("%s: does not read %s: %s", path, plural(len(names), "column"), shown)
 
 
 def _read_line(stream: TextIO) -> str:

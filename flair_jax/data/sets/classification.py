@@ -18,7 +18,7 @@ from flair_jax.data.names import is_hidden, is_picture
 from flair_jax.data.sets.cifar import read_binary, read_pickle
 from flair_jax.data.sets.labelled import ArrayExamples, Examples, FileExamples, TfdsExamples
 from flair_jax.data.sets.prompts import cifar_names, imagenet_names, read_class_names, template_lists
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, plural
 from flair_jax.files import expand
 
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
@@ -111,19 +111,23 @@ def _read_folder(root: Path) -> tuple[Examples, list[str], list[str]]:
     found = [pictures_below(folder) for folder in folders]
     files = [(path, label) for label, (pictures, _) in enumerate(found) for path in pictures]
     if not files:
-        raise DatasetError(f"{root}: needs a folder for each class with pictures in it, found {len(folders)} folder(s)")
+        found_folders = plural(len(folders), "folder")
+        raise DatasetError(f"{root}: needs a folder for each class with pictures in it, found {found_folders}")
     empty = [folder.name for folder, (pictures, _) in zip(folders, found, strict=True) if not pictures]
     if empty:
         raise DatasetError(
-            f"{root}: {len(empty)} class folder(s) without a picture: {', '.join(empty[:5])}; fill or remove them"
+            f"{root}: {plural(len(empty), 'class folder')} without a picture: {', '.join(empty[:5])}; fill or remove "
+            "them"
         )
     outside = sum(is_picture(path.name) and not is_hidden(path.name) for path in root.iterdir() if path.is_file())
     if outside:
-        logging.warning("%s: %d picture(s) outside of the class folders are passed over", root, outside)
+        logging.warning("%s: passes over %s outside of the class folders", root, plural(outside, "picture"))
     passed_over = sum(count for _, count in found)
     if passed_over:
         logging.warning(
-            "%s: %d hidden file(s), links to folders or files not named as pictures are passed over", root, passed_over
+            "%s: passes over %s, links to folders or files not named as pictures",
+            root,
+            plural(passed_over, "hidden file"),
         )
     keys = [folder.name for folder in folders]
     synsets = imagenet_names()
@@ -158,7 +162,7 @@ def _read_imagenet_flat(folder: Path) -> tuple[Examples, list[str], list[str]]:
         else:
             passed_over += 1
     if passed_over:
-        logging.warning("%s: %d file(s) that are none of ImageNet's are passed over", folder / "val", passed_over)
+        logging.warning("%s: passes over %s not of ImageNet", folder / "val", plural(passed_over, "file"))
     return FileExamples(files), list(names), list(names.values())
 
 
@@ -183,7 +187,7 @@ def _read_imagenet_v2(folder: Path, *, variant: str) -> tuple[Examples, list[str
         )
     others = sum(not is_hidden(path.name) and path.name not in numbered for path in root.iterdir())
     if passed_over := others + sum(count for _, count in found):
-        logging.warning("%s: %d file(s) or folder(s) that are none of the set's are passed over", root, passed_over)
+        logging.warning("%s: passes over %s not of the set", root, plural(passed_over, "entry"))
     return FileExamples(files), list(names), list(names.values())
 
 

@@ -22,7 +22,7 @@ from flair_jax.data.formats import read_file
 from flair_jax.data.names import is_hidden
 from flair_jax.data.sets.records import captions
 from flair_jax.data.sets.retrieval_data import Pair, StoredPicture
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import DatasetError, ImageError, plural
 from flair_jax.files import version_of
 
 # Where the files of a data set lie below its folder on the hub: pushed ones, and those that the hub converts itself.
@@ -151,7 +151,8 @@ def _choose(folder: Path) -> list[Path]:
     for split in _SPLITS:
         if chosen := [path for path in files if path.name.startswith(split)]:
             if len(chosen) < len(files):
-                logging.warning("%s: %d file(s) not named %s* are passed over", folder, len(files) - len(chosen), split)
+                others = plural(len(files) - len(chosen), "file")
+                logging.warning("%s: passes over %s not named %s*", folder, others, split)
             return chosen
     return files
 

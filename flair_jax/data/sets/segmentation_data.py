@@ -17,7 +17,7 @@ from PIL import Image
 from flair_jax.data.folders import pictures_below
 from flair_jax.data.image import open_picture, open_rgb
 from flair_jax.data.sets.segmentation_colours import BACKGROUND, Colour, choose_colours
-from flair_jax.errors import DatasetError, ImageError
+from flair_jax.errors import DatasetError, ImageError, plural
 from flair_jax.files import expand
 
 IGNORED = 255  # a pixel that is not judged
@@ -120,7 +120,8 @@ def open_files(
         paths = [path.relative_to(marker).as_posix() for path in found]
         names = [path.removesuffix(after) for path in paths if path.endswith(after)]
         if len(names) < len(paths):
-            logging.warning("%s: %d picture(s) not named *%s are passed over", marker, len(paths) - len(names), after)
+            others = plural(len(paths) - len(names), "picture")
+            logging.warning("%s: passes over %s not named *%s", marker, others, after)
     known = _known_classes()[classes]
     listed = known["names"][: THINGS if only_things else None]
     own = ("background",) if background else ()
