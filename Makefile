@@ -38,6 +38,9 @@ lint: $(VENV)/test.stamp
 docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# setuptools warns of each editable installation, in ten lines.
+%.stamp: export PYTHONWARNINGS = ignore:Editable installation
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip

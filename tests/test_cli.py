@@ -265,7 +265,10 @@ def test_a_killed_evaluation_resumes_where_it_was(small_checkpoint, photographs,
     ("arguments", "message"),
     [
         (["convert", "gone.safetensors", "x"], "gone.safetensors: no such file"),
-        (["convert", "a.safetensors", "x", "--config", "ViT-B-99"], "ViT-B-99: neither a JSON file nor a preset"),
+        (
+            ["convert", "a.safetensors", "x", "--config", "ViT-B-99"],
+            "ViT-B-99: neither a JSON file nor a preset; the presets are ViT-B-16-FLAIR, ",
+        ),
         (["convert", "hf://owner", "x"], "expected hf://OWNER/REPOSITORY/FILE"),
         (["export", "gone", "x.safetensors"], "gone: no checkpoint here"),
         (["evaluate", "--checkpoint", "gone", "--dataset", "coco", "--data-dir", "."], "gone: no checkpoint here"),
@@ -309,6 +312,8 @@ def test_wrong_options_are_explained(capsys) -> None:
     )
     for words, hint in (
         (["evalute"], "argument COMMAND: no 'evalute'. Did you mean \"evaluate\"? `flair-jax --help` explains\n"),
+        (["evaluate", "--dtype=float16"], "no 'float16'; choose from float32, bfloat16. Did you mean"),
+        (["convert", "a.pt", "b", "--config=ViT-B-16-FLIAR"], '. Did you mean "ViT-B-16-FLAIR"?'),
         (["zzz"], "no 'zzz'; choose from convert, export, "),
         (["data", "stat"], '"stats"? `flair-jax data --help` explains'),
         (

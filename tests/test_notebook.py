@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.NotebookNode
 def test_it_shows_what_is_kept_in_it(run) -> None:
     """Scores are printed as whole numbers, which may round to either side; numbers of devices are the machine's own."""
     kept, new, _ = run
-    ignored = re.compile(r"\d+ cpu device|\x1b\[\d*m")
+    ignored = re.compile(r"\d+ cpu devices?|\x1b\[\d*m")
     for before, after in zip(printed(kept), printed(new), strict=True):
         before, after = (ignored.sub("", text) for text in (before, after))
         assert NUMBER.sub("", before).split() == NUMBER.sub("", after).split()

@@ -1,6 +1,7 @@
 """Progress bars count things by their names, and programs are named while they are compiled."""
 
 import io
+import re
 import sys
 import time
 
@@ -110,11 +111,8 @@ def test_programs_that_are_kept_are_named_as_such(slow, capsys) -> None:
         with compiling.compiling("it"):
             jax.jit(lambda x: jnp.tan(x) + 0.1357)(np.ones(3))
         jax.clear_caches()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "flair-jax: compiling it ... done in 0 s",
-        "flair-jax: compiling it ... done in 0 s, kept from before",
-    ]
+    line = r"flair-jax: compiling it \.\.\. done in \d+ s"  # a busy machine takes a second
+    assert re.fullmatch(f"{line}\n{line}, kept from before\n", capsys.readouterr().err)
 
 
 def test_a_closed_stream_is_no_error(slow, monkeypatch) -> None:

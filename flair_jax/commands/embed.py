@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load
-    from flair_jax.errors import FlairError, printable
+    from flair_jax.errors import FlairError, plural, printable
     from flair_jax.search.build import IndexSettings
     from flair_jax.search.export import embed_lines, embed_pictures, writer_of
 
@@ -46,9 +46,9 @@ def _run(options: argparse.Namespace) -> None:
     model, params = load(options.checkpoint, model=own_model(options, options.dtype), dtype=options.dtype)
     if options.texts:
         count = embed_lines(options.texts, options.output, model, params, options.batch_size)
-        print(f"{printable(options.output)}: {count:,} texts")
+        print(f"{printable(options.output)}: {plural(count, 'text')}")
         return
     settings = IndexSettings(options.batch_size, with_local=options.local)
     outcome = embed_pictures(options.pictures, options.output, model, params, settings)
-    print(f"{printable(options.output)}: {outcome.added:,} pictures")
+    print(f"{printable(options.output)}: {plural(outcome.added, 'picture')}")
     report(outcome)

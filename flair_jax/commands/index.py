@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flair_jax.checkpoint import load
-    from flair_jax.errors import printable
+    from flair_jax.errors import plural, printable
     from flair_jax.search.build import IndexSettings, add_faiss, update
     from flair_jax.search.candidates import import_faiss
     from flair_jax.search.pictures import find_pictures
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
         add_faiss(options.output)
     output = printable(options.output)
     print(
-        f"{output}: {outcome.added + outcome.kept:,} pictures, {outcome.added:,} embedded now, "
+        f"{output}: {plural(outcome.added + outcome.kept, 'picture')}, {outcome.added:,} embedded now, "
         f"{outcome.dropped:,} dropped (gone or changed)"
     )
     report(outcome, where=f"; all in {output}/{BROKEN}")

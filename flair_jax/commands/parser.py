@@ -16,6 +16,9 @@ from flair_jax.files import expand, no_file
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
+# Choices that an error lists even if it suggests one.
+_FEW = 6
+
 # Of every file that a command writes; a folder is "made if missing".
 MADE = ", in a folder that is made if missing"
 
@@ -41,7 +44,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             near = did_you_mean(str(value), map(str, action.choices))
             names = ", ".join(map(str, action.choices))
-            raise argparse.ArgumentError(action, f"no {value!r}{near or f'; choose from {names}'}")
+            listed = "" if near and len(list(action.choices)) > _FEW else f"; choose from {names}"
+            raise argparse.ArgumentError(action, f"no {value!r}{listed}{near}")
 
 
 def add_command(

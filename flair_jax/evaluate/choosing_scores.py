@@ -131,7 +131,7 @@ class CaptionScorer(NamedTuple):
         for start in range(0, len(rows), _ROWS):
             some = image[start : start + _ROWS]
             arrays = (tokens[some], features[texts[start : start + _ROWS]], whole[some], kept[some])
-            found.append(self.retriever.by_rows("the scores of {} questions", self.rows, _ROWS, *arrays))
+            found.append(self.retriever.by_rows("the scores of {question}", self.rows, _ROWS, *arrays))
         scores = np.concatenate(found)
         missing = np.arange(columns) >= np.array([len(row) for row in rows])[:, None]
         return np.where(missing[:, None], np.float32(np.nan), scores)

@@ -174,7 +174,7 @@ class _Mapper(NamedTuple):
         features = text[[phrase for picture in pictures for phrase in picture.phrases]]
         found = [
             self.retriever.by_rows(
-                "the maps of {} pairs",
+                "the maps of {pair}",
                 self.pair_maps,
                 _PAIRS,
                 local[image[start : start + _PAIRS]],

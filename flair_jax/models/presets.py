@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from flair_jax.errors import ConfigError
+from flair_jax.fields import did_you_mean
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
 from flair_jax.models.description import config_from_json, read_json_object
 from flair_jax.models.tokenizer_names import found_beside
@@ -62,7 +63,10 @@ def read_config(name_or_path: str | Path) -> FlairConfig:
         return PRESETS[str(name_or_path)]
     path = Path(name_or_path)
     if not path.is_file():
-        raise ConfigError(f"{name_or_path}: neither a JSON file nor a preset; the presets are {', '.join(PRESETS)}")
+        near = did_you_mean(str(name_or_path), PRESETS)
+        raise ConfigError(
+            f"{name_or_path}: neither a JSON file nor a preset; the presets are {', '.join(PRESETS)}{near}"
+        )
     try:
         data = read_json_object(path)
     except (OSError, ValueError) as error:

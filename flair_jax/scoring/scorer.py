@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flair_jax.compiling import FirstCalls
+from flair_jax.errors import plural
 from flair_jax.models.flair import Params
 from flair_jax.models.normalize import l2_normalize
 from flair_jax.models.pooling import PreparedTexts
@@ -133,7 +135,7 @@ class Retriever:
           pad_to: pad to this many images, so that a last, smaller block needs no compilation.
         """
         return self.by_rows(
-            "the image tower for {} images", partial(self._encode_images, with_local=with_local), pad_to, pixels
+            "the image tower for {image}", partial(self._encode_images, with_local=with_local), pad_to, pixels
         )
 
     def encode_texts(self, tokens: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
@@ -143,7 +145,7 @@ class Retriever:
         """
         longest = int(self._text_lengths(tokens).max())
         length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, tokens.shape[1])
-        program = f"the text tower for {{}} texts of {length} tokens"
+        program = f"the text tower for {{text}} of {length} tokens"
         return self.by_rows(program, self._encode_texts, pad_to, tokens[:, :length])
 
     def prepare_texts(self, text: np.ndarray) -> PreparedTexts:
@@ -154,7 +156,7 @@ class Retriever:
     def score_all(self, local: np.ndarray, texts: PreparedTexts, *, pad_to: int = 0) -> np.ndarray:
         """Text-conditioned cosines of all pairs: local tokens [B, L, D] and N texts -> [B, N]."""
         count = texts.size
-        program = f"the scores of {{}} images with {count:,} texts"
+        program = f"the scores of {{image}} with {plural(count, 'text')}"
         return self.by_rows(program, lambda params, x: self._score_all(params, x, texts)[:, :count], pad_to, local)
 
     def score_top_k(
@@ -172,7 +174,7 @@ class Retriever:
           [B, K].
         """
         chosen = candidates.astype(np.int32)
-        program = f"the scores of {{}} images with {chosen.shape[1]:,} texts each"
+        program = f"the scores of {{image}} with {plural(chosen.shape[1], 'text')} each"
         return self.by_rows(program, lambda params, *x: self._score_top_k(params, *x, texts), pad_to, chosen, local)
 
     def score_text(self, local: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
@@ -180,19 +182,19 @@ class Retriever:
 
         The same scores as `score_all`, with less work for a single text.
         """
-        program = "the scores of {} images with one text"
+        program = "the scores of {image} with one text"
         return self.by_rows(program, lambda params, rows: self._score_text(params, rows, text), pad_to, local)
 
     def score_global(self, image: np.ndarray, text: np.ndarray, *, pad_to: int = 0) -> np.ndarray:
         """Cosines of global features: [B, D] and [N, D] -> [B, N]."""
-        program = f"the global scores of {{}} images with {len(text):,} texts"
+        program = f"the global scores of {{image}} with {plural(len(text), 'text')}"
         return self.by_rows(program, lambda _, rows: self._score_global(rows, text), pad_to, image)
 
     def by_rows(self, program: str, function: Callable[..., jax.Array], pad_to: int, *arrays: np.ndarray) -> np.ndarray:
         """function(params, *arrays) [N, ...], of rows of arrays [N, ...] that are sharded over the devices.
 
         Args:
-          program: what the function is, with {} for the number of rows; said when it is compiled.
+          program: what the function is, said when it is compiled; {image} in it is how many rows, which are images.
           function: jitted; each row of its result is of the same row of the arrays.
           pad_to: as in `encode_images`; there are always enough rows for all devices to have the same number.
           *arrays: each with N rows.
@@ -202,7 +204,8 @@ class Retriever:
         padded = (np.pad(array, [(0, rows - count)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
         with jax.set_mesh(self._mesh):
             rows_of = [jax.device_put(array, self._rows) for array in padded]
-            with self._first_calls.compiling(program.format(rows), *rows_of):
+            words = re.sub(r"{(\w+)}", lambda noun: plural(rows, noun[1]), program)
+            with self._first_calls.compiling(words, *rows_of):
                 result = function(self._params, *rows_of)
         return np.asarray(result)[:count]
 

@@ -124,7 +124,8 @@ def _read_lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: cannot be read as text in UTF-8, one a line ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"{file}: cannot be read as text in UTF-8, one a line ({reason})") from None
     if not lines:
         raise DatasetError(f"{file}: is empty; write one text a line")
     for number, line in enumerate(lines, start=1):

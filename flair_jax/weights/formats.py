@@ -77,8 +77,8 @@ def kind_of(path: Path) -> str:
         return SAFETENSORS
     if not is_tar and _OLD_TORCH not in start[:32]:
         raise ConversionError(
-            f"{path}: is no weight file, for it begins neither as PyTorch's nor as safetensors; name one of these, or "
-            "a checkpoint's folder; if it should be one, download or copy it again"
+            f"{path}: is no weight file, for it begins neither as PyTorch's nor as safetensors; name one of these, "
+            "or if it should be one, download or copy it again"
         )
     return TORCH
 

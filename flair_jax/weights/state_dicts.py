@@ -44,7 +44,12 @@ def choose_model(loaded: Any, is_tensor: Callable[[Any], bool], wanted: str | No
     if wanted is not None:
         if wanted not in models:
             known = ", ".join(f'"{name}"' for name in models) or "none"
-            raise ConversionError(f'holds no FLAIR or CLIP named "{wanted}"; those that it holds: {known}')
+            held = (
+                "its only one has no name; leave --state-dict out"
+                if [*models] == [""]
+                else f"those that it holds: {known}"
+            )
+            raise ConversionError(f'holds no FLAIR or CLIP named "{wanted}"; {held}')
         return models[wanted]
     if len(models) > 1:
         listed = ", ".join(f'"{name}" ({len(entries)} tensors)' for name, entries in models.items())

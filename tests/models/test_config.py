@@ -100,7 +100,7 @@ def test_read_config(tmp_path) -> None:
         ('[["embed_dim", 512], ["vision_cfg", {}], ["text_cfg", {}]]', "expected an object"),
         (
             '{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "\\u001b[2J\\ud800": 1}',
-            r"field.s. '\\x1b\[2J\\ud800'",
+            r"unknown field: '\\x1b\[2J\\ud800'",
         ),
         (
             '{"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "init_logit_scale": 1' + "0" * 400 + "}",

@@ -103,7 +103,7 @@ def test_numbers_out_of_range() -> None:
         TrainSettings.from_config(config)
     config = get_config().to_dict()
     config["evaluations"] = {"a": {"every_steps": "often"}}
-    with pytest.raises(ConfigError, match="config.evaluations.a: missing field"):
+    with pytest.raises(ConfigError, match="config.evaluations.a: 5 missing fields: batch_size, "):
         TrainSettings.from_config(config)
     config["evaluations"] = {"a.b": {}}
     with pytest.raises(ConfigError, match="config.evaluations: a field is named 'a.b'"):

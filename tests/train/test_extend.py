@@ -13,6 +13,7 @@ import pytest
 from runs import xla_flags
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
+pytestmark = pytest.mark.timeout(1800)  # of the fixture that runs all of it, on a busy machine
 EXAMPLES = sorted((PAGE.parents[1] / "examples").glob("*.py"))
 
 

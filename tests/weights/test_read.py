@@ -335,6 +335,12 @@ def test_what_pytorch_holds_besides_tensors(tmp_path) -> None:
             read_weights(tmp_path / "a.pt")
 
 
+def test_a_single_model_has_no_name_to_choose_by(tmp_path) -> None:
+    torch.save(MODEL, tmp_path / "a.pt")
+    with pytest.raises(ConversionError, match='named "ema"; its only one has no name; leave --state-dict out'):
+        read_weights(tmp_path / "a.pt", "ema")
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_random_bytes_are_named(tmp_path, ending: str) -> None:
