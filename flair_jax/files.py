@@ -122,7 +122,13 @@ def no_file(path: Path) -> str:
         return ""
     if path.is_symlink() and str(path.readlink()).startswith("/proc/"):
         return "is what a program prints to or reads"
-    return "is a device, a pipe or a socket" if path.exists() and not path.is_file() else ""
+    return below_file(path) if not path.exists() else "" if path.is_file() else "is a device, a pipe or a socket"
+
+
+def below_file(path: Path) -> str:
+    """Why nothing can be made under that name, or "": what should be a folder above it is a file."""
+    above = next((each for each in path.parents if each.exists()), None) if not buckets.is_remote(path) else None
+    return f"is below {above}, which is a file" if above is not None and not above.is_dir() else ""
 
 
 def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:

@@ -271,6 +271,7 @@ def test_a_killed_evaluation_resumes_where_it_was(small_checkpoint, photographs,
         ),
         (["convert", "hf://owner", "x"], "expected hf://OWNER/REPOSITORY/FILE"),
         (["export", "gone", "x.safetensors"], "gone: no checkpoint here"),
+        (["export", "", "x.safetensors"], "the checkpoint's name is empty"),
         (["evaluate", "--checkpoint", "gone", "--dataset", "coco", "--data-dir", "."], "gone: no checkpoint here"),
         (["evaluate", "--checkpoint", "x", "--dataset", "coco_val", "--data-dir", "."], "did you mean coco or "),
         (["evaluate", "--checkpoint", "x", "--dataset", "flickr", "--data-dir", "."], "did you mean flickr30k-"),
@@ -312,6 +313,11 @@ def test_wrong_options_are_explained(capsys) -> None:
     )
     for words, hint in (
         (["evalute"], "argument COMMAND: no 'evalute'. Did you mean \"evaluate\"? `flair-jax --help` explains\n"),
+        (
+            ["search", "a", "b", f"--html={__file__}/x.html"],
+            f"/x.html is below {__file__}, which is a file; name a file",
+        ),
+        (["index", "a", f"--output={__file__}/x"], f"/x is below {__file__}, which is a file; name another folder"),
         (["evaluate", "--dtype=float16"], "no 'float16'; choose from float32, bfloat16. Did you mean"),
         (["convert", "a.pt", "b", "--config=ViT-B-16-FLIAR"], '. Did you mean "ViT-B-16-FLAIR"?'),
         (["zzz"], "no 'zzz'; choose from convert, export, "),

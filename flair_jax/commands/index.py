@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flair_jax.commands.own_model import own_model
-from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, path
+from flair_jax.commands.parser import Commands, add_checkpoint, add_command, add_compute, new_folder, path
 
 if TYPE_CHECKING:
     from flair_jax.search.build import IndexUpdate
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=path, help="pictures, in sub-folders too")
     add_checkpoint(parser)
     parser.add_argument(
-        "--output", required=True, metavar="INDEX", type=path, help="folder of the index; made if missing"
+        "--output", required=True, metavar="INDEX", type=new_folder, help="folder of the index; made if missing"
     )
     parser.add_argument(
         "--local-dtype",

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 from flair_jax.commands.own_model import add_config
 from flair_jax.errors import ConfigError
 from flair_jax.fields import did_you_mean
-from flair_jax.files import expand, no_file
+from flair_jax.files import below_file, expand, no_file
 
 # What `add_subparsers` returns; argparse has no public name for it.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -116,6 +116,8 @@ def new_folder(text: str) -> Path:
     """The path of a folder to fill; if it cannot be one, that is an error before any work is done."""
     if path(text).exists() and not path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
+    if reason := below_file(path(text)):
+        raise argparse.ArgumentTypeError(f"{text} {reason}; name another folder")
     return path(text)
 
 

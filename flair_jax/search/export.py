@@ -102,6 +102,8 @@ def _collect(sources: Sequence[str]) -> Found:
     """All pictures, each once, named as they were given, and messages about unusable ones."""
     together, pictures = Found(), {}
     for source in sources:
+        if not source:  # a shell's variable that is not set, and to `Path` the current folder
+            raise DatasetError("the name of a picture or folder is empty; name one")
         if Path(source).is_dir():
             below = find_pictures(Path(source))
             for picture in below.pictures:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flair_jax.buckets import is_remote
+from flair_jax.errors import CheckpointError
 from flair_jax.files import expand
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ def locate(name: str | Path) -> Path:
         `flair-jax export` put there; or `hf://OWNER/REPOSITORY[@REVISION]/FILE` for a `.pt` or `.safetensors` file.
 
     Raises:
+      CheckpointError: if the name is empty.
       ConversionError: if the name is malformed, or what it names cannot be fetched.
     """
+    if not str(name):  # a shell's variable that is not set, and to `Path` the current folder
+        raise CheckpointError("the checkpoint's name is empty; name a folder or a weight file")
     scheme, colon, rest = str(name).partition(":/")
     if scheme == "hf" and colon:  # `Path` collapses two slashes into one
         return _fetch(f"hf://{rest.lstrip('/')}")
