@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -345,6 +346,21 @@ def test_every_command_has_help_with_examples(command: str, capsys) -> None:
     assert len(text.splitlines()) > 8
     if command == "evaluate":
         assert all(name in text for name in RETRIEVAL_SETS)
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [("train", "--config=NAME|FILE --workdir=DIR "), ("plan", "--config=NAME|FILE --topology NAME ")],
+)
+def test_usage_lines_name_what_is_needed_and_all_options(command: str, needed: str, capsys) -> None:
+    """Those that are written by hand, since absl's flags take part of the words."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert usage.startswith(f"usage: flair-jax {command} {needed}")
+    listed = re.findall(r"^(?:  |)(--[a-z][a-z-]*)", rest, re.MULTILINE)
+    assert len(listed) > 6
+    assert {name for name in listed if name not in usage} <= {"--help"}
 
 
 def test_a_file_that_is_not_in_the_cache_offline_is_one_sentence(tmp_path) -> None:

@@ -103,7 +103,7 @@ def test_numbers_out_of_range() -> None:
         TrainSettings.from_config(config)
     config = get_config().to_dict()
     config["evaluations"] = {"a": {"every_steps": "often"}}
-    with pytest.raises(ConfigError, match="config.evaluations.a: missing field"):
+    with pytest.raises(ConfigError, match="config.evaluations.a: 5 missing fields: batch_size, "):
         TrainSettings.from_config(config)
     config["evaluations"] = {"a.b": {}}
     with pytest.raises(ConfigError, match="config.evaluations: a field is named 'a.b'"):
@@ -196,8 +196,10 @@ def test_each_at_its_own_interval(small_model, folders, pictures, tmp_path) -> N
     }
     assert logged[3]["evaluation/broken/failed"] == 1
     assert 0 <= logged[3]["evaluation/colours/top1"] <= 1
-    assert said[0].startswith("the evaluation broken after step 3 has failed, and training continues: 1 of 9 pictures")
-    assert "mend them, or train with --config.evaluations.broken.every_steps=0" in said[0]
+    assert said[0].startswith("evaluated after step 2: text_to_image_R@1 ")
+    assert said[1].startswith(f"evaluated after step 3: colours/top1 {logged[3]['evaluation/colours/top1']:.3f}")
+    assert said[2].startswith("the evaluation broken after step 3 has failed, and training continues: 1 of 9 pictures")
+    assert "mend them, or train with --config.evaluations.broken.every_steps=0" in said[2]
 
 
 def test_as_a_configuration_file_asks_for_them(config, small_model, pictures, folders, tmp_path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from flair_jax.errors import StorageError
-from flair_jax.train.logger import MetricLogger, read_metrics
+from flair_jax.train.logger import MetricLogger, evaluation_in_words, read_metrics
 
 
 def events_in(data: bytes) -> list[Event]:
@@ -76,6 +76,24 @@ def test_metrics_removed_or_replaced_meanwhile_are_begun_anew_and_said(tmp_path:
             logger.write(step, {"loss": 1.0})
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 2, 3][not replaced :]
     assert capsys.readouterr().out.count(f"{path} has been removed or replaced") == 1
+
+
+def test_the_bar_ends_where_the_run_does_and_shows_the_loss_logged_last(tmp_path: Path, capsys) -> None:
+    with MetricLogger(tmp_path, first_step=2, steps=4) as logger:
+        for step in (3, 4):
+            logger.advance(8)
+            logger.write(step, {"loss": step / 8, "grad_norm": 9.0})
+        logger.write(4, {"evaluation/x": 7.0})
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert "4/4 steps" in shown
+    assert shown.rstrip().endswith("loss=0.500]")
+
+
+def test_evaluations_in_words() -> None:
+    values = {"loss": 1.0, "evaluation/R@1": 0.25, "evaluation/long/R@1_ties": 0.5, "evaluation/long/R@1": 0.125}
+    cut = {"evaluation/texts_cut_off": 0.0, "evaluation/tokens_cut_off": 0.03}
+    assert evaluation_in_words(values | cut) == "R@1 0.250, long/R@1 0.125, tokens_cut_off 0.030"
+    assert evaluation_in_words({"loss": 1.0}) == ""
 
 
 def test_lines_that_a_power_cut_damaged_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
