@@ -152,8 +152,8 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     and what was written is uploaded: a file whole or not at all, a folder as `buckets.upload` says.
 
     Raises:
-      ConfigError: if `path` is a device or the like, which a file would replace for everyone who uses it, or if a folder
-        above it is a file.
+      ConfigError: if `path` is a device or the like, which a file would replace for everyone who uses it, or lies below
+        a file.
     """
     if buckets.is_remote(path):
         with tempfile.TemporaryDirectory(prefix="flair-jax-") as name:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from flair_jax.errors import ConfigError, ConfigError
+from flair_jax.errors import ConfigError
 from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.flags import parse_config
