@@ -122,7 +122,7 @@ def test_the_wheel_serves_a_newcomer(environment: Environment, photographs: Path
     assert list((environment.folder / "maps").glob("*.png"))
     sample = readme("```python\n(.*?)```")
     printed = environment.shell(f"python - <<'END'\n{sample}\nEND")
-    assert readme(r"This prints two logits and `([^`]*)`") in printed
+    assert readme(r"This prints two logits,[^`]*and\s`([^`]*)`") in printed
     printed = environment.shell(
         "flair-jax evaluate --checkpoint demo/model --dataset folder --data-dir demo/held-out --report report.html"
     )
