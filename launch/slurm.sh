@@ -39,7 +39,7 @@ work() {
   supervise
   if ((status == 0 || status == 2)) || [[ $stop ]]; then exit "$status"; fi
   if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
-    say "ended with status $status; not requeued after $SLURM_RESTART_COUNT restart(s) (MAX_RESTARTS)"
+    say "ended with status $status; not requeued: restarts ${SLURM_RESTART_COUNT:-0}, at most $MAX_RESTARTS (MAX_RESTARTS)"
     exit "$status"
   fi
   say "ended with status $status; requeued"

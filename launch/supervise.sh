@@ -47,7 +47,7 @@ until_done() {
       exit "$status"
     fi
     if ((restarts >= MAX_RESTARTS)); then
-      say "ended with status $status; not started again after $restarts restart(s) (MAX_RESTARTS)"
+      say "ended with status $status; not started again: restarts $restarts, at most $MAX_RESTARTS (MAX_RESTARTS)"
       exit "$status"
     fi
     restarts=$((restarts + 1))

@@ -123,7 +123,7 @@ def test_code_that_cannot_be_copied_is_not_run(programs, tmp_path) -> None:
     (folder / "code.tar.gz").mkdir()
     status, _, err = launch("tpu_pod.sh", write_settings(tmp_path, **SETTINGS), programs=programs)
     assert status == 1
-    assert "not started again after 2 restart(s)" in err
+    assert "not started again: restarts 2, at most 2 (MAX_RESTARTS)" in err
     assert set(verbs(programs)) == {"describe", "scp"}
 
 

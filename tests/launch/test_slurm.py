@@ -70,8 +70,17 @@ def test_not_requeued_for_ever(programs, settings) -> None:
     assert launch("slurm.sh", settings, programs=programs, SLURM_RESTART_COUNT="3", **JOB) == (
         1,
         "",
-        "slurm.sh: ended with status 1; not requeued after 3 restart(s) (MAX_RESTARTS)\n",
+        "slurm.sh: ended with status 1; not requeued: restarts 3, at most 3 (MAX_RESTARTS)\n",
     )
+    assert programs.calls("scontrol") == []
+
+
+def test_a_job_that_may_not_be_requeued_ends(programs, settings) -> None:
+    """SLURM_RESTART_COUNT is not set before the first restart."""
+    programs.add("srun", "sys.exit(1)")
+    settings.write_text(settings.read_text().replace("MAX_RESTARTS=3", "MAX_RESTARTS=0"))
+    status, _, err = launch("slurm.sh", settings, programs=programs, **JOB)
+    assert (status, err) == (1, "slurm.sh: ended with status 1; not requeued: restarts 0, at most 0 (MAX_RESTARTS)\n")
     assert programs.calls("scontrol") == []
 
 

@@ -44,7 +44,7 @@ def test_a_crash_is_tried_again_so_many_times(programs, tmp_path) -> None:
     assert err.splitlines() == [
         "local.sh: ended with status 5; restart 1 of at most 2",
         "local.sh: ended with status 5; restart 2 of at most 2",
-        "local.sh: ended with status 5; not started again after 2 restart(s) (MAX_RESTARTS)",
+        "local.sh: ended with status 5; not started again: restarts 2, at most 2 (MAX_RESTARTS)",
     ]
     assert len(programs.calls("flair-jax")) == 3
 
