@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from flair_jax.errors import StorageError
 from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import join_cluster
 from flair_jax.settings import TrainSettings
@@ -44,13 +45,21 @@ def run_from_flags(options: TrainOptions, began: float) -> int:
             startup=startup,
         )
     if jax.process_index() == 0:
-        _say_what_next(options.workdir, outcome)
+        _say_what_next(options.workdir, outcome, own_model=settings.factories.model is not None)
     print(outcome.checkpoint)
     return 0 if outcome.finished else options.stopped_status
 
 
-def _say_what_next(workdir: Path, outcome: Outcome) -> None:
-    folder, losses = shlex.quote(str(workdir)), [line["loss"] for line in read_metrics(workdir) if "loss" in line]
-    loss = f", loss {losses[-1]:.3f}" if losses else ""
-    print(f"step {int(outcome.checkpoint.name):,} is done and saved{loss}; the metrics are in {workdir / METRICS}")
-    print(f"next: flair-jax status {folder}, or flair-jax evaluate --checkpoint {folder} --dataset NAME --data-dir DIR")
+def _say_what_next(workdir: Path, outcome: Outcome, *, own_model: bool) -> None:
+    folder, config = shlex.quote(str(workdir)), " --config=FILE" if own_model else ""
+    loss, metrics = "", f"the metrics are in {workdir / METRICS}"
+    try:
+        if losses := [line["loss"] for line in read_metrics(workdir) if "loss" in line]:
+            loss = f", loss {losses[-1]:.3f}"
+    except (OSError, StorageError) as error:  # of a run that is done, which stays so
+        metrics = f"the metrics cannot be read ({error})"
+    print(f"step {int(outcome.checkpoint.name):,} is done and saved{loss}; {metrics}")
+    print(
+        f"next: flair-jax status {folder}, or "
+        f"flair-jax evaluate --checkpoint {folder}{config} --dataset NAME --data-dir DIR"
+    )

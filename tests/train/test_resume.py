@@ -222,6 +222,16 @@ def test_a_finished_run_says_so(config, undisturbed, capsys) -> None:
     assert (undisturbed[0] / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_without_its_metrics_stays_finished(config, undisturbed, tmp_path, capsys) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], folder)
+    (folder / "metrics.jsonl").unlink()
+    assert in_process(config, folder) == 0
+    *_, done, _, last = capsys.readouterr().out.splitlines()
+    assert done.startswith("step 12 is done and saved; the metrics cannot be read (")
+    assert last == str(folder / "checkpoints" / "12")
+
+
 def test_a_checkpoint_of_a_run_loads(undisturbed) -> None:
     model, params = flair_jax.load(undisturbed[0] / "checkpoints" / "12")
     image, local = jax.jit(model.encode_image)(params, np.zeros((1, 32, 32, 3), np.float32))
