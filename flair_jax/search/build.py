@@ -196,6 +196,11 @@ def _manifest(
             raise SearchIndexError(
                 f"{index}: stores {manifest.local_dtype}; leave --local-dtype out, or choose another --output"
             )
+        if manifest.dtype not in ("", config.dtype):
+            raise SearchIndexError(
+                f"{index}: its features were computed in {manifest.dtype}, not {config.dtype}; go on with "
+                f"--dtype {manifest.dtype}, or choose another --output"
+            )
         known = dataclasses.replace(manifest, root=root, checkpoint=checkpoint)
         if known != manifest:
             known.write(index)
@@ -207,6 +212,7 @@ def _manifest(
         embed_dim=config.embed_dim,
         local_tokens=config.vision.grid**2 if settings.with_local else 0,
         local_dtype=settings.local_dtype or LOCAL_DTYPES[0],
+        dtype=config.dtype,
     )
     manifest.write(index)
     return manifest

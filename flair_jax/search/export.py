@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flair_jax.buckets import is_remote
 from flair_jax.errors import DatasetError, FlairError, is_utf8
 from flair_jax.files import no_file, replace_when_complete
 from flair_jax.models.flair import Flair, Params
@@ -28,6 +29,7 @@ from flair_jax.search.pictures import Found, find_pictures, picture_at
 from flair_jax.search.store import Shard
 
 _TEXTS_PER_BLOCK = 4096
+_MOST_NAMES = 2**30  # bytes of names in memory
 
 
 class FeatureBlock(NamedTuple):
@@ -53,11 +55,12 @@ def embed_pictures(
 
     Raises:
       DatasetError: if a source does not exist, or no picture can be read.
-      FlairError: if the output's ending is unknown.
+      FlairError: if the output's ending is unknown, or one for which paths are too long.
     """
     write = writer_of(output)
     found = _collect(sources)
-    unfinished = Path(f"{output}.partial-{fingerprint(model, params)[:12]}{'-local' * settings.with_local}")
+    _check_names(output, [picture.name for picture in found.pictures])
+    unfinished = _unfinished(output, model, params, "local" if settings.with_local else "")
     outcome = update(unfinished, found, model, params, root="", checkpoint="", settings=settings)
     if not outcome.added + outcome.kept:
         listed = "\n  ".join(outcome.broken[:20])
@@ -77,13 +80,13 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
 
     Raises:
       DatasetError: if the file cannot be read as UTF-8, or has an empty line.
-      FlairError: if the output's ending is unknown.
+      FlairError: if the output's ending is unknown, or one for which texts are too long.
     """
     write = writer_of(output)
     texts = _read_lines(file)
+    _check_names(output, texts)
     retriever = Retriever(model, params)
-    identity = hashlib.sha256("\n".join([fingerprint(model, params), *texts]).encode()).hexdigest()[:16]
-    store = BlockStore(Path(f"{output}.partial-{identity}"))
+    store = BlockStore(_unfinished(output, model, params, "\n".join(texts)))
     blocks = []
     with ProgressBar(total=len(texts), description="texts", unit="text") as bar:
         for start in range(0, len(texts), _TEXTS_PER_BLOCK):
@@ -96,6 +99,12 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
     write(output, "text", blocks)
     store.remove()
     return len(texts)
+
+
+def _unfinished(output: Path, model: Flair, params: Params, *more: str) -> Path:
+    """Where features are kept until all are there: a folder for whatever they depend on."""
+    parts = [fingerprint(model, params), str(model.config.dtype), *more]
+    return Path(f"{output}.partial-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}")
 
 
 def _collect(sources: Sequence[str]) -> Found:
@@ -124,11 +133,12 @@ def _collect(sources: Sequence[str]) -> Found:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        text = file.read_text(encoding="utf-8-sig")  # which makes all three ends of lines "\n"
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DatasetError(f"{file}: cannot be read as text in UTF-8, one a line ({reason})") from None
-    if not lines:
+    lines = text.removesuffix("\n").split("\n")  # at nothing else: `splitlines` also takes a form feed and others
+    if not text:
         raise DatasetError(f"{file}: is empty; write one text a line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -144,11 +154,23 @@ def writer_of(output: Path) -> Writer:
     """
     if output.suffix not in _WRITERS:
         raise FlairError(f"--output {output}: name a file that ends in {' or '.join(_WRITERS)}")
+    if is_remote(output):
+        raise FlairError(f"--output {output}: features are written to a disk; copy the file to the bucket then")
     if reason := no_file(output):
         raise FlairError(f"--output {output}: {reason}; name a file")
     if not is_utf8(str(output.absolute())):
         raise FlairError(f"--output {output}: its name must be UTF-8, with the folders above it; choose another")
     return _WRITERS[output.suffix]
+
+
+def _check_names(output: Path, names: Sequence[str]) -> None:
+    """Raises FlairError if names are too long for `.npz`, in which each takes as much as the longest."""
+    longest = max(map(len, names), default=0)
+    if output.suffix == ".npz" and 4 * longest * len(names) > _MOST_NAMES:
+        raise FlairError(
+            f"--output {output}: the longest of {len(names):,} texts or paths has {longest:,} letters, and .npz would "
+            "keep as many for each; name a file that ends in .parquet"
+        )
 
 
 def _write_npz(output: Path, key: str, blocks: Sequence[FeatureBlock]) -> None:

@@ -42,6 +42,7 @@ class Manifest:
         state open never reads another shard under the same name.
       complete: whether the run that last changed it finished.
       faiss: whether the FAISS file was built of exactly these shards.
+      dtype: in which the features were computed; "" if an older release made the index, which did not keep it.
       format: version of the layout.
     """
 
@@ -55,6 +56,7 @@ class Manifest:
     next_shard: int = 0
     complete: bool = False
     faiss: bool = False
+    dtype: str = ""
     format: int = _FORMAT
 
     def write(self, index: Path) -> None:

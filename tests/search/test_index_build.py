@@ -309,6 +309,9 @@ def test_refusals(make_index, drawn, pictures, tmp_path, small_model) -> None:
     with pytest.raises(SearchIndexError, match="stores float16; leave --local-dtype out"):
         make_index(drawn, index, local_dtype="bfloat16")
     model, params = small_model
+    half = Flair(dataclasses.replace(model.config, dtype="bfloat16"))
+    with pytest.raises(SearchIndexError, match="computed in float32, not bfloat16; go on with --dtype float32, or"):
+        build.update(index, Found(), half, params, root=str(drawn), checkpoint="", settings=build.IndexSettings())
     other = {**params, "logit_bias": params["logit_bias"] + 1}
     with pytest.raises(SearchIndexError, match="was made by another checkpoint, .*checkpoint; choose another --output"):
         build.update(index, Found(), model, other, root=str(drawn), checkpoint="", settings=build.IndexSettings())

@@ -1,13 +1,17 @@
 """Features as files: what other tools read, resuming, and messages."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from numeric import assert_close
 
 from flair_jax import normalize, preprocess, tokenize
 from flair_jax.errors import DatasetError, FlairError
+from flair_jax.models.flair import Flair
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.search import export
 from flair_jax.search.build import IndexSettings
@@ -107,10 +111,47 @@ def test_goes_on_where_it_was(small_model, drawn, tmp_path, monkeypatch, kind: s
     assert {path.name for path in tmp_path.iterdir()} == {"texts.txt", "out.npz"}
 
 
+def test_what_was_computed_in_another_dtype_is_not_taken(small_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "_TEXTS_PER_BLOCK", 4)
+    (tmp_path / "texts.txt").write_text("\n".join(f"text {n}" for n in range(11)))
+    output, (model, params) = tmp_path / "out.npz", small_model
+    encode, calls = Retriever.encode_texts, []
+
+    def counted(*words, **how) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(*words, **how)
+
+    monkeypatch.setattr(Retriever, "encode_texts", counted)
+    half = Flair(dataclasses.replace(model.config, dtype="bfloat16"))
+    with pytest.raises(KeyboardInterrupt):
+        export.embed_lines(tmp_path / "texts.txt", output, half, params, 4)
+    export.embed_lines(tmp_path / "texts.txt", output, model, params, 4)
+    assert len(calls) == 2 + 3, "all three blocks, the first anew"
+
+
+def test_lines_end_where_editors_end_them(small_model, tmp_path) -> None:
+    texts = ["a dog\x0cwith a ball", "two\u2028lines\x85or one", "c"]
+    (tmp_path / "texts.txt").write_bytes("\r\n".join(texts).encode())
+    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.npz", *small_model, 4) == 3
+    assert np.load(tmp_path / "out.npz")["texts"].tolist() == texts
+
+
+def test_texts_that_npz_would_blow_up_are_refused_before_the_work(small_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "_MOST_NAMES", 4 * 3 * 50)
+    (tmp_path / "texts.txt").write_text(f"a\n{'b' * 51}\nc\n")
+    with pytest.raises(FlairError, match=r"the longest of 3 texts or paths has 51 letters.* ends in \.parquet"):
+        export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.npz", *small_model, 4)
+    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.parquet", *small_model, 4) == 3
+
+
 def test_messages(small_model, drawn, tmp_path) -> None:
     model, params = small_model
     with pytest.raises(FlairError, match=r"--output .*out.csv: name a file that ends in .npz or .parquet"):
         export.embed_pictures([str(drawn)], tmp_path / "out.csv", model, params, IndexSettings())
+    with pytest.raises(FlairError, match=r"--output s3://bucket/x.npz: features are written to a disk; copy"):
+        export.writer_of(epath.Path("s3://bucket/x.npz"))
     (tmp_path / "x.npz").mkdir()
     with pytest.raises(FlairError, match=r"--output .*x.npz: is a folder; name a file"):
         export.writer_of(tmp_path / "x.npz")
