@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 
 from flair_jax.commands.evaluate_tasks import ROWS, Row, add_options, choose_tasks
 from flair_jax.commands.own_model import own_model
-from flair_jax.commands.parser import MADE, Commands, add_checkpoint, add_command, add_compute, new_file, path
+from flair_jax.commands.parser import MADE, Commands, add_checkpoint, add_command, add_compute, new_file, new_page, path
 from flair_jax.parallel.peers import ending_together
 from flair_jax.parallel.processes import ALONE, CLUSTER_OPTIONS, Processes, check_cluster, join_cluster
 
@@ -36,7 +35,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--report",
         metavar="FILE",
-        type=_page,
+        type=new_page(".html", ".md"),
         action="append",
         default=[],
         help="write what was measured as a page, FILE.html with the pictures of the captions that missed theirs the "
@@ -56,12 +55,6 @@ def add(commands: Commands) -> None:
     )
     for name, kind, meaning in CLUSTER_OPTIONS:
         parser.add_argument(f"--{name}", metavar="HOST:PORT" if kind is str else "N", type=kind, help=meaning)
-
-
-def _page(text: str) -> Path:
-    if Path(text).suffix not in (".html", ".md"):
-        raise argparse.ArgumentTypeError(f"{text}: name a file that ends in .html or .md")
-    return new_file(text)
 
 
 def _details() -> str:

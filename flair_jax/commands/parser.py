@@ -112,6 +112,17 @@ def new_file(text: str) -> Path:
     return path(text)
 
 
+def new_page(*endings: str) -> Callable[[str], Path]:
+    """`new_file` for pages, whose names must end so: a slip must not replace, say, a picture."""
+
+    def parse(text: str) -> Path:
+        if Path(text).suffix not in endings:
+            raise argparse.ArgumentTypeError(f"{text}: name a file that ends in {' or '.join(endings)}")
+        return new_file(text)
+
+    return parse
+
+
 def new_folder(text: str) -> Path:
     """The path of a folder to fill; if it cannot be one, that is an error before any work is done."""
     if path(text).exists() and not path(text).is_dir():

@@ -7,7 +7,7 @@ import os
 import sys
 
 from flair_jax.commands.own_model import add_config, own_model
-from flair_jax.commands.parser import MADE, Commands, add_command, new_file, path, positive
+from flair_jax.commands.parser import MADE, Commands, add_command, new_page, path, positive
 
 
 def add(commands: Commands) -> None:
@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--html",
-        metavar="FILE",
-        type=new_file,
+        metavar="FILE.html",
+        type=new_page(".html"),
         help=f"also write a page of thumbnails{MADE}; needs the extra `html`",
     )
     parser.add_argument(

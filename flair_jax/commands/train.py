@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from flair_jax.commands.parser import Commands, add_command, new_file
+from flair_jax.commands.parser import Commands, add_command, new_page
 from flair_jax.errors import ConfigError
 
 
@@ -43,16 +43,10 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--contact-sheet",
         metavar="FILE.html",
-        type=_page,
+        type=new_page(".html"),
         help="of --dry-run: where to show the batch, with a .png of the same name beside it (default: dry-run.html)",
     )
     parser.set_defaults(takes_more="")
-
-
-def _page(text: str) -> Path:
-    if Path(text).suffix != ".html":
-        raise argparse.ArgumentTypeError(f"{text}: name a file that ends in .html")
-    return new_file(text)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from flair_jax.checkpoint import read_description
 from flair_jax.compiling import compiling
 from flair_jax.data.image import open_rgb, preprocess
 from flair_jax.errors import printable
-from flair_jax.files import replace_when_complete
+from flair_jax.files import keep_inputs, replace_when_complete
 from flair_jax.models.flair import Flair
 from flair_jax.scoring.embedding import unread
 from flair_jax.show.draw import contact_sheet, new_figure, overlay
@@ -31,6 +31,7 @@ _HEADINGS = {
     "attention": "attention of the text-conditioned pooling, mean of the heads; yellow is the highest",
     "patches": "similarity of single patches with the sentence; yellow is the highest",
 }
+_ARRAYS = "maps.npz"
 _MEANING = (
     "Logits: above 0 text-conditioned, the model holds a match for likelier than not; global ones have an order alone."
 )
@@ -58,13 +59,17 @@ def attend(
       model: the checkpoint's model, if it has modules of its own; see `flair_jax.load`.
 
     Raises:
-      FlairError: if something cannot be read, a sentence is empty, the model's pooling has no attention weights, or
-        matplotlib is missing.
+      FlairError: if something cannot be read, a sentence is empty, the model's pooling has no attention weights,
+        matplotlib is missing, or the picture itself would be replaced.
     """
     new_figure(1, 1)  # a missing library is an error before the work
     check_pooling(
         checkpoint, read_description(checkpoint).get("source", {}), "its maps would show noise; train it first"
     )
+    names = [f"{kind}_{number}_{_short(sentence)}" for number, sentence in enumerate(sentences, start=1)]
+    of_heads = [path.name for name in names if per_head for path in output.glob(f"{name}_head_*.png")]
+    for file in (*(f"{name}.png" for name in (kind, *names)), *of_heads, _ARRAYS):
+        keep_inputs(output / file, [image])
     model, params = flair_jax.load(checkpoint, model=model)
     pixels = preprocess(image, model.config.vision)
     with compiling("the maps"):
@@ -72,11 +77,10 @@ def attend(
     print("\n".join([report(sentences, found), _MEANING, *unread(sentences, model.config.text)]))
     output.mkdir(parents=True, exist_ok=True)
     maps = found.attention.heads.mean(axis=1) if kind == "attention" else found.patches
-    for number, (sentence, shown) in enumerate(zip(sentences, maps, strict=True), start=1):
-        name = f"{kind}_{number}_{_short(sentence)}"
+    for number, (name, sentence, shown) in enumerate(zip(names, sentences, maps, strict=True)):
         _save(output / f"{name}.png", overlay(pixels, shown), sentence)
         if per_head:
-            heads = found.attention.heads[number - 1]
+            heads = found.attention.heads[number]
             for head, weights in enumerate(heads, start=1):
                 note = f"attention of head {head} of {len(heads)}"
                 _save(output / f"{name}_head_{head}.png", overlay(pixels, weights), sentence, note)
@@ -88,9 +92,9 @@ def attend(
         drawn = open_rgb(stream.getvalue())
         palette = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE)
         drawn.quantize(palette=palette).save(partial, optimize=True, pnginfo=_described(*sentences))
-    write_arrays(output / "maps.npz", pixels, sentences, found)
+    write_arrays(output / _ARRAYS, pixels, sentences, found)
     shown = printable(output)
-    print(f"\nwritten: {shown}/{kind}.png, a picture for each sentence, {shown}/maps.npz")
+    print(f"\nwritten: {shown}/{kind}.png, a picture for each sentence, {shown}/{_ARRAYS}")
 
 
 def report(sentences: Sequence[str], found: Explanation) -> str:

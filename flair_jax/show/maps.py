@@ -29,7 +29,7 @@ class AttentionMaps(NamedTuple):
 
     Attributes:
       heads: weight of each patch.
-      empty: weight of the empty slot: how much of the text the head matched with nothing in the image.
+      empty: weight of the empty slot, which the pooling has in place of the image; docs/attend.md has what it tells.
     """
 
     heads: Float[AnyArray, "*B N H G1 G2"]

@@ -1,5 +1,6 @@
 """`flair-jax attend`, as users call it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(small_checkpoint, cat, tmp
 def test_an_output_that_is_a_file_is_one_sentence(small_checkpoint, cat, capsys) -> None:
     assert attend(small_checkpoint, cat, cat, "a cat") == 2
     assert "chelsea.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["attention.png", "attention_1_a-cat.png", "attention_1_a-cat_head_2.png"])
+def test_the_picture_itself_is_not_replaced(small_checkpoint, cat, tmp_path, capsys, name: str) -> None:
+    shutil.copy(cat, tmp_path / name)
+    assert attend(small_checkpoint, tmp_path / name, tmp_path, "a cat", "--per-head") == 2
+    assert f"{name}: is read by this command, which would replace it" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == cat.read_bytes()
 
 
 def test_the_command_says_what_is_missing(cat) -> None:
