@@ -61,8 +61,9 @@ def write_gallery(folder: Path, data: SegmentationData, metrics: dict[str, Any],
         "missing": len(data.names) - len(there),
         "files": files,
     }
+    numbered = list(enumerate(zip(starts, files, strict=True), start=1))
     with ProgressBar(total=len(there), description="pages", unit="picture") as bar:
-        for number, (start, file) in enumerate(zip(starts, files, strict=True), start=1):
+        for number, (start, file) in [*numbered[1:], numbered[0]]:  # the first leads to all others
             pictures = [_picture(path, name, data) for name, path in there[start : start + _ON_A_PAGE]]
             pages.write(
                 folder / file,
@@ -70,7 +71,7 @@ def write_gallery(folder: Path, data: SegmentationData, metrics: dict[str, Any],
             )
             bar.update(len(pictures))
     number = len(files)
-    while (former := folder / f"page-{(number := number + 1)}.html").is_file():
+    while (former := folder / f"page-{(number := number + 1)}.html").is_file() and pages.is_ours(former):
         former.unlink()
     return folder / PAGE
 

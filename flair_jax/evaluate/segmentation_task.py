@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flair_jax import pages
 from flair_jax.data.sets.prompts import read_templates
 from flair_jax.data.sets.segmentation import SEGMENTATION_SETS, SegmentationSet
 from flair_jax.data.sets.segmentation_data import SegmentationData
@@ -50,6 +51,10 @@ def task(templates: str | None = None, class_names: str | None = None, save: Pat
     """
     if save and (reason := no_file(save / PAGE)):
         raise ConfigError(f"--save {save}: its {PAGE} {reason}; choose another folder")
+    if save and (save / PAGE).exists() and not pages.is_ours(save / PAGE):
+        raise ConfigError(
+            f"--save {save}: its {PAGE} is of something else, and would be replaced; choose another folder"
+        )
     sentences = read_templates(templates) if templates else None
 
     def load(entry: SegmentationSet, folder: Path) -> SegmentationData:

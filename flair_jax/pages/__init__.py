@@ -8,8 +8,11 @@ from flair_jax.lazy import public
 
 if TYPE_CHECKING:
     from flair_jax.pages.images import data_url as data_url
+    from flair_jax.pages.writer import is_ours as is_ours
     from flair_jax.pages.writer import link as link
     from flair_jax.pages.writer import render as render
     from flair_jax.pages.writer import write as write
 else:
-    __getattr__, __dir__, __all__ = public(__name__, {"images": ["data_url"], "writer": ["link", "render", "write"]})
+    __getattr__, __dir__, __all__ = public(
+        __name__, {"images": ["data_url"], "writer": ["is_ours", "link", "render", "write"]}
+    )

@@ -16,6 +16,8 @@ from flair_jax.errors import printable
 from flair_jax.files import replace_when_complete
 from flair_jax.packages import import_jinja
 
+_HEAD = 1024  # bytes, in which the generator is named
+
 
 def render(template: str, needed_by: str, extra: str = "html", **values: Any) -> str:
     """A page as text.
@@ -49,6 +51,16 @@ def write(path: Path, text: str) -> None:
     """Writes a page, whole or not at all."""
     with replace_when_complete(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def is_ours(page: Path) -> bool:
+    """Whether a file is a page that this package has written, and may replace or remove.
+
+    Raises:
+      OSError: if the file cannot be read.
+    """
+    with page.open("rb") as file:
+        return b'<meta name="generator" content="flair-jax">' in file.read(_HEAD)
 
 
 def link(file: str | Path, page: Path) -> str:

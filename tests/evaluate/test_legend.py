@@ -23,6 +23,15 @@ from flair_jax.evaluate.overlays import file_names, read_sheet, write_comparison
 CLASSES, COLOURS = ("cat", "dog", "cow"), ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 TRUTH = np.array([[0, 0, 0, 1], [0, 0, 255, 255]], np.uint8)
 PREDICTED = np.array([[0, 0, 1, 1], [2, 0, 0, 1]], np.uint8)
+# Of a page without pictures.
+EMPTY = dict.fromkeys(("dataset", "segment_by", "mean_iou", "pixel_accuracy", "shown"), "") | {
+    "classes": [],
+    "missing": 0,
+    "files": ["index.html"],
+    "number": 1,
+    "start": 0,
+    "pictures": [],
+}
 METRICS = {"mean_iou": 0.5, "pixel_accuracy": 0.25, "iou": {"cat": 0.5, "dog": None, "cow": 0.0}}
 
 
@@ -164,12 +173,12 @@ def test_the_page_has_legends_as_text_and_can_be_moved(gallery, tmp_path) -> Non
 def test_many_pictures_are_on_several_pages_that_lead_to_each_other(gallery, monkeypatch, capsys) -> None:
     folder, data, metrics = gallery
     monkeypatch.setattr(evaluate_gallery, "_ON_A_PAGE", 2)
-    (folder / "page-4.html").write_text("of an earlier run, with more pictures")
-    (folder / "page-9.html").write_text("of something else")
+    (folder / "page-4.html").write_text(pages.render("segmentation", "", **EMPTY))  # of a run with more pictures
+    (folder / "page-5.html").write_text("of somebody else")
     write_gallery(folder, data, metrics, "patches")
     assert "5/5 pictures" in capsys.readouterr().err
     files = ["index.html", "page-2.html", "page-3.html"]
-    assert sorted(path.name for path in folder.glob("*.html")) == [*files, "page-9.html"]
+    assert sorted(path.name for path in folder.glob("*.html")) == [*files, "page-5.html"]
     shown = [parse((folder / file).read_text()) for file in files]
     for number, page in enumerate(shown):
         images = {attributes["src"] for tag, attributes in page.tags if tag == "img"}
@@ -234,6 +243,15 @@ def test_a_full_disk_costs_the_page_but_not_the_figures(monkeypatch, gallery, ev
     evaluated()
     assert "index.html: not written: [Errno 28] No space left on device" in caplog.text
     assert "written" not in capsys.readouterr().out
+
+
+def test_a_page_of_somebody_else_is_not_replaced(gallery) -> None:
+    folder, *_ = gallery
+    (folder / "index.html").write_text("of somebody else")
+    with pytest.raises(ConfigError, match=r"its index\.html is of something else, and would be replaced; choose"):
+        segmentation_task.task(save=folder)
+    (folder / "index.html").write_text(pages.render("segmentation", "", **EMPTY))
+    segmentation_task.task(save=folder)
 
 
 def test_a_folder_in_the_pages_place_is_found_before_the_work(gallery) -> None:
