@@ -232,7 +232,7 @@ class _Rehearsal:
 def _write_sheet(batch: FirstBatch, sheet: Path, rehearsal: _Rehearsal) -> None:
     """Writes the page, if Jinja2 is there, and the PNG."""
     found, picture = rehearsal.found, sheet.with_suffix(".png")
-    own = rehearsal.objects is not None and "loss" in rehearsal.objects.names
+    own = rehearsal.settings.factories.loss is not None
     with found.checking("first batch"):
         write_picture(picture, batch)
         written = [str(picture)]

@@ -171,6 +171,15 @@ def test_captions_are_counted_as_the_model_reads_them(run, tmp_path, words_of, t
     assert "a step takes 8 images, more than the 1 sample: the same picture is in it several times" in out
 
 
+def test_an_empty_caption_is_marked(run, tmp_path) -> None:
+    said = json.dumps({"caption": "&nbsp;"}).encode()
+    write_tar(tmp_path / "tars" / "0.tar", [("0.jpg", picture(0)), ("0.json", said)])
+    TarSource(f"{tmp_path / 'tars'}/0.tar", processes=1, progress=False)
+    where = (f"--config.data.dir={tmp_path / 'tars'}", "--config.data.name=0.tar")
+    assert run(*where, "--config.data.merged_sentences=1")[0] == 0
+    assert (tmp_path / "dry-run.html").read_text().count("<b>empty</b>") == 16
+
+
 def test_wrong_fields(run, words, capsys, monkeypatch) -> None:
     status, out = run("--config.batch_sise=8")
     assert (status, len(problems(out))) == (1, 1)
