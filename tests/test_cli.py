@@ -143,13 +143,16 @@ def test_broken_pictures_are_listed_and_fail(small_checkpoint, with_broken, tmp_
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_broken_pictures_can_be_left_out(small_checkpoint, with_broken, tmp_path, capsys, batch_size: int) -> None:
-    output = tmp_path / "metrics.json"
+    output, reports = tmp_path / "metrics.json", [tmp_path / "report.html", tmp_path / "report.md"]
     common = ("--dataset", "coco", "--data-dir", with_broken, "--batch-size", batch_size, "--output", output)
-    assert not evaluate(small_checkpoint, *common, "--skip-broken")
+    pages = [word for each in reports for word in ("--report", each)]
+    assert not evaluate(small_checkpoint, *common, "--skip-broken", *pages)
     result = only_result(json.loads(output.read_text()))
     assert result["images"] == len(PHOTOGRAPHS) - 2
     assert result["texts"] == 2 * (len(PHOTOGRAPHS) - 2)
     assert len(result["skipped"]) == 2
+    for page in (report.read_text() for report in reports):
+        assert "left out 2 broken pictures: " in page
     assert "left out 2 broken pictures:" in capsys.readouterr().out
 
 
@@ -168,14 +171,36 @@ def test_all_runs_what_it_finds(small_checkpoint, photographs, tmp_path, capsys)
     assert printed.count("retrieval, text-conditioned") == 1, "one table"
 
 
-def test_all_reports_a_set_that_fails_after_the_others(small_checkpoint, photographs, tmp_path, capsys) -> None:
+def test_all_reports_a_set_that_fails_and_goes_on_when_it_is_mended(
+    small_checkpoint, photographs, tmp_path, capsys, monkeypatch
+) -> None:
     shutil.copytree(photographs, tmp_path / "data" / "COCO")
     (tmp_path / "data" / "mine").mkdir()
     (tmp_path / "data" / "mine" / "captions.jsonl").write_text("not json\n")
-    output = tmp_path / "all.json"
-    assert evaluate(small_checkpoint, "--dataset", "all", "--data-dir", tmp_path / "data", "--output", output) == 2
-    assert "1 of 2 sets failed:\nfolder:" in capsys.readouterr().err
-    assert [result["dataset"] for result in json.loads(output.read_text())["results"]] == ["coco"]
+    output, reports = tmp_path / "all.json", [tmp_path / "all.html", tmp_path / "all.md"]
+    words = ("--dataset", "all", "--data-dir", tmp_path / "data", "--output", output)
+    assert evaluate(small_checkpoint, *words, *(word for each in reports for word in ("--report", each))) == 2
+    err = capsys.readouterr().err
+    assert "1 of 2 sets failed:\nfolder:" in err
+    assert f"what is done is kept in {output}.partial for the same command" in err
+    written = json.loads(output.read_text())
+    assert [result["dataset"] for result in written["results"]] == ["coco"]
+    assert len(written["failed"]) == 1
+    assert written["failed"][0] in err
+    for page in (report.read_text() for report in reports):
+        assert "Sets that failed" in page
+        assert "captions.jsonl" in page
+
+    # Mended, and started again: the set that was done is not evaluated again.
+    shutil.copy(photographs / "images" / "val2017" / "rocket.jpg", tmp_path / "data" / "mine")
+    (tmp_path / "data" / "mine" / "captions.jsonl").write_text('{"image": "rocket.jpg", "caption": "A rocket."}\n')
+    scored = []
+    score = Retriever.score_all
+    monkeypatch.setattr(Retriever, "score_all", lambda *words, **how: scored.append(1) or score(*words, **how))
+    assert evaluate(small_checkpoint, "--dataset", "all", "--data-dir", tmp_path / "data", "--output", output) == 0
+    assert len(scored) == 1
+    assert json.loads(output.read_text())["failed"] == []
+    assert not Path(f"{output}.partial").exists()
 
 
 def test_all_does_not_repeat_finished_sets(small_checkpoint, photographs, tmp_path, monkeypatch) -> None:

@@ -103,9 +103,10 @@ def table(results: Sequence[dict[str, Any]], settings: ClassificationSettings) -
 
 def details(entry: dict[str, Any]) -> Details:
     """All metrics, and the classes recognised worst."""
-    rows = [[name, _cell(key, entry["metrics"][key])] for key, name in _COLUMNS]
-    count = f"{len(entry['classes']):,} classes, {len(entry['templates'])} templates"
-    return Details([Table(count, ["metric", "per cent"], rows), _worst(entry)], list(notes(entry)))
+    cells = [_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS]
+    rows = [["all pictures", *cells], *tie_rows(entry["ties"], _COLUMNS, _cell)]
+    count = f"{len(entry['classes']):,} classes, {len(entry['templates'])} templates, in per cent"
+    return Details([Table(count, ["", *(name for _, name in _COLUMNS)], rows), _worst(entry)], list(notes(entry)))
 
 
 def figures(entry: dict[str, Any]) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def render(
     title: str,
     made: Sequence[str],
+    failures: Sequence[str],
     head: Sequence[str],
     rows: Iterable[Sequence[str]],
     terms: Mapping[str, Mapping[str, str]],
@@ -25,12 +27,15 @@ def render(
     Args:
       title: of the page.
       made: when and with what it was made.
+      failures: sentences about sets that could not be evaluated.
       head: of the table of all sets.
       rows: likewise.
       terms: task -> word -> what it means.
       sections: one a set.
     """
     lines = [f"# {_escaped(title)}", "", f"{_escaped('; '.join(made))}.", "", *_table(head, rows)]
+    if failures:
+        lines += ["", "**Sets that failed**", "", *(f"- {_escaped(each)}" for each in failures)]
     for each in sections:
         lines += ["", f"## {_escaped(each.name)}", "", f"{_escaped(each.facts)}."]
         for table in each.tables:
@@ -59,8 +64,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Text without what Markdown and HTML would take for their own."""
-    escaped = printable(" ".join(text.split()))
-    for special, written in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|"), ("`", "\\`")):
-        escaped = escaped.replace(special, written)
-    return escaped
+    """Text without what Markdown and HTML would take for their own, within a line; `#` and the like begin one."""
+    escaped = re.sub(r"[\\|`*~\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(" ".join(text.split())))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from flair_jax import pages
 from flair_jax.data.sets.retrieval_data import Picture, read_picture
 from flair_jax.data.thumbnails import thumbnail
-from flair_jax.errors import ImageError
+from flair_jax.errors import ImageError, plural
 from flair_jax.evaluate import markdown, summary
 from flair_jax.evaluate.task import Table
 
 # Settings that tell how a set was scored; others, such as how many pictures at once, do not change what it means.
 _HOW = ("mode", "top_k", "segment_by", "short_side", "background_threshold")
+
+
+_MOST_NAMED = 20  # pictures that were left out
 
 
 class Section(NamedTuple):
@@ -38,12 +41,13 @@ class Section(NamedTuple):
     outcome: summary.Outcome
 
 
-def write_report(output: Path, outcomes: Sequence[summary.Outcome]) -> None:
+def write_report(output: Path, outcomes: Sequence[summary.Outcome], failures: Sequence[str] = ()) -> None:
     """Writes a page that needs no other file: HTML with pictures, or, if its name ends in .md, Markdown without.
 
     Args:
       output: file to write.
       outcomes: one at least.
+      failures: sentences about sets that were asked for too, and could not be evaluated.
 
     Raises:
       FlairError: if it is HTML and Jinja2 is not installed.
@@ -59,9 +63,11 @@ def write_report(output: Path, outcomes: Sequence[summary.Outcome]) -> None:
     terms: dict[str, dict[str, str]] = {each.task.name: dict(each.task.terms) for each in outcomes}
     sections = list(map(_section, outcomes))
     if output.suffix == ".md":
-        pages.write(output, markdown.render(title, made, summary.HEAD, summary.rows(outcomes), terms, sections))
+        pages.write(
+            output, markdown.render(title, made, failures, summary.HEAD, summary.rows(outcomes), terms, sections)
+        )
     else:
-        pages.write(output, _html(title, made, outcomes, terms, sections))
+        pages.write(output, _html(title, made, failures, outcomes, terms, sections))
 
 
 def _section(outcome: summary.Outcome) -> Section:
@@ -74,15 +80,24 @@ def _section(outcome: summary.Outcome) -> Section:
         f"{outcome.task.name}: {summary.set_name(result)}",
         ", ".join([f"data: {result['data_dir']}", *(f"{name.replace('_', ' ')}: {settings[name]}" for name in how)]),
         [table for table in details.tables if table.rows],
-        [note.replace(f"{result['dataset']}: ", "", 1) for note in details.notes],
+        [*_skipped(result["skipped"]), *(note.replace(f"{result['dataset']}: ", "", 1) for note in details.notes)],
         result.get("worst", ()),
         outcome,
     )
 
 
+def _skipped(messages: Sequence[str]) -> Iterator[str]:
+    if messages:
+        named, more = messages[:_MOST_NAMED], len(messages) - _MOST_NAMED
+        yield f"left out {plural(len(messages), 'broken picture')}: {'; '.join(named)}" + (
+            f"; and {more:,} more, which the JSON file names" if more > 0 else ""
+        )
+
+
 def _html(
     title: str,
     made: Sequence[str],
+    failures: Sequence[str],
     outcomes: Sequence[summary.Outcome],
     terms: dict[str, dict[str, str]],
     sections: Sequence[Section],
@@ -101,6 +116,7 @@ def _html(
         "--report",
         title=title,
         made=made,
+        failures=failures,
         columns=columns,
         groups=groups,
         terms=terms,

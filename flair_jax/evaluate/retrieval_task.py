@@ -100,10 +100,11 @@ def table(results: Sequence[dict[str, Any]], settings: RetrievalSettings) -> str
 def details(entry: dict[str, Any]) -> Details:
     """All recalls and ranks; how much of the captions is cut off, and R@1 by their length."""
     metrics = ("R@1", "R@5", "R@10", "mean_rank", "median_rank")
-    rows = [
-        [way.replace("_", " "), *(_exact(each, entry["metrics"][f"{way}_{each}"]) for each in metrics)]
-        for way in ("text_to_image", "image_to_text")
-    ]
+    rows = []
+    for way in ("text_to_image", "image_to_text"):
+        columns = [(f"{way}_{each}", each) for each in metrics]
+        rows.append([way.replace("_", " "), *(_exact(key, entry["metrics"][key]) for key, _ in columns)])
+        rows += tie_rows(entry["ties"], columns, _exact)
     head = ["direction", *(each.replace("_", " ") for each in metrics)]
     return Details([Table("recalls in per cent, and ranks", head, rows)], [*notes(entry), *_by_length(entry)])
 

@@ -84,14 +84,16 @@ def evaluate_checkpoint(
     say = print if processes.index == 0 else _say_nothing
     done, failures = _evaluate_sets(works, loaded, output and expand(f"{output}.partial"), say, processes)
     if done:
-        _report(done, jobs, output, reports, say, processes)
+        _report(done, failures, jobs, output, reports, say, processes)
     if failures:
-        raise DatasetError("\n".join([f"{len(failures)} of {len(works)} sets failed:", *failures]))
+        kept = [f"what is done is kept in {output}.partial for the same command"] if output and done else []
+        raise DatasetError("\n".join([f"{len(failures)} of {len(works)} sets failed:", *failures, *kept]))
     return [each.result for each in done]
 
 
 def _report(
     done: Sequence[summary.Outcome],
+    failures: Sequence[str],
     jobs: Sequence[Job],
     output: Path | None,
     reports: Sequence[Path],
@@ -106,10 +108,13 @@ def _report(
         say(summary.table(done))
     if output:
         listed = [(each.task.name, each.result, each.environment) for each in done]
-        _write(output, report.document(listed) | {"summary": summary.figures(done)}, processes)
+        document = report.document(listed) | {"summary": summary.figures(done), "failed": failures}
+        processes.first_does(partial(report.write_json, output, document))
+        if not failures:  # those are tried again, with what is done at hand
+            remove_folder(expand(f"{output}.partial"))
         say(f"written: {output}")
     for path in reports:
-        processes.first_does(partial(write_report, path, done))
+        processes.first_does(partial(write_report, path, done, failures))
         say(f"written: {path}")
 
 
@@ -185,12 +190,6 @@ def _pictures_of(result: Mapping[str, Any], data: Any) -> dict[str, Picture]:
     """The pictures that a result of retrieval names, which may be parts of files."""
     named = {query[key] for query in result.get("worst", ()) for key in ("image", "first")}
     return {str(picture): picture for picture in data.images if str(picture) in named} if named else {}
-
-
-def _write(output: Path, document: dict[str, Any], processes: Processes) -> None:
-    """Writes the report, after which unfinished work beside it is of no use."""
-    processes.first_does(lambda: report.write_json(output, document))
-    remove_folder(expand(f"{output}.partial"))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from flair_jax.cli import main
 from flair_jax.commands.evaluate_tasks import ROWS, choose_tasks
 from flair_jax.data.sets.retrieval_data import RetrievalData
 from flair_jax.errors import FlairError
+from flair_jax.evaluate import markdown
 from flair_jax.evaluate.report import document
 from flair_jax.evaluate.retrieval_details import LENGTHS, find_worst, recall_by_length
 from flair_jax.evaluate.retrieval_task import figures, table
@@ -244,3 +245,13 @@ def test_a_result_of_an_earlier_release_is_shown_too() -> None:
 
 
 METRICS = ("R@1", "R@5", "R@10", "mean_rank", "median_rank")
+
+
+def test_text_is_text_in_markdown() -> None:
+    row = ["a *red* cup [x](http://t)", "![](http://t/x.png) _so_", "replace_att | `b` \\ <b> & ~~c~~"]
+    lines = markdown.render("t", ["m"], ["voc_20: *gone*"], ["a", "b", "c"], [row], {}, []).splitlines()
+    assert "- voc_20: \\*gone\\*" in lines
+    assert (
+        "| a \\*red\\* cup \\[x\\](http://t) | !\\[\\](http://t/x.png) \\_so\\_ "
+        "| replace_att \\| \\`b\\` \\\\ &lt;b> &amp; \\~\\~c\\~\\~ |"
+    ) in lines

@@ -82,7 +82,15 @@ def test_every_page_suits_phones_dark_rooms_and_paper() -> None:
 
 def test_a_table_names_its_rows_and_columns() -> None:
     groups = [("retrieval: coco", [["R@1", "50.0"]]), ("<i>", [["<b>", "1.0"]])]
-    values = {"title": "x", "made": [], "columns": ["per cent"], "groups": groups, "sections": [], "terms": {}}
+    values = {
+        "title": "x",
+        "failures": [],
+        "made": [],
+        "columns": ["per cent"],
+        "groups": groups,
+        "sections": [],
+        "terms": {},
+    }
     page = parse(pages.render("evaluation", "--report", **values))
     scopes = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
     assert scopes == ["col", "col", "rowgroup", "row", "rowgroup", "row"]
