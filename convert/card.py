@@ -43,7 +43,7 @@ def _from_transformers(address: str) -> str:
 | --- | --- |
 | `AutoModel.from_pretrained(...)` | `model, params = flair_jax.load("{address}")` |
 | `AutoImageProcessor` | `images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])` |
-| `AutoTokenizer` | `tokens = flair_jax.tokenize(["a red circle"], model.config.text.context_length)` |
+| `AutoTokenizer` | `tokens = flair_jax.tokenize_for(model.config.text, ["a red circle"])` |
 | `model.get_image_features(...)` | `features, local = model.encode_image(params, images)` |
 | `model.get_text_features(...)` | `text = model.encode_text(params, tokens)` |
 | `model(...).logits_per_image` | `logits = model.logits(params, images, tokens)` |
@@ -94,7 +94,7 @@ import flair_jax, jax
 
 model, params = flair_jax.load("{address}")
 images = model.normalize(flair_jax.preprocess("picture.jpg", model.config.vision)[None])
-tokens = flair_jax.tokenize(["a red circle", "a photo of a dog"], model.config.text.context_length)
+tokens = flair_jax.tokenize_for(model.config.text, ["a red circle", "a photo of a dog"])
 print(jax.jit(model.logits)(params, images, tokens))
 ```
 

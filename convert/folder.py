@@ -21,6 +21,8 @@ from flair_jax.files import absolute, expand, replace_when_complete
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_to_release_json, images_to_json, refused_by_release
 from flair_jax.models.flair import Flair
+from flair_jax.models.tokenizer_names import FILE as TOKENIZER
+from flair_jax.models.tokenizer_names import kept_beside
 from flair_jax.weights import digests, hub
 from flair_jax.weights.locate import locate
 from flair_jax.weights.param_map import torch_from_params
@@ -28,7 +30,7 @@ from flair_jax.weights.read import check_finite
 from flair_jax.weights.write import CONFIG, OPEN_CLIP, WEIGHTS, write_tensors
 
 CARD = "README.md"
-FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, digests.FILE)
+FILES = (CARD, CONFIG, WEIGHTS, OPEN_CLIP, TOKENIZER, digests.FILE)
 
 
 def preprocessing(config: FlairConfig) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def load_tensors(source: str | Path) -> tuple[Flair, dict[str, np.ndarray]]:
 def export_folder(source: str | Path, target: str | Path) -> int:
     """Writes a checkpoint as a folder with weights, `config.json`, `open_clip_config.json` and a model card.
 
+    A tokenizer that is a file, which these name, is in it too.
+
     A card that is in `source`, or else one that is in `target`, is kept as it is.
 
     Args:
@@ -153,12 +157,13 @@ def _read_card(folder: Path) -> str | None:
 def _write(source: Path, folder: Path, card: str | None, *, name: str, address: str) -> int:
     model, tensors = load_tensors(source)
     origin = checkpoint.read_description(source).get("source", {})
-    description = config_to_release_json(model.config)
+    described = kept_beside(model.config, folder)
+    description = config_to_release_json(described)
     warn_of_release(name, model.config)
     write_tensors(folder / WEIGHTS, tensors, quick_gelu=model.config.quick_gelu)
     _write_json(folder / CONFIG, {**description, **images_to_json(model.config.vision), "source": origin})
     _write_json(folder / OPEN_CLIP, {"model_cfg": description, "preprocess_cfg": preprocessing(model.config)})
-    digests.write(folder, (CONFIG, WEIGHTS))  # the card is its publisher's to change
+    digests.write(folder, (CONFIG, WEIGHTS, TOKENIZER))  # the card is its publisher's to change
     size = sum(tensor.size for tensor in tensors.values())
     (folder / CARD).write_text(card or model_card(model.config, size, origin, name, address), encoding="utf-8")
     return len(tensors)

@@ -22,6 +22,7 @@ import huggingface_hub.errors
 from huggingface_hub import constants
 
 from flair_jax import __version__
+from flair_jax.models.tokenizer_names import FILE as TOKENIZER
 from flair_jax.weights import digests
 from flair_jax.weights.formats import INDEX_SUFFIX
 from flair_jax.weights.hub_errors import describe_failure, is_missing_file
@@ -111,7 +112,9 @@ def download_checkpoint(name: str) -> Path:
             f"{name}: no checkpoint in this repository (it needs {CONFIG} and {WEIGHTS}, as `flair-jax export` writes "
             "them); a weight file is named with its path, such as hf://xiaorui638/flair/flair-cc3m-recap.pt"
         ) from None
-    download_if_there(f"{PREFIX}{repository}@{folder.name}/{digests.FILE}")
+    names_tokenizer = f':{TOKENIZER}"'.encode() in (folder / CONFIG).read_bytes()  # another one there is not ours
+    for file in [TOKENIZER] * names_tokenizer + [digests.FILE]:
+        download_if_there(f"{PREFIX}{repository}@{folder.name}/{file}")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import huggingface_hub
 import jax
@@ -18,7 +19,9 @@ from flair_jax.convert.torch_forward import TorchFlair
 from flair_jax.demo.recorded import MODEL
 from flair_jax.errors import CheckpointError, ConfigError
 from flair_jax.models.description import config_from_json, config_to_release_json
+from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
+from flair_jax.models.tokenizer_names import with_file
 from flair_jax.parallel.sharding import make_mesh, shardings
 from flair_jax.settings import MeshSettings
 from flair_jax.train import initial
@@ -32,7 +35,7 @@ def test_every_bit_returns_and_torch_agrees(golden, golden_model, golden_checkpo
     target = tmp_path / "mine"
     original = safetensors.numpy.load_file(golden / "tiny.safetensors")
     assert main(["export", str(golden_checkpoint), str(target)]) == 0
-    assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in target.iterdir()) == sorted({*FILES} - {"tokenizer.json"})
     modes = {path.stat().st_mode & 0o777 for path in target.iterdir()}
     assert len(modes) == 1, "weights can be read by whom the rest can be"
     written = safetensors.numpy.load_file(target / "model.safetensors")
@@ -135,6 +138,32 @@ def test_a_card_that_somebody_wrote_is_kept(small_checkpoint, tmp_path) -> None:
         assert (tmp_path / name / "README.md").read_text() == "My model.\n"
     jax.tree.map(np.testing.assert_array_equal, flair_jax.load(tmp_path / "b")[1], flair_jax.load(small_checkpoint)[1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_tokenizer_that_is_a_file_goes_along(small_model, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    from made_transformers import WORDS, save_tokenizer
+
+    (tmp_path / "theirs").mkdir()
+    save_tokenizer(tmp_path / "theirs")
+    model, params = small_model
+    text = with_file(model.config.text, "siglip2", tmp_path / "theirs" / "tokenizer.json")
+    own = Flair(dataclasses.replace(model.config, text=text))
+    tokens = flair_jax.tokenize_for(text, WORDS)
+    checkpoint.save(tmp_path / "own", own, params, {})
+    export_folder(tmp_path / "own", tmp_path / "exported")
+    for name in ("theirs", "own"):
+        shutil.rmtree(tmp_path / name)
+    shutil.move(tmp_path / "exported", tmp_path / "moved")
+    assert str(tmp_path) not in (tmp_path / "moved" / "config.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "moved" / "open_clip_config.json").read_text()
+    assert "flair_jax.tokenize_for(model.config.text, " in (tmp_path / "moved" / "README.md").read_text()
+    read, _ = flair_jax.load(tmp_path / "moved")
+    np.testing.assert_array_equal(flair_jax.tokenize_for(read.config.text, WORDS), tokens)
+    export_folder(tmp_path / "moved", tmp_path / "again")
+    (tmp_path / "moved" / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        flair_jax.load(tmp_path / "moved")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "SHA256SUMS"])

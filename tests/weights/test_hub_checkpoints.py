@@ -1,5 +1,6 @@
 """Checkpoints on the hub, from a stand-in on this machine."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,11 +17,14 @@ from huggingface_hub import constants
 from made_hub import TOKEN, MadeHub, made_hub, put, use_here
 
 import flair_jax
+from flair_jax import checkpoint
 from flair_jax.cli import main
 from flair_jax.convert.folder import FILES, export_folder, push
 from flair_jax.convert.transfer import convert
 from flair_jax.errors import FlairError
+from flair_jax.models.flair import Flair
 from flair_jax.models.presets import PRESETS
+from flair_jax.models.tokenizer_names import with_file
 from flair_jax.weights import locate
 from flair_jax.weights.hub import upload
 from flair_jax.weights.param_map import torch_shapes
@@ -39,7 +43,7 @@ def test_to_the_hub_and_back(hub, small_checkpoint, photographs, tmp_path, monke
     assert repository["private"]
     commit = repository["branches"]["main"]
     assert capsys.readouterr().out.strip().endswith(f"/me/mine/commit/{commit}")
-    assert sorted(MadeHub.commits[commit]) == sorted(FILES)
+    assert sorted(MadeHub.commits[commit]) == sorted({*FILES} - {"tokenizer.json"})
     assert 'flair_jax.load("hf://me/mine")' in MadeHub.commits[commit]["README.md"].decode()
 
     model, params = flair_jax.load(small_checkpoint)
@@ -75,6 +79,22 @@ def test_the_cards_lines_run(hub, small_checkpoint, photographs, tmp_path, monke
         exec(line, names)
     assert names["logits"].shape == (1, 1)
     assert names["features"].shape == names["text"].shape == (1, 16)
+
+
+def test_a_tokenizer_that_is_a_file_is_fetched_too(hub, small_model, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    from made_transformers import WORDS, save_tokenizer
+
+    save_tokenizer(tmp_path)
+    model, params = small_model
+    text = with_file(model.config.text, "siglip2", tmp_path / "tokenizer.json")
+    tokens = flair_jax.tokenize_for(text, WORDS)
+    checkpoint.save(tmp_path / "own", Flair(dataclasses.replace(model.config, text=text)), params, {})
+    push(tmp_path / "own", "hf://me/mine")
+    (tmp_path / "tokenizer.json").unlink()
+    shutil.rmtree(tmp_path / "own")
+    read, _ = flair_jax.load("hf://me/mine")
+    np.testing.assert_array_equal(flair_jax.tokenize_for(read.config.text, WORDS), tokens)
 
 
 def test_a_conversion_from_the_hub_names_its_base(hub, small_checkpoint, tmp_path) -> None:
