@@ -35,11 +35,12 @@ _LOGGERS = ("jax2onnx", "onnx_ir")
 
 
 def require_onnx(purpose: str) -> None:
-    """Raises FlairError if jax2onnx or ONNX Runtime is not installed."""
+    """Raises FlairError if jax2onnx, ONNX Runtime or Tokenizers is not installed."""
     try:
         with _contained():
             import jax2onnx
             import onnxruntime  # noqa: F401
+            import tokenizers  # noqa: F401
     except ImportError as error:
         raise FlairError(f"{purpose} needs {error.name}: {how_to_install('onnx')}") from None
     del jax2onnx

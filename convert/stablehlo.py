@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,21 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}); export the model again") from None
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{file}: has the format {description.get('format')!r}, and this reads {FORMAT!r}")
+    if missing := list(_missing(description)):
+        raise CheckpointError(f"{file}: is damaged (without {', '.join(missing)}); export the model again")
     return description
+
+
+def _missing(description: dict[str, Any]) -> Iterator[str]:
+    """Names of what reading and calling need and a description lacks, or has of another kind."""
+    kinds = {"platforms": list, "calling_convention_version": int, "versions": dict, "functions": dict}
+    lacking = [name for name, kind in kinds.items() if not isinstance(description.get(name), kind)]
+    yield from lacking
+    for name in FUNCTIONS if "functions" not in lacking else ():
+        function = description["functions"].get(name)
+        for key, kind in {"sha256": str, "params": str, "arguments": dict}.items():
+            if not isinstance(function, dict) or not isinstance(function.get(key), kind):
+                yield f"functions.{name}.{key}"
 
 
 def _read_function(file: Path, description: dict[str, Any]) -> Any:
@@ -175,9 +190,9 @@ def _read_function(file: Path, description: dict[str, Any]) -> Any:
     if digest(content) != description["functions"][file.stem]["sha256"]:
         raise CheckpointError(f"{file}: is damaged, or of another export; export the model again")
     version = description["calling_convention_version"]
+    written_by = ", ".join(f"{name} {number}" for name, number in description["versions"].items())
     oldest = jax_export.minimum_supported_calling_convention_version
     newest = jax_export.maximum_supported_calling_convention_version
-    written_by = ", ".join(f"{name} {number}" for name, number in description["versions"].items())
     if not oldest <= version <= newest:
         raise CheckpointError(
             f"{file}: has calling convention {version} (written by {written_by}), and JAX {jax.__version__} runs "

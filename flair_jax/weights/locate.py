@@ -81,9 +81,9 @@ def no_checkpoint(path: Path) -> str:
     """A sentence that there is no checkpoint at `path`, with those that are near, or how to make one."""
     missing = f"{path}: no checkpoint here"
     with contextlib.suppress(OSError):  # a folder that may not be read
-        if (path / RUN_FOLDER).is_dir():
-            return f"{missing}; the training run has saved none yet"
-        for folder, where in ((path, "in it"), (path.parent, "beside it")):
+        for folder, where in ((path, "in it"), (path / RUN_FOLDER, f"in its {RUN_FOLDER}"), (path.parent, "beside it")):
+            if folder == path.parent and (path / RUN_FOLDER).is_dir():
+                return f"{missing}; the training run has saved none yet"
             if steps := sorted(int(step.name) for step in _steps_of(folder)):
                 return f"{missing}; steps {where}: {_last(steps)}"
             inside = [each for each in folder.iterdir() if _is_checkpoint(each)] if folder.is_dir() else []

@@ -227,6 +227,10 @@ def flip_a_byte(file: Path) -> None:
             lambda folder: change_description(folder, calling_convention_version=8),
             r"has calling convention 8 \(written by flair-jax .*, jax .*\), and JAX .* runs \d+ to \d+; export",
         ),
+        (
+            lambda folder: change_description(folder, functions={"pool": {}}, versions=None),
+            r"description.json: is damaged \(without versions, functions.encode_image.sha256, .*, functions.pool.arg",
+        ),
         (lambda folder: change_description(folder, platforms=["tpu"]), "was exported for tpu, and this is cpu"),
         (lambda folder: flip_a_byte(folder / "pool.bin"), "pool.bin: is damaged, or of another export"),
         (lambda folder: (folder / "pool.bin").unlink(), r"pool.bin: cannot be read \(.*No such file"),

@@ -16,9 +16,16 @@ def world(tmp_path, monkeypatch) -> None:
         folder = Path(f"runs/a/checkpoints/{step}") / DESCRIPTION
         folder.mkdir(parents=True)
         (folder / "metadata").write_text("{}")
-    for folder in ("made/model", "runs/new/checkpoints", "runs/a/checkpoints/200.orbax-tmp", "empty/folder"):
+    for folder in (
+        "made/model",
+        "readme/checkpoints/cc3m",
+        "runs/new/checkpoints",
+        "runs/a/checkpoints/200.orbax-tmp",
+        "empty/folder",
+    ):
         Path(folder).mkdir(parents=True)
     Path("made/model/config.json").write_text("{}")
+    Path("readme/checkpoints/cc3m/config.json").write_text("{}")
 
 
 @pytest.mark.usefixtures("world")
@@ -29,6 +36,7 @@ def world(tmp_path, monkeypatch) -> None:
         ("runs/a/checkpoints/200.orbax-tmp", "steps beside it: 5, 20, 100"),
         ("runs", "checkpoints in it: runs/a"),
         ("runs/b", "checkpoints beside it: runs/a"),
+        ("readme", "checkpoints in its checkpoints: readme/checkpoints/cc3m"),
         ("runs/new", "the training run has saved none yet"),
         ("made", "checkpoints in it: made/model"),
         ("made/modle", "checkpoints beside it: made/model"),
