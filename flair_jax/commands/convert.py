@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from flair_jax.commands.parser import Commands, add_command
@@ -118,8 +119,8 @@ def _run(options: argparse.Namespace) -> None:
     if TOWERS in source:
         scored = ", or score them as they are with `flair-jax evaluate --mode global`"
         print(
-            f"towers of {source[TOWERS]}: start training with --config.init={options.target} "
-            f"--config.model={options.target}/config.json"
+            f"towers of {source[TOWERS]}: start training with {quote(f'--config.init={options.target}')} "
+            + quote(f"--config.model={options.target}/config.json")
             + ("; the text tower is random too" if TEXTS in source else scored)
         )
     if options.verify:

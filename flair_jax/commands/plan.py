@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flair_jax.commands.parser import Commands, add_command, path, positive
@@ -56,7 +55,7 @@ def add(commands: Commands) -> None:
         "--parts", action="store_true", help="also what each part of the model costs (always in --json)"
     )
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep compiled programs there, so that equal ones are compiled once"
+        "--cache", type=path, metavar="DIR", help="keep compiled programs there, so that equal ones are compiled once"
     )
     parser.add_argument(
         "--workdir", type=path, metavar="DIR", help="keep the utilisation there: a run in it logs it beside its own"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from shlex import quote
 
 import jax
 from ml_collections import ConfigDict
@@ -83,9 +84,9 @@ def run_demo(output: Path, *, full: bool = False, control: bool = False, seed: i
     print_tables(report)
     write_report(output / "report.html", report)
     print(
-        f"\nwritten: {output / 'report.html'}\n"
-        f"the model: {output / 'model'}; try\n"
-        f"  flair-jax evaluate --checkpoint {output / 'model'} --dataset folder --data-dir {output / 'held-out'}\n"
+        f"\nwritten: {output}/report.html\nthe model: {output}/model; try\n"
+        f"  flair-jax evaluate --checkpoint {quote(f'{output}/model')} --dataset folder "
+        f"--data-dir {quote(f'{output}/held-out')}\n"
         "and the same with --task point or --task choose"
     )
 

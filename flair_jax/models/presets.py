@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flair_jax.errors import ConfigError
 from flair_jax.fields import did_you_mean
+from flair_jax.files import expand
 from flair_jax.models.config import FlairConfig, TextConfig, VisionConfig
 from flair_jax.models.description import config_from_json, read_json_object
 from flair_jax.models.tokenizer_names import found_beside
@@ -61,7 +62,7 @@ def read_config(name_or_path: str | Path) -> FlairConfig:
     """
     if str(name_or_path) in PRESETS:
         return PRESETS[str(name_or_path)]
-    path = Path(name_or_path)
+    path = expand(name_or_path)
     if not path.is_file():
         near = did_you_mean(str(name_or_path), PRESETS)
         raise ConfigError(
