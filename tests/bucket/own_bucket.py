@@ -58,9 +58,7 @@ def forget_clients() -> None:
 
     for protocol in ("gs", "s3"):
         fsspec.get_filesystem_class(protocol).clear_instance_cache()
-    for cached in vars(etils.epath.backend).values():
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
+    etils.epath.backend.fsspec_backend._get_filesystem.cache_clear()
     bucket_reads._filesystem.cache_clear()
 
 
