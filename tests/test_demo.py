@@ -3,11 +3,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from parsed import parse
+from readme_sample import SAMPLE, check_shapes
 
 import flair_jax.configs.demo as recipe
 from flair_jax.checkpoint import read_model_config
@@ -52,6 +52,8 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
     assert main(["demo", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "on 16 held-out scenes" in printed
+    assert "4 steps of 8 images" in printed
+    assert "; this call stops after step 2;" in printed.replace("\n", ";")
     assert [line["step"] for line in read_metrics(output / "run")] == [1, 2]
     shipped = json.loads((output / "metrics.json").read_text())
     pointing = f"{shipped['text_conditioned']['pointing game']:.1f}"
@@ -69,11 +71,8 @@ def test_the_demo_shows_the_shipped_model_and_trains_on_to_the_end(short, tmp_pa
         True,
     ] * 6
 
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
-    outcome = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True)
-    promised = re.search(r"This prints two logits,[^`]*and\s`([^`]*)`", readme)[1]
-    assert outcome.stdout.split("]] ")[1].strip() == promised
+    outcome = subprocess.run([sys.executable, "-c", SAMPLE], cwd=tmp_path, capture_output=True, text=True, check=True)
+    check_shapes(outcome.stdout)
 
     # To the end: the run goes on where it was, and its own model is reported.
     assert main(["demo", "--output", str(output), "--full", "--control"]) == 0

@@ -6,9 +6,11 @@ the commands have for it; pages list what they need in `PAGES` of the tests.
 
 import shutil
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from documents import ROOT
 from labelled import random_cifar, write_binary, write_folders
 from made_choices import make_fgovd, make_sugarcrepe, make_winoground
@@ -147,13 +149,14 @@ def _link(source: str, target: str) -> None:
 
 def _draw(data: Path, test: int) -> list[scenes_builder.LabelledScene]:
     """Draws the demonstration's data, with few scenes to train on and so many that are held out; returns these."""
-    builder, shipped = scenes_builder.Scenes, scenes_builder.Scenes.BUILDER_CONFIGS
-    builder.BUILDER_CONFIGS = [scenes_builder.ScenesConfig(name="full", train=64, validation=16, test=test)]
-    try:
+    shipped, full = scenes_builder.Scenes, scenes_builder.ScenesConfig(name="full", train=64, validation=16, test=test)
+    # Another class, since TFDS remembers what configurations a class has.
+    named = {"BUILDER_CONFIGS": [full], "__module__": shipped.__module__}
+    few = types.new_class("Scenes", (shipped,), {"skip_registration": True}, lambda body: body.update(named))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes_builder, "Scenes", few)
         scenes_builder.prepare(data)
-    finally:
-        builder.BUILDER_CONFIGS = shipped
-    return scenes_builder.read(data, "test")
+        return scenes_builder.read(data, "test")
 
 
 @_once

@@ -1,7 +1,8 @@
 """The commands of README and of the pages about evaluation and search, as they are printed."""
 
 import pytest
-from run_pages import run_page
+from readme_sample import SAMPLE, check_printed
+from run_pages import run_page, world_in
 
 # The page -> what its commands find, of `made_world.MAKERS`.
 PAGES = {
@@ -18,3 +19,10 @@ PAGES = {
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_run(page: str, tmp_path, monkeypatch) -> None:
     run_page(page, PAGES[page], tmp_path, monkeypatch)
+
+
+def test_readmes_python_prints_what_readme_says(tmp_path, monkeypatch, capsys) -> None:
+    with world_in(tmp_path, monkeypatch) as world:
+        world.make("demo")
+        exec(compile(SAMPLE, "README.md", "exec"), {})
+    check_printed(capsys.readouterr().out)
