@@ -44,10 +44,11 @@ GLOBAL = 2  # text crops of several sentences, the first of each image's
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The demonstration's settings but for these: ten minutes on two CPU cores; `default.py` explains the fields.
+    """The demonstration's settings but for these; `default.py` explains the fields.
 
-    Then `flair-jax evaluate --mode global --checkpoint runs/cosmos --config=examples/cosmos.py --dataset folder
-    --data-dir demo/held-out` gives 31.8 % R@1 text to image and 35.7 % image to text, chance being 0.2 %.
+    After ten minutes on 2 cores of an AMD EPYC, `flair-jax evaluate --mode global --checkpoint runs/cosmos
+    --config=examples/cosmos.py --dataset folder --data-dir demo/held-out` gives 31.8 % R@1 text to image and 35.7 %
+    image to text, chance being 0.2 %.
     """
     c = get_demo()
     c.batch_size = 32
