@@ -25,6 +25,7 @@ from flair_jax.files import absolute, make_folder, move, writing
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
+from flair_jax.train.goodput import FILE, has_saved, read_record
 from flair_jax.train.optimizer_state import restore_what_fits
 from flair_jax.train.resuming import PROGRESS, UNREADABLE, changes_to_resume, check_step, recorded_run
 from flair_jax.train.saved import ITEMS
@@ -54,6 +55,7 @@ class RunCheckpoints:
         self._hosts = Processes.all()
         self._folder = absolute(workdir) / RUN_FOLDER
         self._aside = absolute(workdir) / "damaged"
+        self._record = absolute(workdir) / FILE
         self._saving = 0
         with writing(str(self._folder)):
             make_folder(self._folder)
@@ -152,7 +154,7 @@ class RunCheckpoints:
         return state, step
 
     def _check_never_had_any(self, damaged: dict[int, str]) -> None:
-        """Raises CheckpointError if there are checkpoints, damaged or set aside: the run would start from step 1."""
+        """Raises CheckpointError if there are or were checkpoints: the run would start from step 1, and log anew."""
         if damaged:
             raise CheckpointError(
                 f"{self._folder}: none of the checkpoints there is whole; put back a copy of one, or start the run "
@@ -164,6 +166,18 @@ class RunCheckpoints:
                 f"{self._folder}: has no checkpoint, but {aside} of this run were set aside in {self._aside}; put back "
                 f"one that is whole, or remove {self._aside} to start again from step 1"
             )
+        if last := max(self._hosts.gather(self._steps_of_saved_run())):
+            raise CheckpointError(
+                f"{self._folder}: has no checkpoint, but {self._record} tells of {last:,} steps and of one; "
+                f"put it back, or start again in another --workdir, or remove {self._record} to start here from step 1"
+            )
+
+    def _steps_of_saved_run(self) -> int:
+        """The steps of a run that has left a checkpoint; 0 if none is known to have."""
+        with contextlib.suppress(CheckpointError):  # a damaged record, of which `Health` tells
+            if (record := read_record(self._record.parent)) and has_saved(record.starts, self._settings.every_steps):
+                return record.starts[-1].last
+        return 0
 
     def _compare(self, step: int, accept_changes: bool) -> None:
         """Names the settings that changed; raises CheckpointError if they make another run and that is not accepted."""

@@ -100,6 +100,21 @@ def _start(values: dict[str, Any]) -> Start:
     return start
 
 
+def has_saved(starts: Sequence[Start], every_steps: int) -> bool:
+    """Whether a run has left a checkpoint, as its starts tell: not all that did are known.
+
+    Args:
+      starts: oldest first.
+      every_steps: steps between checkpoints. The second is begun when the first is complete.
+    """
+    return any(
+        each.first > starts[0].first
+        or (each.last > each.first and each.state in (FINISHED, STOPPED))
+        or each.last // every_steps - each.first // every_steps > 1
+        for each in starts
+    )
+
+
 def kept_steps(starts: Sequence[Start]) -> list[int]:
     """Of each start, the steps that later ones did not repeat."""
     kept, until = [], math.inf

@@ -16,7 +16,7 @@ from flair_jax.settings import TrainSettings
 from flair_jax.train.background import Background
 from flair_jax.train.flags import parse_config
 from flair_jax.train.flops import find_chip
-from flair_jax.train.goodput import Record, Start, goodput, kept_steps, read_record, repeated_steps
+from flair_jax.train.goodput import Record, Start, goodput, has_saved, kept_steps, read_record, repeated_steps
 from flair_jax.train.health import Health
 from flair_jax.train.planned import planned_utilisation, write_plan
 from flair_jax.train.startup import Startup
@@ -194,3 +194,21 @@ def test_a_plan_counts_for_the_step_that_was_planned(tmp_path, mesh, monkeypatch
 def test_windows_that_are_none(config, window: str) -> None:
     with pytest.raises(ConfigError, match=r"config.profile_steps=\(.*\) must be \(first, last\) with 1 <= first"):
         TrainSettings.from_config(parse_config([f"--config={config}", f"--config.profile_steps={window}"]))
+
+
+def test_what_tells_that_there_was_a_checkpoint() -> None:
+    """Every 5 steps; starts as (steps before, steps in the end, how it ended)."""
+
+    def tells(*starts: tuple[int, int, str]) -> bool:
+        return has_saved([Start(0.0, first, last, state=state) for first, last, state in starts], 5)
+
+    assert not tells()
+    assert not tells((0, 0, "stopped"))
+    assert not tells((0, 9, "killed")), "the only save may have been cut off"
+    assert not tells((0, 9, "killed"), (0, 3, "failed"))
+    assert not tells((700, 704, "killed"), (700, 703, "killed")), "from a release's checkpoint"
+    assert tells((0, 10, "killed"))
+    assert tells((0, 3, "stopped"))
+    assert tells((0, 12, "finished"))
+    assert tells((0, 6, "killed"), (5, 6, "killed"))
+    assert tells((0, 3, "stopped"), (0, 1, "running"))

@@ -232,6 +232,20 @@ def test_a_finished_run_without_its_metrics_stays_finished(config, undisturbed, 
     assert last == str(folder / "checkpoints" / "12")
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over(config, undisturbed, tmp_path, capsys) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], folder)
+    (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    before = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        assert in_process(config, folder) == 2
+        assert f"has no checkpoint, but {folder}/health.json tells of 12 steps" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    shutil.rmtree(folder / "checkpoints")
+    (tmp_path / "elsewhere").rename(folder / "checkpoints")
+    assert in_process(config, folder) == 0
+
+
 def test_a_checkpoint_of_a_run_loads(undisturbed) -> None:
     model, params = flair_jax.load(undisturbed[0] / "checkpoints" / "12")
     image, local = jax.jit(model.encode_image)(params, np.zeros((1, 32, 32, 3), np.float32))
