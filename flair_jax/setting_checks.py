@@ -17,6 +17,7 @@ TOWERS = ("image", "text")
 FEWEST_TOKENS = 8  # of a caption's budget
 _MOST_CAPTIONS = 64
 _MOST_WORKERS = 1024
+_MOST_TEXTS = 2**31 - 1  # in a step: they are counted in int32
 
 # Dotted names of numbers, the condition they must meet, and that in words.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[np.float32], bool], str], ...] = (
@@ -72,6 +73,11 @@ def problems(settings: TrainSettings) -> Iterator[str]:
 def _contradictions(settings: TrainSettings) -> Iterator[str]:
     if not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
+    if (optimizer := settings.optimizer).cooldown_steps and optimizer.schedule != "constant-cooldown":
+        yield (
+            f"optimizer.cooldown_steps={optimizer.cooldown_steps}: config.optimizer.schedule={optimizer.schedule} has "
+            "none; set it to constant-cooldown, or the steps to 0"
+        )
     yield from _problems_of_loss(settings.loss)
     for name, each in settings.evaluations.items():
         if each.every_steps < 0 or each.top_k < 1 or each.batch_size < 1:
@@ -90,8 +96,13 @@ def _contradictions(settings: TrainSettings) -> Iterator[str]:
             f"a picture, so more than {_MOST_CAPTIONS} captions would repeat them; FLAIR was trained with 8 and 10"
         )
     for name, part in (("loss.group_size", settings.group_size), ("accumulation_steps", settings.accumulation_steps)):
-        if settings.batch_size % part:
+        if part > 0 and settings.batch_size % part:
             yield f"batch_size={settings.batch_size} is not a multiple of config.{name}={part}"
+    if (texts := settings.batch_size * settings.captions_per_image) > _MOST_TEXTS:
+        yield (
+            f"batch_size={settings.batch_size} with config.captions_per_image={settings.captions_per_image} gives "
+            f"{texts:,} texts in a step; the most are {_MOST_TEXTS:,}"
+        )
     if (window := settings.profile_steps) and not (len(window) == 2 and 1 <= window[0] <= window[1]):
         yield f"profile_steps={window} must be (first, last) with 1 <= first <= last, or ()"
     if not all(weight > 0 for weight in settings.data.weights):

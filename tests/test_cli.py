@@ -336,6 +336,9 @@ def test_wrong_options_are_explained(capsys) -> None:
         "flair-jax: error: argument --top-k: '0' is not a whole number of at least 1; "
         "`flair-jax evaluate --help` explains\n"
     )
+    assert main(["evaluate", "--checkpoint", "x", "--dataset", "coco", "--data-dir", ".", "--top-k", "5"]) == 2
+    said = "--top-k 5 is not used: it is for --mode top-k, and this is text-conditioned\n"
+    assert capsys.readouterr().out == said
     for words, hint in (
         (["evalute"], "argument COMMAND: no 'evalute'. Did you mean \"evaluate\"? `flair-jax --help` explains\n"),
         (

@@ -39,6 +39,8 @@ def _retrieval(options: argparse.Namespace, processes: Processes) -> Job:
     from flair_jax.evaluate.tasks import Job
 
     mode, top_k = options.mode or "text-conditioned", options.top_k or 128
+    if options.top_k and mode != "top-k" and processes.index == 0:
+        print(f"--top-k {options.top_k} is not used: it is for --mode top-k, and this is {mode}")
     return Job(task(processes), RetrievalSettings(mode, top_k, options.batch_size, options.skip_broken))
 
 

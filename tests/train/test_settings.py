@@ -78,6 +78,12 @@ def test_every_field_is_read() -> None:
     ("changes", "message"),
     [
         ({"batch_size": 0}, "config.batch_size=0 must be greater than 0"),
+        ({"batch_size": 0, "accumulation_steps": 0}, "config.batch_size=0 must be greater than 0"),
+        ({"batch_size": 2**29}, "gives .* texts in a step; the most are 2,147,483,647"),
+        (
+            {"optimizer.cooldown_steps": 9},
+            "cooldown_steps=9: config.optimizer.schedule=cosine has none; set it to cons",
+        ),
         ({"captions_per_image": 1000}, "more than 64 captions would repeat them"),
         ({"loss.group_size": 100}, "config.batch_size=1024 is not a multiple of config.loss.group_size=100"),
         ({"accumulation_steps": 3}, "not a multiple of config.accumulation_steps=3"),
