@@ -45,8 +45,13 @@ def _run(options: argparse.Namespace) -> None:
     writer_of(options.output)
     model, params = load(options.checkpoint, model=own_model(options, options.dtype), dtype=options.dtype)
     if options.texts:
-        count = embed_lines(options.texts, options.output, model, params, options.batch_size)
+        count, cut = embed_lines(options.texts, options.output, model, params, options.batch_size)
         print(f"{printable(options.output)}: {plural(count, 'text')}")
+        if cut.texts:
+            print(
+                f"{cut.texts:,} longer than the {cut.context_length} tokens that the model reads: "
+                f"{100 * cut.tokens_share:.1f} % of all tokens are cut off"
+            )
         return
     settings = IndexSettings(options.batch_size, with_local=options.local)
     outcome = embed_pictures(options.pictures, options.output, model, params, settings)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flair_jax.search.build import IndexSettings as IndexSettings
     from flair_jax.search.build import add_faiss as add_faiss
     from flair_jax.search.build import update as update
+    from flair_jax.search.export import EmbeddedTexts as EmbeddedTexts
     from flair_jax.search.export import embed_lines as embed_lines
     from flair_jax.search.export import embed_pictures as embed_pictures
     from flair_jax.search.page import write_page as write_page
@@ -28,7 +29,7 @@ else:
         __name__,
         {
             "build": ["IndexSettings", "add_faiss", "update"],
-            "export": ["embed_lines", "embed_pictures"],
+            "export": ["EmbeddedTexts", "embed_lines", "embed_pictures"],
             "page": ["write_page"],
             "pictures": ["Picture", "find_pictures"],
             "searcher": ["Hit", "Searcher"],

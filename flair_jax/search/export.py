@@ -20,7 +20,7 @@ from flair_jax.files import no_file, replace_when_complete
 from flair_jax.models.flair import Flair, Params
 from flair_jax.progress import ProgressBar
 from flair_jax.scoring.blocks import BlockStore
-from flair_jax.scoring.embedding import embed_texts
+from flair_jax.scoring.embedding import CutOff, cut_off, embed_texts
 from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.build import IndexSettings, IndexUpdate, update
 from flair_jax.search.fingerprint import fingerprint
@@ -75,8 +75,15 @@ def embed_pictures(
     return dataclasses.replace(outcome, added=outcome.added + outcome.kept, kept=0, dropped=0)
 
 
-def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> int:
-    """Writes `text` and `global` of the texts in a file, one a line, and returns their number.
+class EmbeddedTexts(NamedTuple):
+    """How many texts were embedded, and what the model did not read of them."""
+
+    texts: int
+    cut_off: CutOff
+
+
+def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> EmbeddedTexts:
+    """Writes `text` and `global` of the texts in a file, one a line.
 
     Raises:
       DatasetError: if the file cannot be read as UTF-8, or has an empty line.
@@ -98,7 +105,7 @@ def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_si
             blocks.append(FeatureBlock(some, {"global": store.get(name)}))
     write(output, "text", blocks)
     store.remove()
-    return len(texts)
+    return EmbeddedTexts(len(texts), cut_off(texts, model.config.text))
 
 
 def _unfinished(output: Path, model: Flair, params: Params, *more: str) -> Path:

@@ -131,6 +131,9 @@ def test_embed(small_checkpoint, pictures, tmp_path, capsys) -> None:
     (tmp_path / "texts.txt").write_text("a dog\na cat\n")
     assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "t.parquet") == 0
     assert capsys.readouterr().out == f"{tmp_path / 't.parquet'}: 2 texts\n"
+    (tmp_path / "texts.txt").write_text(f"a dog\n{'a ' * 98}\n")
+    assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "long.npz") == 0
+    assert "1 longer than the 77 tokens that the model reads: 23.0 % of all tokens are cut" in capsys.readouterr().out
 
 
 def test_the_parsers_and_an_open_index_load_no_jax(make_index, drawn, tmp_path) -> None:

@@ -70,7 +70,7 @@ def test_texts(small_model, tmp_path, monkeypatch) -> None:
     model, params = small_model
     features = np.asarray(jax.jit(model.encode_text)(params, tokenize(texts)))
     for ending in ("npz", "parquet"):
-        assert export.embed_lines(tmp_path / "texts.txt", tmp_path / f"out.{ending}", model, params, 2) == 5
+        assert export.embed_lines(tmp_path / "texts.txt", tmp_path / f"out.{ending}", model, params, 2).texts == 5
     arrays = np.load(tmp_path / "out.npz")
     assert arrays["texts"].tolist() == texts
     assert_close(arrays["global"], features)
@@ -134,7 +134,7 @@ def test_what_was_computed_in_another_dtype_is_not_taken(small_model, tmp_path, 
 def test_lines_end_where_editors_end_them(small_model, tmp_path) -> None:
     texts = ["a dog\x0cwith a ball", "two\u2028lines\x85or one", "c"]
     (tmp_path / "texts.txt").write_bytes("\r\n".join(texts).encode())
-    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.npz", *small_model, 4) == 3
+    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.npz", *small_model, 4).texts == 3
     assert np.load(tmp_path / "out.npz")["texts"].tolist() == texts
 
 
@@ -143,7 +143,7 @@ def test_texts_that_npz_would_blow_up_are_refused_before_the_work(small_model, t
     (tmp_path / "texts.txt").write_text(f"a\n{'b' * 51}\nc\n")
     with pytest.raises(FlairError, match=r"the longest of 3 texts or paths has 51 letters.* ends in \.parquet"):
         export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.npz", *small_model, 4)
-    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.parquet", *small_model, 4) == 3
+    assert export.embed_lines(tmp_path / "texts.txt", tmp_path / "out.parquet", *small_model, 4).texts == 3
 
 
 def test_messages(small_model, drawn, tmp_path) -> None:
