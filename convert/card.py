@@ -76,7 +76,7 @@ tags:
 # {name}
 
 A [FLAIR](https://arxiv.org/abs/2412.03561) model: a vision-language model whose image representation depends on the
-text that it is compared with. {parameters:,} parameters in float32{f"; made from {made_from}" if made_from else ""}.
+text that it is compared with. {parameters:,} parameters in float32{f"; origin: {made_from}" if made_from else ""}.
 
 | | |
 | --- | --- |

@@ -9,7 +9,7 @@ from collections import Counter
 from flair_jax.commands import data_survey
 from flair_jax.commands.data_parts import TARS, add_processes, print_count, print_left_out, print_names
 from flair_jax.commands.parser import Commands, add_command, new_file, new_folder, path
-from flair_jax.errors import DatasetError, printable
+from flair_jax.errors import DatasetError, plural, printable
 
 _TABLE = "CSV, TSV or JSON lines (also .gz), or Parquet, with `Image Path` and the caption columns"
 
@@ -50,7 +50,7 @@ def _index(options: argparse.Namespace) -> None:
 
     source = TarSource(options.tars, index_dir=options.index_dir, processes=options.processes)
     source.require_samples()
-    print(f"{len(source):,} samples in {len(source.shards):,} tars")
+    print(f"{plural(len(source), 'sample')} in {plural(len(source.shards), 'tar')}")
     print_count("members beside samples, not read", source.beside)
     print_left_out(Counter(harm.reason for harm in source.damage))
     if source.damage:
@@ -103,7 +103,7 @@ def _build(options: argparse.Namespace) -> None:
         pipeline_options=options.words,
     )
     samples = len(TfdsSource(f"recaptioned/{options.name}", folder, "train"))
-    print(printable(f"{samples:,} samples in {folder}/recaptioned/{options.name}"))
+    print(printable(f"{plural(samples, 'sample')} in {folder}/recaptioned/{options.name}"))
     print_count("members beside samples, not read", beside)
     print_left_out(left_out)
 

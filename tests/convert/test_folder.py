@@ -80,7 +80,7 @@ def test_what_the_folder_says(golden_checkpoint, golden_config, tmp_path) -> Non
     card = huggingface_hub.ModelCard.load(target / "README.md")
     assert card.data.library_name == "flair_jax"
     assert "# tiny-flair" in card.text
-    assert "made from file `tiny.safetensors`" in card.text
+    assert "origin: file `tiny.safetensors`" in card.text
     scripts = card.text.split("```python\n")[1].split("```")[0]
     compile(scripts, "README.md", "exec")
 

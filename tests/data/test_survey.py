@@ -122,7 +122,7 @@ def test_index(tmp_path, capsys) -> None:
     command = ["data", "index", str(tmp_path / "*.tar"), "--index-dir", str(tmp_path / "index"), "--processes=1"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "2 samples in 1 tars" in out
+    assert "2 samples in 1 tar\n" in out
     assert "  no json: 1\n" in out
     assert main(["data", "index", str(tmp_path / "x.tar")]) == 2
     assert "cannot be opened" in capsys.readouterr().err

@@ -230,4 +230,4 @@ def test_what_is_no_tar_leaves_nothing_behind(tmp_path, capsys, data: bytes, rea
     assert [path.name for path in tmp_path.iterdir()] == ["0.tar"]
     good = write_tar(tmp_path / "1.tar", sample(0))
     assert main(["data", "index", f"{shard}::{good}", "--processes=1"]) == 0
-    assert "1 samples in 2 tars" in capsys.readouterr().out
+    assert "1 sample in 2 tars" in capsys.readouterr().out
