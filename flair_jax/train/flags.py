@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
         except (Exception, SystemExit) as error:  # it is a program, and can raise anything
             raise ConfigError(
                 f"--config={argument}: cannot be run ({type(error).__name__}: {_sentence(error)})"
+                f"{_line_in(str(path), error)}"
             ) from None
         if not isinstance(config, ml_collections.ConfigDict):
             found = type(config).__name__
@@ -146,6 +148,12 @@ class _Configuration(flags.ArgumentParser):  # type: ignore[type-arg]
             if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
                 _require_field(config, match[1])
         return config.lock()
+
+
+def _line_in(path: str, error: BaseException) -> str:
+    """Where a file was when the error came; "" if it was not run so far, or says it itself."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _require_field(config: ml_collections.ConfigDict, name: str) -> None:
@@ -213,4 +221,5 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.msg}, line {error.lineno}"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else in quotes
+    text = re.sub(r'Other fields present: "\{.*\}"', "", text, flags=re.DOTALL)  # ml_collections lists all values
     return " ".join(text.split()) or type(error).__name__

@@ -170,7 +170,12 @@ def test_wrong_command_lines(words, message: str, capsys) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def get_config(): return 1 / 0", "cannot be run (ZeroDivisionError: division by zero)"),
+        ("def get_config(): return 1 / 0", "cannot be run (ZeroDivisionError: division by zero) in line 1"),
+        (
+            "from flair_jax.configs.default import get_config as base\n\ndef get_config():\n    c = base()\n"
+            "    c.batch_sise = 8\n    return c\n",
+            'since the config is locked. Did you mean "batch_size" instead of "batch_sise"?) in line 5',
+        ),
         ("def get_config(:", "cannot be run (SyntaxError: invalid syntax, line 1)"),
         ("import sys; sys.exit(3)", "cannot be run (SystemExit: 3)"),
         ("CONFIG = {}", "has no attribute 'get_config'"),
