@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flair_jax.data.image import open_rgb
 from flair_jax.data.sets.classification import ClassificationData
 from flair_jax.data.sets.retrieval_data import RetrievalData, read_picture
+from flair_jax.data.sets.training import names_of, open_set
 from flair_jax.data.shards import expand_shards, is_tars
 from flair_jax.data.sources import Source
 from flair_jax.data.tar_index_files import read_index
@@ -20,44 +21,68 @@ from flair_jax.dry_run.batch import FirstBatch
 from flair_jax.dry_run.findings import Findings
 from flair_jax.errors import DatasetError, plural
 from flair_jax.models.flair import Flair
-from flair_jax.settings import EvaluationSettings, TrainSettings
+from flair_jax.settings import DataSettings, EvaluationSettings, TrainSettings
 from flair_jax.train.evaluation import RunEvaluation
 from flair_jax.train.objects import find_sources
 
 _FIRST = 4  # samples of an evaluation that are decoded
 
 
-def open_data(
-    found: Findings, settings: TrainSettings, stack: contextlib.ExitStack
-) -> tuple[Sequence[Source], dict[str, str], bool]:
-    """The training data, the name of what made it as in `find_sources`, and whether it is all of it.
+class Opened(NamedTuple):
+    """Training data.
 
-    Where tars have no index yet, which takes long to make, the first of them stands for all.
+    Attributes:
+      sources: one a data set.
+      names: the name of what made them, as in `find_sources`.
+      whole: whether they hold all of the data.
+    """
+
+    sources: Sequence[Source]
+    names: dict[str, str]
+    whole: bool
+
+
+def open_data(found: Findings, settings: TrainSettings, stack: contextlib.ExitStack) -> Opened | None:
+    """The training data; None if one of the sets cannot be opened.
+
+    Where tars have no index yet, which takes long to make, the first of their set stands for all of it.
 
     Args:
-      found: gets a note of that.
+      found: gets a note of that, and a problem for each set that cannot be opened.
       settings: of the run.
       stack: at whose end that index goes.
 
     Raises:
       ConfigError, DatasetError: as `find_sources`.
     """
-    data = settings.data
-    if settings.factories.sources is None and is_tars(data.name):
-        shards = [shard for name in data.name.split("::") if is_tars(name) for shard in expand_shards(name, data.dir)]
-        missing = [shard for shard in shards if read_index(shard, data.index_dir) is None]
-        if missing:
-            found.remark(
-                f"{len(missing):,} of {plural(len(shards), 'tar')} {'has' if len(missing) == 1 else 'have'} no index "
-                f"yet, so the number of samples is not known, and only {shards[0]} is looked at; the run makes the "
-                "indexes first, or `flair-jax data index` does"
-            )
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="flair-jax-"))
-            first = TarSource(shards[0], index_dir=folder, processes=1, progress=False)
-            first.require_samples()
-            return [first], {}, False
-    sources, names = find_sources(settings)
-    return sources, dict(names), True
+    if settings.factories.sources is not None:
+        sources, names = find_sources(settings)
+        return Opened(sources, dict(names), whole=True)
+    opened = list[tuple[Source, bool]]()
+    for name in (names_of_sets := names_of(settings.data)):
+        with found.checking("data"):
+            first = _first_of(found, name, settings.data, stack) if is_tars(name) else None
+            opened.append((open_set(name, settings.data), True) if first is None else (first, False))
+    if len(opened) < len(names_of_sets):
+        return None
+    return Opened([source for source, _ in opened], {}, all(whole for _, whole in opened))
+
+
+def _first_of(found: Findings, name: str, data: DataSettings, stack: contextlib.ExitStack) -> TarSource | None:
+    """The first of a set's tars if some have no index; else None."""
+    shards = expand_shards(name, data.dir)
+    missing = [shard for shard in shards if read_index(shard, data.index_dir) is None]
+    if not missing:
+        return None
+    found.remark(
+        f"{len(missing):,} of {plural(len(shards), 'tar')} {'has' if len(missing) == 1 else 'have'} no index "
+        f"yet, so the number of samples is not known, and only {shards[0]} is looked at; the run makes the "
+        "indexes first, or `flair-jax data index` does"
+    )
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="flair-jax-"))
+    first = TarSource(shards[0], index_dir=folder, processes=1, progress=False)
+    first.require_samples()
+    return first
 
 
 def say_captions(found: Findings, batch: FirstBatch, context_length: int) -> None:

@@ -12,6 +12,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from flair_jax.console import in_one_sentence
 from flair_jax.data.sources import Source
 from flair_jax.dry_run.batch import FirstBatch, read_first
 from flair_jax.dry_run.data import check_evaluation, open_data, say_captions
@@ -119,10 +120,11 @@ class _Rehearsal:
 
     def _open_data(self) -> None:
         settings = self.settings
-        sources, names, whole = open_data(self.found, settings, self.stack)
-        samples = sum(map(len, sources)) if whole else None
+        if (opened := open_data(self.found, settings, self.stack)) is None:
+            return
+        samples = sum(map(len, opened.sources)) if opened.whole else None
         steps = None
-        self.data = _Data(sources, names, samples, steps)
+        self.data = _Data(opened.sources, opened.names, samples, steps)
         if samples is None and not settings.steps and not settings.data.epoch_samples:
             return
         steps = settings.total_steps(samples or 0)
@@ -189,7 +191,9 @@ class _Rehearsal:
         if self.data and self.data.samples is not None and self.objects:
             names = {**self.data.names, **self.objects.names}
             run = describe_run(self.settings, self.data.samples, self.objects.model.config, names)
-        resumed = check_workdir(self.found, self.workdir, run, accept_changes=self.accept_changes)
+        resumed = check_workdir(
+            self.found, self.workdir, self.settings.checkpoint, run, accept_changes=self.accept_changes
+        )
         start = self.settings.init or self.settings.resume
         if resumed is not None and start:
             self.found.say("", f"{start} is not read, for the run does not begin")
@@ -230,16 +234,18 @@ class _Rehearsal:
 
 
 def _write_sheet(batch: FirstBatch, sheet: Path, rehearsal: _Rehearsal) -> None:
-    """Writes the page, if Jinja2 is there, and the PNG."""
+    """Writes the page, if Jinja2 is there, and the PNG; neither is needed to train."""
     found, picture = rehearsal.found, sheet.with_suffix(".png")
-    own = rehearsal.settings.factories.loss is not None
-    with found.checking("first batch"):
+    written = []
+    try:
         write_picture(picture, batch)
         written = [str(picture)]
-        try:
-            pairs = describe_pairs(rehearsal.settings, own)
-            write_page(sheet, batch, rehearsal.settings, pairs, found.facts)
-            written = [str(sheet), *written]
-        except FlairError as error:
-            found.remark(str(error))
+        pairs = describe_pairs(rehearsal.settings, rehearsal.settings.factories.loss is not None)
+        write_page(sheet, batch, rehearsal.settings, pairs, found.facts)
+        written = [str(sheet), *written]
+    except FlairError as error:
+        found.remark(str(error))
+    except OSError as error:
+        found.remark(f"the batch is not shown ({in_one_sentence(error) or error}); --contact-sheet names another place")
+    if written:
         found.say("first batch", f"{' and '.join(written)}: {len(batch.rows)} images of it")

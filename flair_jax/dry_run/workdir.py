@@ -14,6 +14,7 @@ from flair_jax.checkpoint import find_damage
 from flair_jax.dry_run.findings import Findings
 from flair_jax.errors import CheckpointError, StorageError, plural
 from flair_jax.settings import CheckpointSettings
+from flair_jax.train.goodput import checkpoints_gone
 from flair_jax.train.resuming import UNREADABLE, changes_to_resume, check_step, recorded_run
 from flair_jax.train.run import find_workdir
 from flair_jax.train.saved import ITEMS, Saved, find_saved
@@ -23,13 +24,19 @@ _LOCK = ".lock"  # of `files.locked`
 
 
 def check_workdir(
-    found: Findings, workdir: Path, run: dict[str, Any] | None, *, accept_changes: bool
+    found: Findings,
+    workdir: Path,
+    settings: CheckpointSettings,
+    run: dict[str, Any] | None,
+    *,
+    accept_changes: bool,
 ) -> tuple[Path, int] | None:
     """Says whether a run would start, resume or be refused, and whether it could write.
 
     Args:
       found: gets what is found.
       workdir: the run's folder.
+      settings: how often the run saves.
       run: from `identity.describe_run`; None if it is not known.
       accept_changes: as of `train`.
 
@@ -49,7 +56,7 @@ def check_workdir(
         if newest := _newest_whole(found, workdir, saved):
             _compare(found, newest, run, accept_changes=accept_changes)
             return newest, int(newest.name)
-        _check_never_had_any(workdir, saved)
+        _check_never_had_any(workdir, saved, settings.every_steps)
         found.say("workdir", f"{workdir}: holds no checkpoint; the run would start at step 1")
     return None
 
@@ -130,7 +137,7 @@ def _newest_whole(found: Findings, workdir: Path, saved: list[Saved]) -> Path | 
     return None
 
 
-def _check_never_had_any(workdir: Path, saved: list[Saved]) -> None:
+def _check_never_had_any(workdir: Path, saved: list[Saved], every_steps: int) -> None:
     if saved:
         raise CheckpointError(
             f"{workdir / RUN_FOLDER}: none of the checkpoints there is whole; put back a copy of one, or "
@@ -142,6 +149,8 @@ def _check_never_had_any(workdir: Path, saved: list[Saved]) -> None:
             f"{workdir}: has no checkpoint, but some of this run were set aside in {aside}; put back one that is "
             f"whole, or remove {aside} to start again from step 1"
         )
+    if every_steps > 0 and (gone := checkpoints_gone(workdir, every_steps)):
+        raise CheckpointError(gone)
 
 
 def _compare(found: Findings, newest: Path, run: dict[str, Any] | None, *, accept_changes: bool) -> None:

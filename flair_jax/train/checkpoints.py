@@ -25,7 +25,7 @@ from flair_jax.files import absolute, make_folder, move, writing
 from flair_jax.models.flair import Flair
 from flair_jax.parallel.processes import Processes
 from flair_jax.settings import CheckpointSettings
-from flair_jax.train.goodput import FILE, has_saved, read_record
+from flair_jax.train.goodput import checkpoints_gone
 from flair_jax.train.optimizer_state import restore_what_fits
 from flair_jax.train.resuming import PROGRESS, UNREADABLE, changes_to_resume, check_step, recorded_run
 from flair_jax.train.saved import ITEMS
@@ -55,7 +55,6 @@ class RunCheckpoints:
         self._hosts = Processes.all()
         self._folder = absolute(workdir) / RUN_FOLDER
         self._aside = absolute(workdir) / "damaged"
-        self._record = absolute(workdir) / FILE
         self._saving = 0
         with writing(str(self._folder)):
             make_folder(self._folder)
@@ -166,18 +165,8 @@ class RunCheckpoints:
                 f"{self._folder}: has no checkpoint, but {aside} of this run were set aside in {self._aside}; put back "
                 f"one that is whole, or remove {self._aside} to start again from step 1"
             )
-        if last := max(self._hosts.gather(self._steps_of_saved_run())):
-            raise CheckpointError(
-                f"{self._folder}: has no checkpoint, but {self._record} tells of {last:,} steps and of one; "
-                f"put it back, or start again in another --workdir, or remove {self._record} to start here from step 1"
-            )
-
-    def _steps_of_saved_run(self) -> int:
-        """The steps of a run that has left a checkpoint; 0 if none is known to have."""
-        with contextlib.suppress(CheckpointError):  # a damaged record, of which `Health` tells
-            if (record := read_record(self._record.parent)) and has_saved(record.starts, self._settings.every_steps):
-                return record.starts[-1].last
-        return 0
+        if gone := max(self._hosts.gather(checkpoints_gone(self._folder.parent, self._settings.every_steps))):
+            raise CheckpointError(gone)
 
     def _compare(self, step: int, accept_changes: bool) -> None:
         """Names the settings that changed; raises CheckpointError if they make another run and that is not accepted."""

@@ -6,6 +6,7 @@ the run is at work. A start that is killed loses what came after its last entry,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -112,6 +113,24 @@ def has_saved(starts: Sequence[Start], every_steps: int) -> bool:
         or (each.last > each.first and each.state in (FINISHED, STOPPED))
         or each.last // every_steps - each.first // every_steps > 1
         for each in starts
+    )
+
+
+def checkpoints_gone(workdir: Path, every_steps: int) -> str:
+    """A sentence about a run that has left a checkpoint and has none; "" if it is not known to have.
+
+    Args:
+      workdir: of the run, in which there is no checkpoint.
+      every_steps: as of `has_saved`.
+    """
+    record = None
+    with contextlib.suppress(CheckpointError):  # a damaged one, of which `Health` tells
+        record = read_record(workdir)
+    if record is None or not has_saved(record.starts, every_steps):
+        return ""
+    return (
+        f"{workdir}: has no checkpoint, but its {FILE} tells of {record.starts[-1].last:,} steps and of one; put it "
+        f"back, or start again in another --workdir, or remove {workdir / FILE} to start here from step 1"
     )
 
 

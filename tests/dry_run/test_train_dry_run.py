@@ -20,11 +20,13 @@ from flair_jax.data.pipeline import SampleSettings
 from flair_jax.data.tars import TarSource
 from flair_jax.data.tokenizer import TOKENIZERS, decode, tokenize
 from flair_jax.dry_run import memory, workdir
+from flair_jax.dry_run import run as dry_run
 from flair_jax.dry_run.batch import read_first
 from flair_jax.errors import CheckpointError
 from flair_jax.files import locked
 from flair_jax.settings import TrainSettings
 from flair_jax.train.flags import parse_config
+from flair_jax.train.goodput import Record, Start
 from flair_jax.train.identity import describe_run
 
 MODEL = {
@@ -229,6 +231,47 @@ def test_tars_without_an_index_are_not_indexed(run, tmp_path) -> None:
     assert "3 of 3 tars have no index yet" in out
     assert state_of(tmp_path / "tars") == before
     assert (tmp_path / "dry-run.html").exists()
+
+
+def test_of_several_sets_each_is_looked_at(run, tmp_path) -> None:
+    """With weights, in tars without an index; and all that cannot be opened are named."""
+    for name in ("a", "b"):
+        write_tars(tmp_path / name, 1, 4)
+    before = state_of(tmp_path / "a"), state_of(tmp_path / "b")
+    where = f"--config.data.dir={tmp_path}"
+    joined = "--config.data.name=a/*.tar::b/*.tar"
+    status, out = run(where, joined, "--config.data.weights=(3.0,1.0)", "--config.data.epoch_samples=8")
+    assert status == 0, out
+    assert out.count("1 of 1 tar has no index yet") == 2
+    assert (state_of(tmp_path / "a"), state_of(tmp_path / "b")) == before
+    (problem,) = problems(run(where, joined, "--config.data.weights=(3.0,)")[1])
+    assert problem == "config.data.weights has 1 number for 2 data sets"
+    found = problems(run(where, "--config.data.name=gone/*.tar::folder::a/*.tar::lost/*.tar")[1])
+    assert len(found) == 3, found
+    for problem, name in zip(found, ("gone", str(tmp_path), "lost"), strict=True):
+        assert name in problem
+    assert (state_of(tmp_path / "a"), state_of(tmp_path / "b")) == before
+
+
+def test_a_page_that_cannot_be_written_is_no_problem_of_training(run, monkeypatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "dry-run.png")
+
+    monkeypatch.setattr(dry_run, "write_picture", refused)
+    status, out = run()
+    assert status == 0, out
+    assert "note: the batch is not shown (" in out
+    assert "--contact-sheet names another place" in out
+    assert "first batch  " not in out
+
+
+def test_a_run_whose_checkpoints_are_gone_would_not_start(run, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    Record({}, [Start(0.0, 0, 12, state="finished")]).write(tmp_path / "run")
+    (problem,) = problems(run()[1])
+    assert problem.startswith(
+        f"{tmp_path / 'run'}: has no checkpoint, but its health.json tells of 12 steps and of one;"
+    )
 
 
 def test_a_start_that_does_not_fit(run, small_checkpoint, tmp_path) -> None:

@@ -239,7 +239,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_over(config, undisturbe
     before = (folder / "metrics.jsonl").read_bytes()
     for _ in range(2):
         assert in_process(config, folder) == 2
-        assert f"has no checkpoint, but {folder}/health.json tells of 12 steps" in capsys.readouterr().err
+        assert f"{folder}: has no checkpoint, but its health.json tells of 12 steps" in capsys.readouterr().err
     assert (folder / "metrics.jsonl").read_bytes() == before
     shutil.rmtree(folder / "checkpoints")
     (tmp_path / "elsewhere").rename(folder / "checkpoints")

@@ -8,7 +8,7 @@ from flair_jax.data.sets.pictures import PictureSource, is_pictures
 from flair_jax.data.shards import is_tars
 from flair_jax.data.sources import Source, TfdsSource
 from flair_jax.data.tars import TarSource
-from flair_jax.errors import ConfigError
+from flair_jax.errors import ConfigError, plural
 from flair_jax.settings import DataSettings
 
 
@@ -19,10 +19,17 @@ def open_sets(settings: DataSettings) -> list[Source]:
       ConfigError: if there are not as many weights as sets.
       DatasetError: if one cannot be opened.
     """
+    return [open_set(name, settings) for name in names_of(settings)]
+
+
+def names_of(settings: DataSettings) -> list[str]:
+    """The names of the sets, checked against the weights; see `open_sets`."""
     names = settings.name.split("::")
     if settings.weights and len(settings.weights) != len(names):
-        raise ConfigError(f"config.data.weights has {len(settings.weights)} numbers for {len(names)} data sets")
-    return [open_set(name, settings) for name in names]
+        raise ConfigError(
+            f"config.data.weights has {plural(len(settings.weights), 'number')} for {plural(len(names), 'data set')}"
+        )
+    return names
 
 
 def open_set(name: str, settings: DataSettings) -> Source:
