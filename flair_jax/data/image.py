@@ -127,6 +127,12 @@ def open_picture(image: str | os.PathLike[str] | bytes, most_pixels: int = MOST_
     Raises:
       ImageError: as `preprocess`.
     """
+    if not isinstance(image, (str, os.PathLike, bytes)):
+        raise ImageError(
+            f"a picture is a path, the bytes of a file or a PIL image, not {type(image).__name__}; "
+            "PIL.Image.fromarray makes one of an array, and PIL.Image.open of an open file",
+            "picture is not a file",
+        )
     try:
         file = examine(image if isinstance(image, bytes) else read_file(image))
         with Image.open(io.BytesIO(file.data), formats=(file.format,)) as opened:

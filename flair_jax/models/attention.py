@@ -157,7 +157,7 @@ def attend(
             mask = before if mask is None else mask & before
         mixed = _mix(query, key, value, mask)
     mixed = shard_rows(mixed, tensor=2)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    return mixed.reshape(*mixed.shape[:2], mixed.shape[2] * mixed.shape[3])
 
 
 def _mix(query: Array, key: Array, value: Array, mask: Array | None) -> Array:

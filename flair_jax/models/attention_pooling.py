@@ -100,7 +100,7 @@ class TextConditionedPooling(Pooling):
 
     def _mix(self, value: Float[Array, "B H L C"], weights: Float[Array, "B H N L+1"]) -> Float[Array, "B N D"]:
         mixed = jnp.einsum("bhnl,bhlc->bnhc", weights[..., :-1].astype(value.dtype), value)
-        return self.out(mixed.reshape(*mixed.shape[:2], -1)).astype(jnp.float32)
+        return self.out(mixed.reshape(*mixed.shape[:2], mixed.shape[2] * mixed.shape[3])).astype(jnp.float32)
 
     def project_texts(self, text: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Text features projected to queries and divided by the root of the head width."""

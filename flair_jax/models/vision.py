@@ -116,7 +116,7 @@ class VisionTower(nn.Module):
         batch, *grid, _ = x.shape
         # Sums from here on are float32, as under PyTorch's autocast, but for the residual stream if that is asked for.
         class_token = jnp.broadcast_to(self.class_token, (batch, 1, x.shape[-1]))
-        x = jnp.concatenate([class_token, x.reshape(batch, -1, x.shape[-1])], axis=1, dtype=jnp.float32)
+        x = jnp.concatenate([class_token, x.reshape(batch, grid[0] * grid[1], x.shape[-1])], axis=1, dtype=jnp.float32)
         x = x + resize_position_embedding(self.position_embedding, (grid[0], grid[1]))[None]
         if kept is not None:
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], kept[:, :, None], axis=1)], axis=1)

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,15 @@ def test_a_pil_image_that_is_read_only_now_and_is_cut_off(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:9000])
     with Image.open(path) as lazy, pytest.raises(ImageError, match="the picture: cannot be read as a picture"):
         preprocess(lazy, 32)
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 4, 3), np.uint8), io.BytesIO(b"x"), None])
+def test_what_is_no_picture_at_all_is_one_sentence(given) -> None:
+    with pytest.raises(ImageError) as error:
+        preprocess(given, 32)
+    assert f"the bytes of a file or a PIL image, not {type(given).__name__}; " in str(error.value)
+    assert "PIL.Image.fromarray makes one of an array" in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 def test_missing_file_and_folder(tmp_path) -> None:

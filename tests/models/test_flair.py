@@ -174,6 +174,15 @@ def test_pixels_are_normalised_once(small_model, monkeypatch) -> None:
         Retriever(model, params).encode_images(pixels / 255, with_local=False)
 
 
+def test_no_pictures_and_no_texts_have_no_features(small_model) -> None:
+    model, params = small_model
+    features, local = model.encode_image(params, jnp.zeros((0, 32, 32, 3)))
+    assert (features.shape, local.shape) == ((0, 16), (0, 4, 16))
+    tokens = jnp.zeros((2, 77), jnp.int32)
+    assert model.encode_text(params, tokens[:0]).shape == (0, 16)
+    assert model.logits(params, jnp.zeros((0, 32, 32, 3)), tokens).shape == (0, 2)
+
+
 def test_l2_normalize_of_zero_is_zero() -> None:
     assert np.all(l2_normalize(jnp.zeros((2, 4))) == 0)
 
