@@ -110,6 +110,9 @@ def test_what_is_of_another_split_is_named(tmp_path, caplog) -> None:
         ({"image": [b"A"], "caption": [3]}, "row 1: `caption` must be a text or a list of texts"),
         ({"image": [b"A"], "caption": [None]}, "row 1: `caption` must be a text or a list of texts"),
         ({"image": [b"A"], "caption": [[]]}, "row 1: `caption` must be a text or a list of texts"),
+        ({"image": [b"A", b"B"], "caption": ["x", " "]}, "row 2: a caption is empty; write it, or take it out"),
+        ({"image": [b"A"], "captions": [["x", ""]]}, "row 1: a caption is empty"),
+        ({"image": [b"A"], "captions": [["x"]], "caption": ["y"]}, "has both caption and captions; keep one"),
     ],
 )
 def test_other_columns_say_what_is_wrong(tmp_path, columns: dict, message: str) -> None:

@@ -22,14 +22,13 @@ from flair_jax.bucket_reads import BucketFile
 from flair_jax.buckets import is_remote
 from flair_jax.data.formats import read_file
 from flair_jax.data.names import is_hidden
-from flair_jax.data.sets.records import captions
+from flair_jax.data.sets.records import CAPTIONS, captions, one_of_captions, require_words
 from flair_jax.data.sets.retrieval_data import Pair, StoredPicture
 from flair_jax.errors import DatasetError, ImageError, plural
 from flair_jax.files import version_of
 
 # Where the files of a data set lie below its folder on the hub: pushed ones, and those that the hub converts itself.
 PARQUET = ("data/*.parquet", "default/test/*.parquet", "default/validation/*.parquet", "default/train/*.parquet")
-_CAPTIONS = ("caption", "captions")
 _SPLITS = ("test", "val")  # that are to be preferred, by the start of a file's name
 _BUFFER = 2**20
 _KEPT = 4  # row groups in memory
@@ -145,7 +144,7 @@ def has_pairs(file: Path) -> bool:
         columns = pq.read_schema(_source(file)).names
     except (OSError, pa.ArrowException):
         return True
-    return "image" in columns and not set(_CAPTIONS).isdisjoint(columns)
+    return "image" in columns and not set(CAPTIONS).isdisjoint(columns)
 
 
 def _source(file: Path) -> Path | BinaryIO:
@@ -188,8 +187,8 @@ def _digests(file: Path, groups: Collection[int]) -> dict[tuple[int, int], bytes
 def _rows(folder: Path, file: Path, opened: pq.ParquetFile) -> Iterator[_Row]:
     """Of each row the picture, its path, if it has one, and its captions."""
     columns = opened.schema_arrow.names
-    name = next((each for each in _CAPTIONS if each in columns), None)
-    if name is None or "image" not in columns:
+    name = one_of_captions(columns, str(file))
+    if not name or "image" not in columns:
         raise DatasetError(f"{file}: needs the columns image and caption, has {', '.join(columns)}")
     kind = opened.schema_arrow.field("image").type
     stored = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
@@ -201,7 +200,9 @@ def _rows(folder: Path, file: Path, opened: pq.ParquetFile) -> Iterator[_Row]:
         paths = [None] * len(texts) if stored else _paths(opened, group)
         for row, (text, path) in enumerate(zip(texts, paths, strict=True)):
             picture = ParquetPicture(folder, file, group, row, number)
-            yield picture, path, captions({name: text}, name, picture.name)
+            listed = captions({name: text}, name, picture.name)
+            require_words(listed, picture.name)
+            yield picture, path, listed
             number += 1
 
 
