@@ -51,8 +51,8 @@ def _load(entry: ClassificationSet, folder: Path, class_names: str | None) -> Cl
     data = entry.load(folder, class_names)
     if len(set(data.names)) == 1:
         raise DatasetError(
-            f"{folder}: all pictures are of one class, {data.names[0]}, so that there is nothing to choose; --data-dir "
-            "is the folder in which each class has its own"
+            f"{folder}: all pictures are of one class, {data.names[0]}, so that there is nothing to choose; name "
+            "the folder in which each class has its own"
         )
     return data
 

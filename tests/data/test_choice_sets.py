@@ -250,5 +250,5 @@ def test_a_picture_of_another_size_than_was_annotated_is_broken(tmp_path) -> Non
 
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="gone: no such folder; --data-dir must hold winoground's examples"):
+    with pytest.raises(DatasetError, match="gone: no such folder; it must hold winoground's examples"):
         load("winoground", tmp_path / "gone")

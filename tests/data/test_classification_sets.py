@@ -265,5 +265,5 @@ def test_a_folder_without_the_set(tmp_path, name: str, message: str) -> None:
     (tmp_path / "something").mkdir()
     with pytest.raises(DatasetError, match=message):
         load(name, tmp_path)
-    with pytest.raises(DatasetError, match=f"gone: no such folder; --data-dir must be {name}'s"):
+    with pytest.raises(DatasetError, match=f"gone: no such folder; it must be {name}'s"):
         load(name, tmp_path / "gone")

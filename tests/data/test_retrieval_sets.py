@@ -300,7 +300,9 @@ def test_wrong_annotations_say_where(name: str, file: str, content: str, message
 
 
 def test_wrong_folders(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(
+        DatasetError, match="gone: no such folder; it must hold coco's annotations/captions_val2017.json"
+    ):
         RETRIEVAL_SETS["coco"].load(tmp_path / "gone")
     with pytest.raises(DatasetError, match="coco needs exactly one annotations/captions_val2017.json there, found 0"):
         RETRIEVAL_SETS["coco"].load(tmp_path)

@@ -140,7 +140,7 @@ def test_scenes_have_a_class_for_each_colour_and_background(tmp_path) -> None:
     assert data.texts[1] == ("an orange object",)
     assert data.texts[-1] == ("the background is pink",)
     (tmp_path / "scenes").rename(tmp_path / "other")
-    with pytest.raises(DatasetError, match="must be the folder that holds `scenes`"):
+    with pytest.raises(DatasetError, match="name the folder that holds `scenes`, and not this one"):
         SEGMENTATION_SETS["scenes"].load(tmp_path / "other")
 
 
@@ -177,7 +177,7 @@ def test_a_broken_picture_or_annotation_is_named(damage, message: str, tmp_path)
 
 
 def test_a_wrong_folder_is_explained(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="gone: no such folder; --data-dir must hold voc20's ImageSets/Segm"):
+    with pytest.raises(DatasetError, match="gone: no such folder; it must hold voc20's ImageSets/Segm"):
         SEGMENTATION_SETS["voc20"].load(tmp_path / "gone")
     with pytest.raises(DatasetError, match="ade20k needs images/validation there or in ade/ADEChallengeData2016 below"):
         SEGMENTATION_SETS["ade20k"].load(tmp_path)

@@ -86,7 +86,7 @@ class ClassificationSet:
         """
         folder = expand(folder)
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must be {self.name}'s")
+            raise DatasetError(f"{folder}: no such folder; it must be {self.name}'s")
         marks = [mark for mark, _ in self.layouts if mark]
         read = self.find(folder) if marks else self.layouts[0][1]
         if read is None:
