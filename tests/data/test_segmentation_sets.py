@@ -112,6 +112,17 @@ def test_what_is_no_picture_of_the_set_is_passed_over(tmp_path, caplog) -> None:
     assert SEGMENTATION_SETS["voc20"].load(tmp_path / "voc").names == VOC_NAMES
 
 
+def test_a_name_in_a_list_may_have_spaces(tmp_path) -> None:
+    """One name a line, with whatever end, and each once."""
+    make_voc(tmp_path, [1])
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tmp_path / folder / f"2007_000033.{ending}").rename(tmp_path / folder / f"my own.{ending}")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"my own\r\n\r\n2007_000042 \r\nmy own\r\n")
+    data = SEGMENTATION_SETS["voc20"].load(tmp_path)
+    assert data.names == ["my own", "2007_000042"]
+    data.read(0)
+
+
 def test_every_set_is_tested() -> None:
     assert {row[0] for row in LAYOUTS} | {"scenes"} == set(SEGMENTATION_SETS) == set(COUNTS)
 
