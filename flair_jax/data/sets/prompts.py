@@ -109,4 +109,5 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read as text in UTF-8 ({error})") from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = text.split("\n")  # which is how reading ends all lines; `splitlines` also cuts at a form feed and others
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
