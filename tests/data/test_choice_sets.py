@@ -202,7 +202,7 @@ BOX = "`bbox` must be [left, top, width, height] in pixels, with an area, found 
             "coco-order",
             ORDER,
             [{"image": "a.jpg", "caption_options": ["a", "a"]}],
-            "holds no questions; 1 false captions that are word for word a true one are left out; 1 questions without",
+            "holds no questions; left out: false captions that are word for word a true one (1); left out: questions ",
         ),
         ("fg-ovd-hard", "benchmarks/1_attributes.json", [], "1_attributes.json: `categories` is missing"),
         ("fg-ovd-hard", "benchmarks/1_attributes.json", fgovd(image_id=4), "record 1: no image has the id 4"),

@@ -97,7 +97,7 @@ def test_class_names_of_users(tmp_path, file: str, content: str) -> None:
     ("file", "content", "message"),
     [
         ("n.json", '{"a": "ant"}', "1 of 2 classes have no name there, the first is b"),
-        ("n.json", '["ant"]', "holds 1 names for 2 classes"),
+        ("n.json", '["ant"]', "holds 1 name for 2 classes"),
         ("n.json", '["ant", 3]', "expected an object of key and name, or a list of names"),
         ("n.json", '["ant", " "]', "names that are not empty"),
         ("n.json", "7", "expected an object of key and name"),

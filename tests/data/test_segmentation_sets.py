@@ -214,7 +214,7 @@ def test_words_of_ones_own(tmp_path) -> None:
     ("text", "message"),
     [
         (None, "f.txt: cannot be read as text in UTF-8"),
-        ("cat\n", "f.txt: holds 1 lines for 2 classes, which go from a to b"),
+        ("cat\n", "f.txt: holds 1 line for 2 classes, which go from a to b"),
         ("cat\n,\n", "f.txt, line 2: names nothing"),
     ],
 )

@@ -140,7 +140,7 @@ def _read_imagenet_folders(folder: Path) -> tuple[Examples, list[str], list[str]
     examples, keys, names = _read_folder(folder / "val")
     if keys != list(imagenet_names()):
         raise DatasetError(
-            f"{folder / 'val'}: has {len(keys)} class folders that are not ImageNet's 1,000 (n01440764 and so on); "
+            f"{folder / 'val'}: has {plural(len(keys), 'class folder')}, not ImageNet's 1,000 (n01440764 and so on); "
             "for a part of ImageNet use the set `folder`"
         )
     return examples, keys, names
