@@ -115,6 +115,8 @@ def _survey(options: argparse.Namespace, *, decode: bool, drawing: data_lengths.
         for name, count in survey.rows(values, bins):
             print(f"  {name:<32}{count:>12,}")
     print_count("members beside samples, not read", found.beside)
+    if found.empty_captions:
+        print_count("empty captions, passed over", found.empty_captions)
     print_left_out({**found.passed_over, **found.left_out})
     if captions:
         data_lengths.show(*captions)

@@ -99,6 +99,8 @@ def report(outcome: IndexUpdate, where: str = "") -> None:
         kinds = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcome.others.most_common(8))
         more = ", ..." if len(outcome.others) > 8 else ""
         print(f"passed over {outcome.others.total():,} by their names ({kinds}{more})")
+    if outcome.repeated:
+        print(f"{plural(outcome.repeated, 'picture')} named again; each is written once")
 
 
 def _list(heading: str, messages: Sequence[str], where: str = "", most: int = 20) -> None:

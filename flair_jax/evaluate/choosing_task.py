@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.choice import CHOICE_SETS
-from flair_jax.errors import printable
+from flair_jax.errors import plural, printable
 from flair_jax.evaluate.choosing import ChooseSettings, Choosing, choose
 from flair_jax.evaluate.choosing_scores import WAYS
 from flair_jax.evaluate.report import aligned, count_of, notes, text_of
@@ -113,7 +113,7 @@ def details(entry: dict[str, Any]) -> Details:
     rows = [row[3:] for row in _rows(entry, metrics)]
     if not entry["mean_of_kinds"]:
         head, rows = head[: len(metrics) + 1], [row[: len(metrics) + 1] for row in rows]
-    ways = Table(f"per cent of {entry['questions']:,} questions", head, rows)
+    ways = Table(f"per cent of {plural(entry['questions'], 'question')}", head, rows)
     return Details([ways, _kinds(entry)], [*_notes(entry), *notes(entry)])
 
 
@@ -141,12 +141,12 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
     """Sentences about what is left out, and about equal scores."""
     name = entry["dataset"]
     for reason, count in entry["left_out"].items():
-        yield f"{name}: left out: {count:,} {reason}"
+        yield f"{name}: left out: {reason} ({count:,})"
     if entry["skipped_questions"]:
-        yield f"{name}: left out: {entry['skipped_questions']:,} questions about pictures that cannot be read"
+        yield f"{name}: left out: {plural(entry['skipped_questions'], 'question')} about pictures that cannot be read"
     for way, count in entry["tied"].items():
         if count:
-            yield f"{name}: equal scores decide {count:,} questions ({way}), all against the model"
+            yield f"{name}: equal scores decide {plural(count, 'question')} ({way}), all against the model"
     if (
         entry["boxes"]
         and WAYS[1] in entry["metrics"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.classification import CLASSIFICATION_SETS, ClassificationData, ClassificationSet
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, plural
 from flair_jax.evaluate.classification import Classification, ClassificationSettings, classify
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, text_of, tie_rows
 from flair_jax.evaluate.task import Details, Figure, Table, Task
@@ -51,8 +51,8 @@ def _load(entry: ClassificationSet, folder: Path, class_names: str | None) -> Cl
     data = entry.load(folder, class_names)
     if len(set(data.names)) == 1:
         raise DatasetError(
-            f"{folder}: all pictures are of one class, {data.names[0]}, so that there is nothing to choose; --data-dir "
-            "is the folder in which each class has its own"
+            f"{folder}: all pictures are of one class, {data.names[0]}, so that there is nothing to choose; name "
+            "the folder in which each class has its own"
         )
     return data
 
@@ -105,7 +105,7 @@ def details(entry: dict[str, Any]) -> Details:
     """All metrics, and the classes recognised worst."""
     cells = [_cell(key, entry["metrics"][key]) for key, _ in _COLUMNS]
     rows = [["all pictures", *cells], *tie_rows(entry["ties"], _COLUMNS, _cell)]
-    count = f"{len(entry['classes']):,} classes, {len(entry['templates'])} templates, in per cent"
+    count = f"{len(entry['classes']):,} classes, {plural(len(entry['templates']), 'template')}, in per cent"
     return Details([Table(count, ["", *(name for _, name in _COLUMNS)], rows), _worst(entry)], list(notes(entry)))
 
 

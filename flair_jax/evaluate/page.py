@@ -108,7 +108,7 @@ def _html(
     for each in outcomes:
         rows = list(summary.rows([each]))
         task, name, images = rows[0][:3]
-        groups.append((f"{task}: {name}, {images} images", [row[3:] for row in rows]))
+        groups.append((f"{task}: {name}, {images} {'image' if images == '1' else 'images'}", [row[3:] for row in rows]))
     if not any(others for _, rows in groups for _, _, others, _ in rows):
         groups, columns = [(group, [row[:2] for row in rows]) for group, rows in groups], columns[:1]
     return pages.render(

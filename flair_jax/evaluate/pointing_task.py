@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.grounding import GROUNDING_SETS
+from flair_jax.errors import plural
 from flair_jax.evaluate.localization import CHOSEN, COVERED, MATCHING
 from flair_jax.evaluate.pointing import METRICS, Pointing, PointSettings, point
 from flair_jax.evaluate.report import aligned, count_of, notes, text_of
@@ -90,7 +91,7 @@ def table(results: Sequence[dict[str, Any]], settings: PointSettings) -> str:
 
 def details(entry: dict[str, Any]) -> Details:
     """Every metric of every map, and the pointing game by kinds of phrases, which not every set has."""
-    maps = Table(f"per cent of {entry['phrases']:,} phrases", ["map", *_HEADINGS], list(_maps(entry)))
+    maps = Table(f"per cent of {plural(entry['phrases'], 'phrase')}", ["map", *_HEADINGS], list(_maps(entry)))
     rows = [
         [kind, f"{values['phrases']:,}", *(f"{100 * values[name]['pointing']:.1f}" for name in entry["metrics"])]
         for kind, values in entry["kinds"].items()
@@ -108,16 +109,19 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
     """Sentences about what the phrases are compared with, and about those that are left out."""
     boxes = entry["phrases"] - entry["outlined"]
     compared = " and ".join(
-        f"{count:,} phrases with {what}" for count, what in ((entry["outlined"], "outlines"), (boxes, "boxes")) if count
+        f"{plural(count, 'phrase')} with {what}"
+        for count, what in ((entry["outlined"], "outlines"), (boxes, "boxes"))
+        if count
     )
     yield f"{entry['dataset']}: {compared}"
     for name in MAPS:
         if name not in entry["metrics"]:
             yield f"{entry['dataset']}: no map of {name}, which the model's pooling does not have"
     if entry["too_small"]:
+        small = plural(entry["too_small"], "phrase")
         yield (
-            f"{entry['dataset']}: {entry['too_small']:,} phrases name what covers {100 * COVERED:.0f} % of no patch, "
-            "so that no map points at it but by pixel; they count as missed"
+            f"{entry['dataset']}: counted as missed: {small} for what covers {100 * COVERED:.0f} % of no patch, so "
+            "that no map points at it but by pixel"
         )
     for reason, count in entry["left_out"].items():
-        yield f"{entry['dataset']}: {count:,} more phrases are not judged ({reason})"
+        yield f"{entry['dataset']}: not judged: {plural(count, 'more phrase')} ({reason})"

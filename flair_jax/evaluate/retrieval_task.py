@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.sets.retrieval import RETRIEVAL_SETS
+from flair_jax.errors import plural
 from flair_jax.evaluate.report import aligned, count_of, notes, reported, tie_rows
 from flair_jax.evaluate.retrieval import Evaluation, RetrievalSettings, evaluate
 from flair_jax.evaluate.task import Details, Figure, Table, Task
@@ -121,7 +122,7 @@ def _by_length(entry: dict[str, Any]) -> list[str]:
         for first, last in (c["tokens"] for c in classes)
     ]
     shares = [
-        f"{100 * each['text_to_image_R@1']:.1f} ({word}; {each['texts']:,} texts)"
+        f"{100 * each['text_to_image_R@1']:.1f} ({word}; {plural(each['texts'], 'text')})"
         for each, word in zip(classes, words, strict=True)
     ]
     return [f"{entry['dataset']}: T>I R@1 by the captions' tokens: {', '.join(shares)}"] if len(shares) > 1 else []

@@ -58,6 +58,7 @@ class IndexUpdate:
       broken: messages about pictures that cannot be read, and about links and folders that were not followed.
       remarks: messages about pictures that were read, but of which little may be visible.
       others: number of files that were passed over, as `Found.others`.
+      repeated: how often a picture was named again, as `Found.repeated`.
     """
 
     added: int
@@ -66,6 +67,7 @@ class IndexUpdate:
     broken: list[str]
     remarks: list[str]
     others: collections.Counter[str]
+    repeated: int
 
 
 def update(
@@ -112,7 +114,8 @@ def update(
         writer.merge()
         writer.finish([*found.unusable, *broken])
     listed = [*found.unusable, *broken]
-    return IndexUpdate(len(todo) - len(broken), len(present), dropped, listed, sorted(remarks), found.others)
+    added = len(todo) - len(broken)
+    return IndexUpdate(added, len(present), dropped, listed, sorted(remarks), found.others, found.repeated)
 
 
 def add_faiss(index: Path) -> None:

@@ -25,7 +25,7 @@ from flair_jax.scoring.scorer import Retriever
 from flair_jax.search.build import IndexSettings, IndexUpdate, update
 from flair_jax.search.fingerprint import fingerprint
 from flair_jax.search.manifest import Manifest
-from flair_jax.search.pictures import Found, find_pictures, picture_at
+from flair_jax.search.pictures import Found, Picture, find_pictures, picture_at
 from flair_jax.search.store import Shard
 
 _TEXTS_PER_BLOCK = 4096
@@ -116,7 +116,12 @@ def _unfinished(output: Path, model: Flair, params: Params, *more: str) -> Path:
 
 def _collect(sources: Sequence[str]) -> Found:
     """All pictures, each once, named as they were given, and messages about unusable ones."""
-    together, pictures = Found(), {}
+    together, pictures = Found(), dict[str, Picture]()
+
+    def take(picture: Picture) -> None:
+        together.repeated += picture.name in pictures
+        pictures[picture.name] = picture
+
     for source in sources:
         if not source:  # a shell's variable that is not set, and to `Path` the current folder
             raise DatasetError("the name of a picture or folder is empty; name one")
@@ -124,14 +129,14 @@ def _collect(sources: Sequence[str]) -> Found:
             below = find_pictures(Path(source))
             for picture in below.pictures:
                 try:
-                    pictures[picture.path] = picture_at(picture.path, picture.path)
+                    take(picture_at(picture.path, picture.path))
                 except (DatasetError, OSError) as error:  # the folder's own name is not UTF-8; or just removed
                     together.unusable.append(str(error))
             together.unusable += below.unusable
             together.others += below.others
         else:
             try:
-                pictures[source] = picture_at(source, source)
+                take(picture_at(source, source))
             except OSError as error:
                 raise DatasetError(f"{source}: no such picture or folder ({error.strerror})") from None
     together.pictures = list(pictures.values())

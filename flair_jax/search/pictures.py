@@ -40,12 +40,14 @@ class Found:
       unusable: messages about files named as pictures, and folders, that were passed over.
       unseen: names of pictures and folders that could not be accessed just now, so that their contents are not known.
       others: number of files not named as pictures, by extension; "hidden" for names that begin with a dot.
+      repeated: how often a picture was named again, where several are named; it is in `pictures` once.
     """
 
     pictures: list[Picture] = dataclasses.field(default_factory=list)
     unusable: list[str] = dataclasses.field(default_factory=list)
     unseen: set[str] = dataclasses.field(default_factory=set)
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    repeated: int = 0
 
 
 def find_pictures(folder: Path) -> Found:

@@ -43,6 +43,22 @@ def test_captions_are_attached_by_url_and_by_key(table, tmp_path, capsys) -> Non
     assert "tars that were there" in capsys.readouterr().out
 
 
+def test_rows_of_tars_that_were_there_have_their_samples(tmp_path) -> None:
+    """A stopped command counts as one that was not: rows whose samples are in the tars it kept, by URL and by key."""
+    table = write_table(tmp_path / "table.jsonl", [*ROWS, {**ROWS[0], ADDRESS: "http://nowhere/none.jpg"}])
+    shards = expand_shards(write_tars(tmp_path / "old", 2, 2))
+    key = ROWS[2][ADDRESS].rpartition("/")[2].partition(".")[0]
+    write_tar(Path(shards[1]), [*sample(9), (f"{key}.jpg", picture(2)), (f"{key}.json", b"{}")])
+    whole, _ = attach(table, shards, tmp_path / "new")
+    assert whole["rows without a sample"] < len(ROWS)
+    for kept in (1, 2):
+        if kept == 1:
+            (tmp_path / "new" / Path(shards[0]).name).unlink()
+        again, _ = attach(table, shards, tmp_path / "new")
+        assert again["tars that were there"] == kept
+        assert again["rows without a sample"] == whole["rows without a sample"]
+
+
 def test_all_that_is_left_out_is_counted_and_named(tmp_path, capsys) -> None:
     twins = [{**ROWS[0], ADDRESS: f"http://{place}/k.jpg"} for place in "ab"]
     table = write_table(tmp_path / "table.csv", [*ROWS, *twins, ROWS[1]])

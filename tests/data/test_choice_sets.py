@@ -202,7 +202,7 @@ BOX = "`bbox` must be [left, top, width, height] in pixels, with an area, found 
             "coco-order",
             ORDER,
             [{"image": "a.jpg", "caption_options": ["a", "a"]}],
-            "holds no questions; 1 false captions that are word for word a true one are left out; 1 questions without",
+            "holds no questions; left out: false captions that are word for word a true one (1); left out: questions ",
         ),
         ("fg-ovd-hard", "benchmarks/1_attributes.json", [], "1_attributes.json: `categories` is missing"),
         ("fg-ovd-hard", "benchmarks/1_attributes.json", fgovd(image_id=4), "record 1: no image has the id 4"),
@@ -250,5 +250,5 @@ def test_a_picture_of_another_size_than_was_annotated_is_broken(tmp_path) -> Non
 
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="gone: no such folder; --data-dir must hold winoground's examples"):
+    with pytest.raises(DatasetError, match="gone: no such folder; it must hold winoground's examples"):
         load("winoground", tmp_path / "gone")

@@ -176,7 +176,7 @@ def test_imagenet_in_class_folders(tmp_path) -> None:
     assert labels(data) == list(range(1000))
     assert (data.keys[1], data.names[1], len(data.templates), data.whole) == ("n01443537", "goldfish", 80, 50_000)
     shutil.rmtree(tmp_path / "val" / "n01440764")
-    with pytest.raises(DatasetError, match=r"999 class folders that are not ImageNet's 1,000 .* use the set `folder`"):
+    with pytest.raises(DatasetError, match=r"999 class folders, not ImageNet's 1,000 .* use the set `folder`"):
         load("imagenet", tmp_path)
 
 
@@ -265,5 +265,5 @@ def test_a_folder_without_the_set(tmp_path, name: str, message: str) -> None:
     (tmp_path / "something").mkdir()
     with pytest.raises(DatasetError, match=message):
         load(name, tmp_path)
-    with pytest.raises(DatasetError, match=f"gone: no such folder; --data-dir must be {name}'s"):
+    with pytest.raises(DatasetError, match=f"gone: no such folder; it must be {name}'s"):
         load(name, tmp_path / "gone")

@@ -231,7 +231,7 @@ def test_pictures_are_those_that_were_annotated(tmp_path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch) -> None:
-    with pytest.raises(DatasetError, match="no such folder; --data-dir must hold folder's phrases.json"):
+    with pytest.raises(DatasetError, match="no such folder; it must hold folder's phrases.json"):
         load("folder", tmp_path / "gone")
     with pytest.raises(DatasetError, match="needs test.txt and Sentences and Annotations there"):
         load("flickr30k-entities-test", tmp_path)

@@ -1,6 +1,7 @@
 """Folders of parquet files with pictures in them."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,6 +54,39 @@ def test_a_picture_of_several_rows_is_one(tmp_path) -> None:
     assert data.image_of_text.tolist() == [0, 1, 0, 2, 3]
 
 
+@pytest.mark.parametrize("bare", [False, True])
+def test_rows_of_equal_bytes_are_one_picture_without_paths_too(tmp_path, bare: bool) -> None:
+    """Over row groups and files, as `datasets` writes pictures that came without a name."""
+    rows = [data if bare else image(data) for data in (b"A", b"B", b"A", b"C", b"B")]
+    write_parquet(tmp_path / "0.parquet", rows[:3], ["p", "q", "r"])
+    write_parquet(tmp_path / "1.parquet", rows[3:], ["s", "t"], groups=2)
+    data = PARQUET.load(tmp_path)
+    assert data.image_of_text.tolist() == [0, 1, 0, 2, 1]
+    assert [read_picture(picture) for picture in data.images] == [b"A", b"B", b"C"]
+
+
+def test_rows_without_bytes_are_one_picture_by_their_path_alone(tmp_path) -> None:
+    """And where neither is there, nothing says that they are one."""
+    images = [image(None, "a.jpg"), image(None), image(None, "a.jpg"), image(None), None]
+    write_parquet(tmp_path / "0.parquet", images, ["p", "q", "r", "s", "t"], groups=2)
+    assert PARQUET.load(tmp_path).image_of_text.tolist() == [0, 1, 0, 2, 3]
+
+
+def test_pictures_of_a_damaged_row_group_are_not_taken_for_one(tmp_path) -> None:
+    noise = [bytes([value]) * 3000 + os.urandom(500) for value in b"ABAB"]
+    file = tmp_path / "0.parquet"
+    write_parquet(file, [noise[0], noise[1], noise[0], noise[1]], ["p", "q", "r", "s"], groups=2)
+    start = pq.read_metadata(file).row_group(1).column(0).dictionary_page_offset
+    data = bytearray(file.read_bytes())
+    data[start : start + 64] = bytes(64)
+    file.write_bytes(data)
+    loaded = PARQUET.load(tmp_path)
+    assert loaded.image_of_text.tolist() == [0, 1, 2, 3]
+    assert read_picture(loaded.images[0]) == noise[0]
+    with pytest.raises(ImageError, match="cannot be read from its file"):
+        read_picture(loaded.images[2])
+
+
 def test_pictures_as_bytes_and_captions_in_lists(tmp_path) -> None:
     write_parquet(tmp_path / "0.parquet", [b"A", b"B"], [["p"], ["q", "r"]], column="captions")
     data = PARQUET.load(tmp_path)
@@ -76,6 +110,9 @@ def test_what_is_of_another_split_is_named(tmp_path, caplog) -> None:
         ({"image": [b"A"], "caption": [3]}, "row 1: `caption` must be a text or a list of texts"),
         ({"image": [b"A"], "caption": [None]}, "row 1: `caption` must be a text or a list of texts"),
         ({"image": [b"A"], "caption": [[]]}, "row 1: `caption` must be a text or a list of texts"),
+        ({"image": [b"A", b"B"], "caption": ["x", " "]}, "row 2: a caption is empty; write it, or take it out"),
+        ({"image": [b"A"], "captions": [["x", ""]]}, "row 1: a caption is empty"),
+        ({"image": [b"A"], "captions": [["x"]], "caption": ["y"]}, "has both caption and captions; keep one"),
     ],
 )
 def test_other_columns_say_what_is_wrong(tmp_path, columns: dict, message: str) -> None:

@@ -104,6 +104,20 @@ def test_sharegpt4v(tmp_path, name: str, skipped: int) -> None:
         source[0]
 
 
+def test_empty_captions_are_passed_over_and_counted(tmp_path, capsys) -> None:
+    """A picture that has no other caption is left out."""
+    rows = [{"image": "a.jpg", "captions": ["one", "", " "]}, {"image": "b.jpg", "caption": ""}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    draw(tmp_path / "a.jpg", 1)
+    draw(tmp_path / "b.jpg", 2)
+    source = PictureSource("folder", tmp_path)
+    assert [source[number].sentences for number in range(2)] == [["one"], []]
+    assert main(["data", "check", "folder", "--data-dir", str(tmp_path), "--processes", "1"]) == 1
+    printed = capsys.readouterr()
+    assert "b.jpg: no caption" in printed.err
+    assert "empty captions, passed over                  2\n" in printed.out
+
+
 def test_a_set_of_tfds_keeps_its_name(tmp_path) -> None:
     assert is_pictures("sharegpt4v", tmp_path)
     assert not is_pictures("recaptioned/cc3m", tmp_path)

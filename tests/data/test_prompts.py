@@ -48,6 +48,17 @@ def test_templates_of_users(tmp_path) -> None:
     assert sentences(read_templates(str(file)), "a dog") == ["a dog", "a photo of a dog, {0} and {x}"]
 
 
+def test_lines_end_where_editors_end_them(tmp_path) -> None:
+    """A name pasted from elsewhere may hold what Python, too, takes for an end."""
+    names = ["form\x0cfeed", "next\x85line", "line\u2028and paragraph\u2029ends"]
+    file = tmp_path / "mine.txt"
+    for end in ("\n", "\r\n", "\r"):
+        file.write_bytes(end.join(names).encode())
+        assert read_class_names(file, ["a", "b", "c"]) == names
+    file.write_bytes("\r\n".join(f"{name} {{}}" for name in names).encode())
+    assert read_templates(str(file)) == tuple(f"{name} {{}}" for name in names)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -86,7 +97,7 @@ def test_class_names_of_users(tmp_path, file: str, content: str) -> None:
     ("file", "content", "message"),
     [
         ("n.json", '{"a": "ant"}', "1 of 2 classes have no name there, the first is b"),
-        ("n.json", '["ant"]', "holds 1 names for 2 classes"),
+        ("n.json", '["ant"]', "holds 1 name for 2 classes"),
         ("n.json", '["ant", 3]', "expected an object of key and name, or a list of names"),
         ("n.json", '["ant", " "]', "names that are not empty"),
         ("n.json", "7", "expected an object of key and name"),

@@ -261,7 +261,23 @@ def test_leaving_out_a_picture_leaves_out_its_captions(tmp_path) -> None:
         ("sharegpt4v-1k", "share4v_sam_10k.json", '[{"image": "a", "conversations": []}]', "`1` is missing"),
         ("folder", "a.jsonl", '{"image": "a.jpg", "caption": "x"}\nnot json\n', "a.jsonl, line 2: not JSON in UTF-8"),
         ("folder", "a.jsonl", b'{"image": "a.jpg", "caption": "caf\xe9"}\n', "a.jsonl, line 1: not JSON in UTF-8"),
-        ("folder", "a.jsonl", '["a.jpg"]\n', "line 1: `caption` is missing"),
+        ("folder", "a.jsonl", '["a.jpg"]\n', "line 1: expected an object such as {.* PATH, .* TEXT}, found list"),
+        (
+            "folder",
+            "a.jsonl",
+            '{"image": "a", "caption": "x"}\n{"file_name": "a", "text": "x"}',
+            "a.jsonl, line 2: needs the keys image and caption, or image and captions; has file_name, text",
+        ),
+        ("folder", "a.jsonl", '{"caption": "x"}', "line 1: needs the keys image and .*; has caption"),
+        ("folder", "a.jsonl", "{}", "line 1: needs the keys image and .*; has none"),
+        (
+            "folder",
+            "a.jsonl",
+            '{"image": "a", "caption": "x", "captions": ["y"]}',
+            "line 1: has both caption and captions; keep one",
+        ),
+        ("folder", "a.jsonl", '{"image": "a", "caption": ""}', "line 1: a caption is empty; write it, or take it out"),
+        ("folder", "a.jsonl", '{"image": "a", "captions": ["x", " \\t"]}', "line 1: a caption is empty"),
         ("folder", "a.jsonl", "[" * 100_000, "a.jsonl, line 1: not JSON in UTF-8"),
         ("coco", "annotations/captions_val2017.json", "[" * 100_000, "cannot be read as JSON"),
         ("coco-karpathy-test", "dataset_coco.json", '{"images": [3]}', "record 1: `split` is missing"),
@@ -284,7 +300,9 @@ def test_wrong_annotations_say_where(name: str, file: str, content: str, message
 
 
 def test_wrong_folders(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(
+        DatasetError, match="gone: no such folder; it must hold coco's annotations/captions_val2017.json"
+    ):
         RETRIEVAL_SETS["coco"].load(tmp_path / "gone")
     with pytest.raises(DatasetError, match="coco needs exactly one annotations/captions_val2017.json there, found 0"):
         RETRIEVAL_SETS["coco"].load(tmp_path)

@@ -112,6 +112,17 @@ def test_what_is_no_picture_of_the_set_is_passed_over(tmp_path, caplog) -> None:
     assert SEGMENTATION_SETS["voc20"].load(tmp_path / "voc").names == VOC_NAMES
 
 
+def test_a_name_in_a_list_may_have_spaces(tmp_path) -> None:
+    """One name a line, with whatever end, and each once."""
+    make_voc(tmp_path, [1])
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tmp_path / folder / f"2007_000033.{ending}").rename(tmp_path / folder / f"my own.{ending}")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(b"my own\r\n\r\n2007_000042 \r\nmy own\r\n")
+    data = SEGMENTATION_SETS["voc20"].load(tmp_path)
+    assert data.names == ["my own", "2007_000042"]
+    data.read(0)
+
+
 def test_every_set_is_tested() -> None:
     assert {row[0] for row in LAYOUTS} | {"scenes"} == set(SEGMENTATION_SETS) == set(COUNTS)
 
@@ -140,7 +151,7 @@ def test_scenes_have_a_class_for_each_colour_and_background(tmp_path) -> None:
     assert data.texts[1] == ("an orange object",)
     assert data.texts[-1] == ("the background is pink",)
     (tmp_path / "scenes").rename(tmp_path / "other")
-    with pytest.raises(DatasetError, match="must be the folder that holds `scenes`"):
+    with pytest.raises(DatasetError, match="name the folder that holds `scenes`, and not this one"):
         SEGMENTATION_SETS["scenes"].load(tmp_path / "other")
 
 
@@ -177,7 +188,7 @@ def test_a_broken_picture_or_annotation_is_named(damage, message: str, tmp_path)
 
 
 def test_a_wrong_folder_is_explained(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="gone: no such folder; --data-dir must hold voc20's ImageSets/Segm"):
+    with pytest.raises(DatasetError, match="gone: no such folder; it must hold voc20's ImageSets/Segm"):
         SEGMENTATION_SETS["voc20"].load(tmp_path / "gone")
     with pytest.raises(DatasetError, match="ade20k needs images/validation there or in ade/ADEChallengeData2016 below"):
         SEGMENTATION_SETS["ade20k"].load(tmp_path)
@@ -203,7 +214,7 @@ def test_words_of_ones_own(tmp_path) -> None:
     ("text", "message"),
     [
         (None, "f.txt: cannot be read as text in UTF-8"),
-        ("cat\n", "f.txt: holds 1 lines for 2 classes, which go from a to b"),
+        ("cat\n", "f.txt: holds 1 line for 2 classes, which go from a to b"),
         ("cat\n,\n", "f.txt, line 2: names nothing"),
     ],
 )

@@ -88,8 +88,8 @@ def test_all_finds_every_set(compiled, small_checkpoint, tmp_path, capsys) -> No
     heads = [line.split()[:1] + line.split()[4:7] for line in printed.splitlines() if line.startswith("set ")]
     assert [head[0] for head in heads] == ["set", "set"], "sets with one picture a question, and with several"
     assert "2 of 400" in printed
-    assert "fg-ovd-hard: left out: 1 boxes with fewer than 10 altered captions" in printed
-    assert "flickr30k-order: left out: 1 false captions that are word for word a true one" in printed
+    assert "fg-ovd-hard: left out: boxes with fewer than 10 altered captions (1)" in printed
+    assert "flickr30k-order: left out: false captions that are word for word a true one (1)" in printed
 
 
 def test_a_killed_run_resumes_where_it_was(compiled, small_checkpoint, tmp_path, monkeypatch) -> None:

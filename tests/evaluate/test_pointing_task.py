@@ -54,8 +54,8 @@ def test_from_a_folder_to_a_table_and_a_file(compiled, small_checkpoint, tmp_pat
     )
     assert result["thresholds"] == {"covered": 0.25, "chosen": 0.5, "matching": 0.5}
     assert "flickr30k-entities-test: 6 phrases with boxes\n" in printed
-    assert "2 more phrases are not judged (nothing that is seen)" in printed
-    assert "4 more phrases are not judged (no box: the whole scene, or not in the picture)" in printed
+    assert "not judged: 2 more phrases (nothing that is seen)" in printed
+    assert "not judged: 4 more phrases (no box: the whole scene, or not in the picture)" in printed
     assert "0.0 % of the texts are longer than the model's 77 tokens" in printed
     kinds = printed[printed.index("pointing by kind") :].splitlines()
     assert [line.split()[:2] for line in kinds[1:4]] == [["people", "4"], ["clothing", "2"], ["other", "2"]]
@@ -67,7 +67,7 @@ def test_what_has_outlines_and_what_is_too_small_is_said(compiled, small_checkpo
     assert not evaluate(small_checkpoint, "--dataset", "folder", "--data-dir", tmp_path)
     printed = capsys.readouterr().out
     assert "folder: 2 phrases with outlines\n" in printed
-    assert "folder: 2 phrases name what covers 25 % of no patch, so that no map points at it but by pixel" in printed
+    assert "folder: counted as missed: 2 phrases for what covers 25 % of no patch, so that no map points at" in printed
     assert "by kind" not in printed
 
 

@@ -128,6 +128,10 @@ def test_embed(small_checkpoint, pictures, tmp_path, capsys) -> None:
     assert run("embed", pictures / "a", pictures / "b" / "01.png", *common, tmp_path / "x.npz", "--local") == 0
     assert f"{tmp_path / 'x.npz'}: 7 pictures\nleft out 1 that cannot be used" in capsys.readouterr().out
     assert np.load(tmp_path / "x.npz")["local"].shape == (7, 4, 16)
+    one, other = pictures / "b" / "01.png", pictures / "a" / "00.png"
+    assert run("embed", one, other, one, *common, tmp_path / "y.npz") == 0
+    assert capsys.readouterr().out.endswith("y.npz: 2 pictures\n1 picture named again; each is written once\n")
+    assert np.load(tmp_path / "y.npz")["paths"].tolist() == [str(one), str(other)]
     (tmp_path / "texts.txt").write_text("a dog\na cat\n")
     assert run("embed", "--texts", tmp_path / "texts.txt", *common, tmp_path / "t.parquet") == 0
     assert capsys.readouterr().out == f"{tmp_path / 't.parquet'}: 2 texts\n"

@@ -38,6 +38,7 @@ def test_pictures(small_model, drawn, tmp_path, expected, local: bool) -> None:
     for file in (tmp_path / "out.npz", tmp_path / "out.parquet"):
         outcome = export.embed_pictures(sources, file, *small_model, IndexSettings(batch_size=4, with_local=local))
         assert outcome.added == 11
+        assert outcome.repeated == 1
         assert sum("cannot be read" in message or "is empty" in message for message in outcome.broken) == 2
         assert len(outcome.broken) == 3, "and a link to nothing"
     assert {path.name for path in tmp_path.iterdir()} == {"out.npz", "out.parquet"}

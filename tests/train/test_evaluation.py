@@ -113,8 +113,8 @@ def copied(pictures, tmp_path) -> Path:
     return Path(shutil.copytree(pictures, tmp_path / "pictures"))
 
 
-def evaluation_of(folder: Path, model: Flair) -> RunEvaluation:
-    return RunEvaluation.from_settings("", EvaluationSettings(3, "folder", str(folder), "global", 1, 8), model)
+def evaluation_of(folder: Path, model: Flair, dataset: str = "folder") -> RunEvaluation:
+    return RunEvaluation.from_settings("", EvaluationSettings(3, dataset, str(folder), "global", 1, 8), model)
 
 
 def test_pictures_and_captions_are_looked_at_before_the_first_step(copied, small_model) -> None:
@@ -129,8 +129,11 @@ def test_pictures_and_captions_are_looked_at_before_the_first_step(copied, small
         f"  {copied}/0005.png: the file is empty",
     ]
     (copied / "captions.jsonl").write_text('{"image": "0001.png", "caption": " "}\n')
-    with pytest.raises(DatasetError, match=r"1 of 1 captions are empty; mend them, .* The first is of .*0001.png"):
+    with pytest.raises(DatasetError, match=r"captions.jsonl, line 1: a caption is empty; write it, or take it out"):
         evaluation_of(copied, small_model[0])
+    (copied / "flickr30k_val.json").write_text('[{"image": "pictures/0001.png", "caption": " "}]')
+    with pytest.raises(DatasetError, match=r"1 of 1 captions are empty; mend them, .* The first is of .*0001.png"):
+        evaluation_of(copied, small_model[0], "flickr30k-val")
 
 
 def test_an_evaluation_that_fails_is_said_and_logged(copied, small_model) -> None:

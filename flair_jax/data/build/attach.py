@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import io
 import json
@@ -39,6 +40,7 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
 
     Returns:
       Counts ("attached", "rows without a sample", "tars that were there"), and the rows and members that were left out.
+      Of tars that were there, only what they hold is known: not what was left out of them.
 
     Raises:
       DatasetError: as `read_table`, if no row can be used, if two tars have the same name, or if one lies in `folder`.
@@ -54,6 +56,7 @@ def attach(table: Path, shards: list[str], folder: Path) -> tuple[collections.Co
     for shard, target in ProgressBar(list(zip(shards, targets, strict=True)), description="attach", unit="tar"):
         if target.exists():
             counts["tars that were there"] += 1
+            _note_samples(str(target), rows)
             continue
         attached = _attach_shard(shard, target, rows, left_out)
         counts["attached"] += attached
@@ -94,6 +97,17 @@ class _Rows:
             raise DatasetError("no row for it")
         self.unused.discard(address)
         return self._by_address[address]
+
+
+def _note_samples(shard: str, rows: _Rows) -> None:
+    """Takes note of the rows whose samples are in a tar that was there."""
+    with open_shard(shard) as stream:
+        for member in read_members(shard, stream):
+            if isinstance(member, Damage) or split_name(member.name)[1] != "json" or member.size > MOST_JSON:
+                continue
+            stream.seek(member.offset_data)
+            with contextlib.suppress(DatasetError):  # of a sample that has no row in this table
+                rows.captions_of(str(parse_json(stream.read(member.size)).get("url")), member.name)
 
 
 def _attach_shard(shard: str, target: Path, rows: _Rows, left_out: LeftOut) -> int:

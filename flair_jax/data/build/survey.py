@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from flair_jax.data.image import open_training_picture
+from flair_jax.data.sets.pictures import PictureSource
 from flair_jax.data.sources import Source
 from flair_jax.data.tars import TarSource
 from flair_jax.data.tokenizer import tokenize
@@ -36,6 +37,7 @@ class Survey:
       same_picture: samples whose picture an earlier sample has, byte for byte.
       too_deep: samples whose picture has more than 8 bits a channel, of which little may remain; counted if decoded.
       beside: number of members beside the samples that are not read.
+      empty_captions: of pictures that have others, in sets of pictures with an annotation file.
       passed_over: counts of harmless omissions, such as folders, by reason.
       left_out: number of unusable samples by reason.
       damage: each of these three, by name.
@@ -48,6 +50,7 @@ class Survey:
     same_picture: int
     too_deep: int
     beside: int
+    empty_captions: int
     passed_over: dict[str, int]
     left_out: dict[str, int]
     damage: list[str]
@@ -90,6 +93,7 @@ def survey(source: Source, *, decode: bool, processes: int = 0, progress: bool =
         same_picture=_repeated([part.pictures for part in parts]),
         too_deep=len(too_deep),
         beside=source.beside if isinstance(source, TarSource) else 0,
+        empty_captions=source.empty_captions() if isinstance(source, PictureSource) else 0,
         passed_over=_counts(harm.reason for harm in harmless),
         left_out=_counts([harm.reason for harm in lost] + [reason for _, reason in found]),
         damage=[*map(str, lost), *(name for name, _ in found), *map(str, harmless), *too_deep],

@@ -62,7 +62,7 @@ class ChoiceSet:
         folder = expand(folder)
         needed = " or ".join(self.markers)
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {needed}")
+            raise DatasetError(f"{folder}: no such folder; it must hold {self.name}'s {needed}")
         marker = self.find(folder)
         if marker is None:
             besides = f", without {self.without} beside it" if self.without else ""

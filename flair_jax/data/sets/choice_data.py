@@ -151,7 +151,7 @@ def gather(questions: Iterable[Question], left_out: collections.Counter[str], ma
         data.owners.append(owners)
         data.kinds.append(question.kind)
     if not data.owners:
-        reasons = "".join(f"; {count:,} {reason} are left out" for reason, count in left_out.items())
+        reasons = "".join(f"; left out: {reason} ({count:,})" for reason, count in left_out.items())
         raise DatasetError(f"{marker}: holds no questions{reasons}")
     return dataclasses.replace(data, views=list(views), texts=list(texts), left_out=dict(left_out))
 

@@ -86,7 +86,7 @@ class ClassificationSet:
         """
         folder = expand(folder)
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must be {self.name}'s")
+            raise DatasetError(f"{folder}: no such folder; it must be {self.name}'s")
         marks = [mark for mark, _ in self.layouts if mark]
         read = self.find(folder) if marks else self.layouts[0][1]
         if read is None:
@@ -140,7 +140,7 @@ def _read_imagenet_folders(folder: Path) -> tuple[Examples, list[str], list[str]
     examples, keys, names = _read_folder(folder / "val")
     if keys != list(imagenet_names()):
         raise DatasetError(
-            f"{folder / 'val'}: has {len(keys)} class folders that are not ImageNet's 1,000 (n01440764 and so on); "
+            f"{folder / 'val'}: has {plural(len(keys), 'class folder')}, not ImageNet's 1,000 (n01440764 and so on); "
             "for a part of ImageNet use the set `folder`"
         )
     return examples, keys, names

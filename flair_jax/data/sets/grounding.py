@@ -52,7 +52,7 @@ class GroundingSet:
         folder = expand(folder)
         needed = " and ".join([" or ".join(marker for marker, _ in self.layouts), *self.beside])
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {needed}")
+            raise DatasetError(f"{folder}: no such folder; it must hold {self.name}'s {needed}")
         found = self.find(folder)
         for marker, read in self.layouts:
             if folder / marker == found:

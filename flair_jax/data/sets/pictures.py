@@ -13,7 +13,7 @@ from flair_jax.data.formats import read_file
 from flair_jax.data.sets.records import field, read_json, rows
 from flair_jax.data.sets.retrieval import COCO_2014, RETRIEVAL_SETS
 from flair_jax.data.sets.retrieval_data import Pair, RetrievalSet
-from flair_jax.data.sets.retrieval_readers import read_coco, read_docci, read_flickr, read_karpathy
+from flair_jax.data.sets.retrieval_readers import read_coco, read_docci, read_flickr, read_folder, read_karpathy
 from flair_jax.data.sources import Record
 from flair_jax.errors import DatasetError, ImageError
 from flair_jax.files import expand
@@ -101,7 +101,7 @@ PICTURE_SETS: dict[str, PictureSet] = {
             ),
             split=True,
         ),
-        PictureSet(RETRIEVAL_SETS["folder"]),
+        PictureSet(dataclasses.replace(RETRIEVAL_SETS["folder"], read=partial(read_folder, may_be_empty=True))),
     )
 }
 
@@ -141,14 +141,23 @@ class PictureSource:
 
     def __getitem__(self, index: int) -> Record:
         path = self._pictures[index]
-        captions = self._captions[index]
-        sentences = [each for text in captions for each in (split_sentences(text) if self._split else [text.strip()])]
+        sentences = [sentence for text in self._captions[index] for sentence in self._sentences(text)]
         try:
-            return Record(read_file(path), [sentence for sentence in sentences if sentence])
+            return Record(read_file(path), sentences)
         except FileNotFoundError:
             raise ImageError("no such picture", "picture is missing") from None
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror or error}") from None
+
+    def _sentences(self, text: str) -> list[str]:
+        if self._split:
+            return split_sentences(text)
+        return [text.strip()] if text.strip() else []
+
+    def empty_captions(self) -> int:
+        """How many captions have no words, and are passed over since their pictures have others."""
+        listed = [[not self._sentences(text) for text in captions] for captions in self._captions]
+        return sum(sum(empty) for empty in listed if not all(empty))
 
     def where(self, index: int) -> str:
         """The picture's path."""

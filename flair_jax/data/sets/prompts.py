@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, plural
 from flair_jax.files import expand
 
 
@@ -83,7 +83,7 @@ def read_class_names(path: str | Path, keys: Sequence[str]) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise DatasetError(f"{path}: expected an object of key and name, or a list of names that are not empty")
     if len(names) != len(keys):
-        raise DatasetError(f"{path}: holds {len(names)} names for {len(keys)} classes")
+        raise DatasetError(f"{path}: holds {plural(len(names), 'name')} for {plural(len(keys), 'class')}")
     return [name.strip() for name in names]
 
 
@@ -109,4 +109,5 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read as text in UTF-8 ({error})") from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = text.split("\n")  # which is how reading ends all lines; `splitlines` also cuts at a form feed and others
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flair_jax.errors import DatasetError
 
+CAPTIONS = ("caption", "captions")  # of users' own sets, either of which may hold one text or several
 _Value = TypeVar("_Value")
 
 
@@ -84,3 +85,40 @@ def captions(record: Any, name: str, where: str) -> list[str]:
     if not isinstance(listed, list) or not listed or not all(isinstance(caption, str) for caption in listed):
         raise DatasetError(f"{where}: `{name}` must be a text or a list of texts")
     return listed
+
+
+def own_captions(record: Any, where: str) -> list[str]:
+    """The captions of an object of a user's own, which has an `image` and one of `CAPTIONS`; `where` as in `field`.
+
+    Raises:
+      DatasetError: if it is none, or what `captions` refuses.
+    """
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        raise DatasetError(f'{where}: expected an object such as {{"image": PATH, "caption": TEXT}}, found {found}')
+    if "image" not in record or not (name := one_of_captions(record, where)):
+        keys = ", ".join(record) or "none"
+        raise DatasetError(f"{where}: needs the keys image and caption, or image and captions; has {keys}")
+    return captions(record, name, where)
+
+
+def one_of_captions(names: Collection[str], where: str) -> str:
+    """Which of `CAPTIONS` is among the names of keys or columns; "" if none is.
+
+    Raises:
+      DatasetError: if both are, since one would have to be passed over.
+    """
+    found = [name for name in CAPTIONS if name in names]
+    if len(found) > 1:
+        raise DatasetError(f"{where}: has both {' and '.join(found)}; keep one, which may be a list of texts")
+    return next(iter(found), "")
+
+
+def require_words(texts: Sequence[str], where: str) -> None:
+    """Makes sure that no caption is empty, which would be scored as any other; `where` as in `field`.
+
+    Raises:
+      DatasetError: if one is.
+    """
+    if not all(map(str.strip, texts)):
+        raise DatasetError(f"{where}: a caption is empty; write it, or take it out")

@@ -138,7 +138,7 @@ class RetrievalSet:
         """
         folder = expand(folder)
         if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
+            raise DatasetError(f"{folder}: no such folder; it must hold {self.name}'s {self.marker}")
         annotations = self._named(folder)
         if annotations is None:
             count = len(self._candidates(folder))

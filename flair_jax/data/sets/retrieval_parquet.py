@@ -7,30 +7,32 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flair_jax.bucket_reads import BucketFile
 from flair_jax.buckets import is_remote
 from flair_jax.data.formats import read_file
 from flair_jax.data.names import is_hidden
-from flair_jax.data.sets.records import captions
+from flair_jax.data.sets.records import CAPTIONS, captions, one_of_captions, require_words
 from flair_jax.data.sets.retrieval_data import Pair, StoredPicture
 from flair_jax.errors import DatasetError, ImageError, plural
 from flair_jax.files import version_of
 
 # Where the files of a data set lie below its folder on the hub: pushed ones, and those that the hub converts itself.
 PARQUET = ("data/*.parquet", "default/test/*.parquet", "default/validation/*.parquet", "default/train/*.parquet")
-_CAPTIONS = ("caption", "captions")
 _SPLITS = ("test", "val")  # that are to be preferred, by the start of a file's name
 _BUFFER = 2**20
 _KEPT = 4  # row groups in memory
+_BATCH = 64  # rows whose pictures are hashed at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ class ParquetPicture(StoredPicture):
         return bytes(data)
 
 
+_Row: TypeAlias = tuple[ParquetPicture, str | None, list[str]]
+
+
 class _Groups:
     """The last few row groups' pictures, since they are read in order, by several threads."""
 
@@ -107,13 +112,13 @@ def read_parquet(folder: Path, first: Path) -> Iterator[Pair]:
 
     `image` is what the feature `Image` of `datasets` stores, a struct of `bytes` and `path` (huggingface.co/docs/
     datasets, "Image" in the main classes): without bytes, the path is one from the folder. Bytes alone are taken too.
-    Rows are pictures of their own, unless their paths and bytes are the same.
+    Rows are pictures of their own, unless their paths, if they have any, and bytes are the same.
 
     Args:
       folder: the set's.
       first: one of the files; those beside it are read too, if there are any of a test or validation split only these.
     """
-    found: list[tuple[ParquetPicture, str | None, list[str]]] = []
+    found: list[_Row] = []
     for file in _choose(first.parent):
         try:
             with pq.ParquetFile(_source(file)) as opened:
@@ -121,15 +126,16 @@ def read_parquet(folder: Path, first: Path) -> Iterator[Pair]:
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{file}: cannot be read as parquet ({error})") from None
     often = collections.Counter(path for _, path, _ in found)
-    seen: dict[tuple[str, bytes], ParquetPicture] = {}
-    for picture, path, texts in found:
-        same = picture
-        if path is not None and often[path] > 1:
-            # A picture that cannot be read is reported when all are.
-            with contextlib.suppress(ImageError):
-                same = seen.setdefault((path, hashlib.sha256(picture.read()).digest()), picture)
-        for text in texts:
-            yield same, text
+    seen: dict[tuple[str | None, bytes], ParquetPicture] = {}
+    for file, rows in itertools.groupby(found, key=lambda row: row[0].file):
+        listed = list(rows)
+        digests = _digests(file, {picture.group for picture, path, _ in listed if often[path] > 1})
+        for picture, path, texts in listed:
+            digest = digests.get((picture.group, picture.row))
+            joins = often[path] > 1 and digest is not None and (digest or path)
+            same = seen.setdefault((path, digest or b""), picture) if joins else picture
+            for text in texts:
+                yield same, text
 
 
 def has_pairs(file: Path) -> bool:
@@ -138,7 +144,7 @@ def has_pairs(file: Path) -> bool:
         columns = pq.read_schema(_source(file)).names
     except (OSError, pa.ArrowException):
         return True
-    return "image" in columns and not set(_CAPTIONS).isdisjoint(columns)
+    return "image" in columns and not set(CAPTIONS).isdisjoint(columns)
 
 
 def _source(file: Path) -> Path | BinaryIO:
@@ -157,11 +163,32 @@ def _choose(folder: Path) -> list[Path]:
     return files
 
 
-def _rows(folder: Path, file: Path, opened: pq.ParquetFile) -> Iterator[tuple[ParquetPicture, str | None, list[str]]]:
+def _digests(file: Path, groups: Collection[int]) -> dict[tuple[int, int], bytes]:
+    """Hashes of the pictures in some row groups by group and row, empty for rows without bytes.
+
+    Those of a damaged group are left out; a picture that cannot be read is reported when all are.
+    """
+    digests: dict[tuple[int, int], bytes] = {}
+    if not groups:
+        return digests
+    # A few rows at a time: row groups may hold gigabytes.
+    with contextlib.suppress(OSError, pa.ArrowException), pq.ParquetFile(_source(file), buffer_size=_BUFFER) as opened:
+        for group in sorted(groups):
+            with contextlib.suppress(OSError, pa.ArrowException):
+                row = 0
+                for batch in opened.iter_batches(_BATCH, row_groups=[group], columns=["image"]):
+                    image = batch.column("image")
+                    for data in pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image:
+                        digests[group, row] = hashlib.sha256(data.as_buffer()).digest() if data.is_valid else b""
+                        row += 1
+    return digests
+
+
+def _rows(folder: Path, file: Path, opened: pq.ParquetFile) -> Iterator[_Row]:
     """Of each row the picture, its path, if it has one, and its captions."""
     columns = opened.schema_arrow.names
-    name = next((each for each in _CAPTIONS if each in columns), None)
-    if name is None or "image" not in columns:
+    name = one_of_captions(columns, str(file))
+    if not name or "image" not in columns:
         raise DatasetError(f"{file}: needs the columns image and caption, has {', '.join(columns)}")
     kind = opened.schema_arrow.field("image").type
     stored = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
@@ -173,7 +200,9 @@ def _rows(folder: Path, file: Path, opened: pq.ParquetFile) -> Iterator[tuple[Pa
         paths = [None] * len(texts) if stored else _paths(opened, group)
         for row, (text, path) in enumerate(zip(texts, paths, strict=True)):
             picture = ParquetPicture(folder, file, group, row, number)
-            yield picture, path, captions({name: text}, name, picture.name)
+            listed = captions({name: text}, name, picture.name)
+            require_words(listed, picture.name)
+            yield picture, path, listed
             number += 1
 
 

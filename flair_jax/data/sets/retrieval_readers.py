@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from flair_jax.data.captions import rejoin
-from flair_jax.data.sets.records import captions, field, json_lines, read_json, rows
+from flair_jax.data.sets.records import (
+    CAPTIONS,
+    captions,
+    field,
+    json_lines,
+    own_captions,
+    read_json,
+    require_words,
+    rows,
+)
 from flair_jax.data.sets.retrieval_data import Pair
 from flair_jax.errors import DatasetError
 from flair_jax.files import absolute
@@ -80,12 +89,21 @@ def read_sharegpt4v(folder: Path, annotations: Path, *, limit: int) -> Iterator[
         yield folder / image, rejoin(field(answer, "value", str, f"{where}: conversations[1]"))
 
 
-def read_folder(folder: Path, lines: Path) -> Iterator[Pair]:
-    """Pairs of a user's own JSON lines, of `image` and `caption` or `captions`; paths start at the folder."""
+def read_folder(folder: Path, lines: Path, *, may_be_empty: bool = False) -> Iterator[Pair]:
+    """Pairs of a user's own JSON lines, of `image` and `caption` or `captions`; paths start at the folder.
+
+    Args:
+      folder: the set's.
+      lines: the file.
+      may_be_empty: whether captions may; training passes over these.
+    """
     for record, where in json_lines(lines):
-        name = "captions" if isinstance(record, dict) and "captions" in record else "caption"
-        for caption in captions(record, name, where):
-            yield folder / field(record, "image", str, where), caption
+        texts = own_captions(record, where)
+        if not may_be_empty:
+            require_words(texts, where)
+        picture = folder / field(record, "image", str, where)
+        for text in texts:
+            yield picture, text
 
 
 def has_captions(lines: Path) -> bool:
@@ -94,7 +112,7 @@ def has_captions(lines: Path) -> bool:
         record, _ = next(json_lines(lines), ({}, ""))
     except DatasetError:
         return True
-    return isinstance(record, dict) and not {"caption", "captions"}.isdisjoint(record)
+    return isinstance(record, dict) and not set(CAPTIONS).isdisjoint(record)
 
 
 def read_karpathy(folder: Path, annotations: Path, *, split: str, places: tuple[str, ...]) -> Iterator[Pair]:

@@ -68,7 +68,7 @@ class SegmentationSet:
         """
         data_dir = expand(data_dir)
         if not data_dir.is_dir():
-            raise DatasetError(f"{data_dir}: no such folder; --data-dir must hold {self.name}'s {self.marker}")
+            raise DatasetError(f"{data_dir}: no such folder; it must hold {self.name}'s {self.marker}")
         for folder, marker in self._folders(data_dir):
             data = self.open(folder, marker)
             if not data.names:
@@ -82,7 +82,7 @@ def _open_scenes(folder: Path, marker: Path) -> SegmentationData:
     from flair_jax.data.sets import scenes_builder
 
     if folder.resolve().name != "scenes":
-        raise DatasetError(f"{folder}: --data-dir must be the folder that holds `scenes`, and not this one")
+        raise DatasetError(f"{folder}: name the folder that holds `scenes`, and not this one")
     scenes = scenes_builder.read(folder.resolve().parent, "test", marker.parent.parent.name)
     classes = (*COLOURS, *(f"{name} background" for name in BACKGROUNDS))
     objects = [describe_object(SceneObject("", "", colour, "", ""), {"colour"}) for colour in COLOURS]

@@ -16,8 +16,9 @@ from PIL import Image
 
 from flair_jax.data.folders import pictures_below
 from flair_jax.data.image import open_picture, open_rgb
+from flair_jax.data.sets.prompts import numbered_lines
 from flair_jax.data.sets.segmentation_colours import BACKGROUND, Colour, choose_colours
-from flair_jax.errors import DatasetError, ImageError, plural
+from flair_jax.errors import ImageError, plural
 from flair_jax.files import expand
 
 IGNORED = 255  # a pixel that is not judged
@@ -103,7 +104,7 @@ def open_files(
 
     Args:
       folder: the set's folder.
-      marker: a list of the pictures' names, or a folder: then all pictures in it are meant.
+      marker: a list of the pictures' names, one a line, or a folder: then all pictures in it are meant.
       classes: which names of `segmentation_classes.json`.
       pictures: path of a picture, with `{}` for its name.
       annotations: path of its annotation without the ending.
@@ -114,7 +115,7 @@ def open_files(
     """
     after = pictures.split("{}")[1]
     if marker.is_file():
-        names = list(dict.fromkeys(_read_text(marker).split()))
+        names = list(dict.fromkeys(name for _, name in numbered_lines(marker)))
     else:
         found, _ = pictures_below(marker)
         paths = [path.relative_to(marker).as_posix() for path in found]
@@ -144,13 +145,6 @@ def open_files(
         read,
         colours=(BACKGROUND, *colours) if background and colours else colours,
     )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as text in UTF-8 ({error})") from None
 
 
 def _read_labels(path: Path, labels: Labels, size: tuple[int, int]) -> np.ndarray:

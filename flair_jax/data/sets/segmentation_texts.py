@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flair_jax.data.sets.prompts import numbered_lines
-from flair_jax.errors import DatasetError
+from flair_jax.errors import DatasetError, plural
 from flair_jax.files import expand
 
 
@@ -18,8 +18,9 @@ def read_words(path: str | Path, classes: Sequence[str]) -> tuple[tuple[str, ...
     """
     lines = numbered_lines(expand(path))
     if len(lines) != len(classes):
+        found = plural(len(lines), "line")
         raise DatasetError(
-            f"{path}: holds {len(lines)} lines for {len(classes)} classes, which go from {classes[0]} to {classes[-1]}"
+            f"{path}: holds {found} for {len(classes)} classes, which go from {classes[0]} to {classes[-1]}"
         )
     words = [tuple(word.strip() for word in line.split(",") if word.strip()) for _, line in lines]
     for (number, _), alternatives in zip(lines, words, strict=True):
