@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from flair_jax.console import open_lines
+
 _LEAST = 1.0  # seconds; what takes less is not worth a line
 
 # JAX's own names of these events.
@@ -76,10 +78,12 @@ class _Line:
     def __enter__(self) -> None:
         jax.monitoring.register_event_duration_secs_listener(self._hear)
         jax.monitoring.register_event_listener(self._hear)
+        open_lines.append(self._break)
         self._timer.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._timer.cancel()
+        open_lines.remove(self._break)
         jax.monitoring.unregister_event_duration_listener(self._hear)
         jax.monitoring.unregister_event_listener(self._hear)
         with self._lock:  # the timer may be at it
@@ -93,6 +97,13 @@ class _Line:
         with self._lock:
             self._begun = True
             self._write(self._words)
+
+    def _break(self) -> None:
+        """Ends the line for another that comes between; it is written again with its end."""
+        with self._lock:
+            if self._begun:
+                self._begun = False
+                self._write("\n")
 
     def _hear(self, event: str, *_: float, **__: Any) -> None:
         if threading.get_ident() != self._thread:

@@ -24,6 +24,9 @@ from flair_jax.refusals import reason_of
 # What its modules log is a remark on what is documented, or a warning.
 _LOGGER = logging.getLogger("flair_jax")
 
+# Called before a line is logged: each ends a line that was begun on stderr, if it is not complete.
+open_lines: list[Callable[[], None]] = []
+
 
 def run_command(run: Callable[[], int | None]) -> int:
     """Runs a command, and says in one sentence on stderr why it could not.
@@ -117,9 +120,28 @@ class _Line(logging.Formatter):
         return f"{first}: {record.message}"
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Gives each record a line of its own, above progress bars and below what was begun without an end."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Prints it while no bar is in its way."""
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        # Their lock comes before this handler's, for which whoever has theirs may wait.
+        aside = tqdm.external_write_mode(file=sys.stderr) if tqdm else contextlib.nullcontext()
+        with contextlib.suppress(OSError, ValueError), aside:  # stderr may be full or closed
+            return super().handle(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints it."""
+        for end_line in list(open_lines):
+            end_line()
+        super().emit(record)
+
+
 def _log_in_lines() -> None:
     """Prints on stderr the warnings of all, and the remarks of this package."""
-    handler = logging.StreamHandler()
+    handler = _Lines()
     handler.setFormatter(_Line())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _LOGGER.setLevel(logging.INFO)

@@ -111,6 +111,10 @@ class StorageError(FlairError):
     """A disk or bucket that cannot be used: full, read-only, gone, forbidden."""
 
 
+class UnwritableError(StorageError, OSError):
+    """A file or folder that cannot be made or replaced; an OSError, too, since the system has refused it."""
+
+
 class OutageError(StorageError):
     """A bucket that does not answer, which may pass."""
 

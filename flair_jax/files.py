@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flair_jax import bucket_lock, buckets
-from flair_jax.errors import ConfigError, FlairError, StorageError
+from flair_jax.errors import ConfigError, FlairError, StorageError, UnwritableError
 from flair_jax.refusals import reason_of
 
 _LOCK = ".lock"
@@ -31,6 +31,7 @@ _STORAGE = {
     errno.ENOENT: "the folder is gone; bring it back",
     errno.ENOTDIR: "part of the path is a file; choose another folder",
     errno.EEXIST: "there is a file of that name; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ESTALE: "the shared disk is gone; mount it again",
     errno.EIO: "the disk cannot be read or written; see the system's log",
 }
@@ -131,6 +132,16 @@ def below_file(path: Path) -> str:
     return f"is below {above}, which is a file" if above is not None and not above.is_dir() else ""
 
 
+def not_writable(path: Path) -> str:
+    """Why nothing may be made or replaced under that name, and what to do, or "": as far as a disk tells beforehand."""
+    if buckets.is_remote(path):
+        return ""
+    above = next((each for each in path.absolute().parents if os.path.exists(each)), None)
+    if above is None or os.access(above, os.W_OK | os.X_OK):
+        return ""
+    return _STORAGE[errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES]
+
+
 def keep_inputs(target: str | Path, inputs: Iterable[str | Path]) -> None:
     """Checks before any work that the output does not replace an input.
 
@@ -154,13 +165,32 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
     Raises:
       ConfigError: if `path` is a device or the like, which a file would replace for everyone who uses it, or lies below
         a file.
+      UnwritableError: if nothing can be made there or renamed to it; errors of the block stay as they are.
     """
     if buckets.is_remote(path):
         with tempfile.TemporaryDirectory(prefix="flair-jax-") as name:
             yield (local := Path(name) / os.path.basename(str(path)))
             buckets.upload(local, expand(path))
         return
-    path = Path(path).absolute()
+    named, path = str(path), Path(path).absolute()
+    with contextlib.ExitStack() as stack:
+        with writing(named, UnwritableError):
+            folder = _make_partial(path, stack)
+        try:
+            partial = folder / path.name
+            yield partial
+            # If the block has written nothing, that is its own mistake.
+            with writing(named, UnwritableError) if partial.exists() else contextlib.nullcontext():
+                # A folder cannot be renamed over another, so the old one steps aside.
+                if partial.is_dir() and path.is_dir():
+                    os.rename(path, folder / "replaced")
+                os.replace(partial, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_partial(path: Path, stack: contextlib.ExitStack) -> Path:
+    """Makes the folder beside `path` to write to, locked until the stack's end, and clears what is left of others."""
     if not path.is_dir() and (reason := no_file(path)):
         raise ConfigError(f"{path}: {reason}; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,20 +199,10 @@ def replace_when_complete(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(PermissionError), _lock_of(leftover) as is_mine:  # another user's stays
             if is_mine:
                 shutil.rmtree(leftover, ignore_errors=True)
-    with contextlib.ExitStack() as stack:
-        while True:
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-            if stack.enter_context(_lock_of(folder)):
-                break  # otherwise another process clears it, for it was not locked yet
-        try:
-            partial = folder / path.name
-            yield partial
-            # A folder cannot be renamed over another, so the old one steps aside.
-            if partial.is_dir() and path.is_dir():
-                os.rename(path, folder / "replaced")
-            os.replace(partial, path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        if stack.enter_context(_lock_of(folder)):
+            return folder  # otherwise another process clears it, for it was not locked yet
 
 
 @contextlib.contextmanager
@@ -252,8 +272,8 @@ def _flock(file: IO[Any]) -> bool | None:
 
 
 @contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turns disk errors in the block into a StorageError: `what`, the reason, and what to do."""
+def writing(what: str, kind: type[StorageError] = StorageError) -> Iterator[None]:
+    """Turns disk errors in the block into a StorageError of that kind: `what`, the reason, and what to do."""
     try:
         yield
     except FlairError:
@@ -262,7 +282,7 @@ def writing(what: str) -> Iterator[None]:
         reason = storage_reason(error)
         if reason is None:
             raise
-        raise StorageError(f"{what}: {reason}") from error
+        raise kind(f"{what}: {reason}") from error
 
 
 def storage_reason(error: BaseException) -> str | None:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 STATUS = 130  # as shells have it: 128 + SIGINT
 
-_TO_BEGIN, _TO_CLOSE = 3.0, 30.0  # seconds
+_TO_BEGIN, _TO_CLOSE, _TO_TELL = 3.0, 30.0, 3.0  # seconds
 
 
 class _State:
@@ -35,7 +35,7 @@ class _State:
     at_sigterm: tuple[int, str] | None = None
     sigterm = False  # it came, and was not passed on yet
     handlers: tuple[Any, int | None] = None, None  # of SIGTERM before: in Python, and its address in C
-    farewell: Callable[[int, str], None] | None = None
+    farewells: tuple[Callable[[int, str], None], ...] = ()
 
 
 def run(program: Callable[[], int]) -> int:
@@ -95,8 +95,16 @@ def end_at_sigterm(status: int, sentence: str) -> None:
 
 
 def tell_at_end(farewell: Callable[[int, str], None]) -> None:
-    """Sets what is called with the status and the sentence if a signal ends the process; it must be quick."""
-    _State.farewell = farewell
+    """Adds what is called with the status and the sentence if a signal ends the process.
+
+    A thread calls it, while the main thread may be anywhere, and the process ends after `_TO_TELL` even if it waits.
+    """
+    _State.farewells += (farewell,)
+
+
+def tell_no_more(farewell: Callable[[int, str], None]) -> None:
+    """Takes back what `tell_at_end` added."""
+    _State.farewells = tuple(each for each in _State.farewells if each != farewell)
 
 
 def pass_sigterm_on() -> None:
@@ -186,16 +194,25 @@ def _watch(wakeups: int) -> None:
 
 def _end(status: int, sentence: str) -> NoReturn:
     """Ends the process with a sentence, if any, and none of Python's own end."""
-    flushing = threading.Thread(target=_flush, daemon=True)  # the main thread may be in the middle of printing
-    flushing.start()
-    flushing.join(1)
-    if _State.farewell is not None:
-        with contextlib.suppress(Exception):
-            _State.farewell(status, sentence)
+    _try_for(1, _flush)  # the main thread may be in the middle of printing
+    for farewell in _State.farewells:
+        _try_for(_TO_TELL, farewell, status, sentence)
     if sentence:
         with contextlib.suppress(OSError):
             os.write(2, f"\nflair-jax: {sentence}\n".encode())
     os._exit(status)
+
+
+def _try_for(seconds: float, work: Callable[..., None], *arguments: object) -> None:
+    """Does something, unless it fails or takes longer: it may wait for a disk, or for what the main thread holds."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            work(*arguments)
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _flush() -> None:

@@ -1,4 +1,7 @@
-"""Progress bars on stderr, which say how fast they go in what they count. Imports no JAX."""
+"""Progress bars on stderr, which say how fast they go in what they count. Imports no JAX.
+
+On a terminal they stay where they are; in a file each of their states is a line.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ class ProgressBar(tqdm):
           smoothing: weight of the latest speed against the mean, from 0 to 1.
         """
         self._one = unit
-        rare = {} if getattr(sys.stderr, "isatty", lambda: False)() else {"mininterval": _IN_LOG}
+        self._in_log = not getattr(sys.stderr, "isatty", lambda: False)()
+        rare = {"mininterval": _IN_LOG, "leave": True} if self._in_log else {}
         hidden = {} if shown else {"disable": True}  # else the variable TQDM_DISABLE may decide
         super().__init__(
             items,
@@ -54,6 +58,24 @@ class ProgressBar(tqdm):
             **rare,
             **hidden,
         )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
+        """Prints a state: on a terminal in the bar's row, in a file as a line."""
+        if not self._in_log:
+            return super().display(msg, pos)
+        text = str(self) if msg is None else msg
+        self.fp.write(text if pos == 0 else f"{text}\n")  # only `close` names a row, and it ends the line itself
+        self.fp.flush()
+        return True
+
+    def clear(self, nolock: bool = False) -> None:
+        """Takes the bar away while something else is printed; in a file nothing is in its way."""
+        if not self._in_log:
+            super().clear(nolock)
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:
+        """Prints the state; in a file not for having been taken away, when tqdm asks for it without its lock."""
+        return (self._in_log and nolock) or super().refresh(nolock, lock_args)
 
     @property
     def format_dict(self) -> dict[str, Any]:

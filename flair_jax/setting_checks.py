@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flair_jax.fields import did_you_mean
+
 if TYPE_CHECKING:
     from flair_jax.settings import LossSettings, TrainSettings
 
@@ -64,14 +66,16 @@ def problems(settings: TrainSettings) -> Iterator[str]:
                 yield f"{name}={value} must {demand}"
     for name, known in _CHOICES.items():
         value = operator.attrgetter(name)(settings)
-        chosen = (value,) if isinstance(value, str) else value
-        if not set(chosen) <= set(known) or len(set(chosen)) != len(chosen):
-            yield f"{name}={chosen}: each must be one of {', '.join(known)}, and only once"
+        if isinstance(value, str):
+            if value not in known:
+                yield f"{name}={value!r} must be one of {', '.join(known)}{did_you_mean(value, known)}"
+        elif not set(value) <= set(known) or len(set(value)) != len(value):
+            yield f"{name}={value}: each must be one of {', '.join(known)}, and only once"
     yield from _contradictions(settings)
 
 
 def _contradictions(settings: TrainSettings) -> Iterator[str]:
-    if not np.float32(settings.steps or settings.epochs) > 0:
+    if settings.steps >= 0 and not np.float32(settings.steps or settings.epochs) > 0:
         yield f"epochs or steps={settings.steps or settings.epochs} must be greater than 0"
     if (optimizer := settings.optimizer).cooldown_steps and optimizer.schedule != "constant-cooldown":
         yield (

@@ -99,6 +99,33 @@ def test_sigterm_ends_a_program_with_nothing_to_lose_at_once() -> None:
     assert end(code, signal.SIGTERM)[:3] == (143, "", "flair-jax: nothing was lost")
 
 
+FAREWELLS = """
+interrupts._TO_TELL = 0.2
+
+def wait(*_):
+    time.sleep(60)
+
+def say(status, sentence):
+    print(status, sentence, flush=True)
+
+def program():
+    for each in (wait, say, json.loads, wait, wait):
+        interrupts.tell_at_end(each)
+    interrupts.tell_no_more(wait)
+    interrupts.tell_at_end(wait)
+    interrupts.end_at_sigterm(143, "nothing was lost")
+    ready()
+    compiled_code()
+"""
+
+
+def test_who_is_told_of_the_end_can_neither_prevent_it_nor_fail() -> None:
+    """`wait` is told once, and waits; `json.loads` takes no second argument."""
+    status, out, err, seconds = end("import json\n" + FAREWELLS, signal.SIGTERM)
+    assert (status, out, err) == (143, "143 nothing was lost\n", "flair-jax: nothing was lost")
+    assert seconds < 10
+
+
 # As JAX's preemption service, C's function is one that Python does not know of.
 PASSED_ON = """
 import ctypes, os, signal

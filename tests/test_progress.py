@@ -1,9 +1,11 @@
 """Progress bars count things by their names, and programs are named while they are compiled."""
 
 import io
+import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from flair_jax import compiling
+from flair_jax.console import open_lines, run_command
 from flair_jax.progress import BYTES, ProgressBar
 
 
@@ -64,6 +67,52 @@ def test_a_log_is_not_filled_with_states(capsys) -> None:
     assert capsys.readouterr().err.count("tars [") <= 3, "one at the start, and one at the end"
 
 
+def nested(bar: ProgressBar) -> None:
+    """Warns, says something and shows another bar, while `bar` is there."""
+    logging.getLogger("flair_jax").warning("a picture is broken")
+    bar.write("a line of the output")
+    for _ in ProgressBar([1, 2], description="texts", unit="text"):
+        bar.set_description("evaluating")
+    bar.set_description("attach")
+
+
+@pytest.fixture
+def lines(monkeypatch) -> Callable[[io.StringIO], list[str]]:
+    """What a command prints on such a stderr, of `nested` within a bar."""
+
+    def of(stream: io.StringIO) -> list[str]:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        with ProgressBar(total=3, description="attach", unit="tar") as bar:
+            assert run_command(lambda: nested(bar)) == 0
+            bar.update(3)
+        return stream.getvalue().split("\n")
+
+    return of
+
+
+def test_in_a_log_each_state_and_each_warning_is_a_line(lines, capsys) -> None:
+    found = lines(io.StringIO())
+    assert not any("\r" in line or "\x1b" in line for line in found)
+    assert [re.match(r"(\w+: +\d+%|[^:]+:|$)", line)[0] for line in found] == [
+        *("attach:   0%", "WARNING:", "texts:   0%", "evaluating:   0%", "evaluating:   0%", "texts: 100%"),
+        *("attach:   0%", "attach: 100%", ""),
+    ]
+    assert capsys.readouterr().out == "a line of the output\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_warning_stands_above_the_bar(lines) -> None:
+    (warning,) = (line for line in lines(Terminal()) if "WARNING" in line)
+    bar, cleared, last = warning.rsplit("\r", 2)
+    assert "attach:   0%" in bar
+    assert (cleared.strip(), last) == ("", "WARNING: a picture is broken")
+
+
 def fail_after(seconds: float) -> None:
     time.sleep(seconds)
     raise ZeroDivisionError
@@ -84,6 +133,21 @@ def test_one_line_names_what_is_compiled(slow, capsys) -> None:
             function(x)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["flair-jax: compiling the sines on 2 devices ... done in 0 s"] * 2
+
+
+def test_a_warning_meanwhile_is_a_line_too(slow, capsys, monkeypatch) -> None:
+    def run() -> None:
+        with compiling.compiling("it"):
+            time.sleep(0.1)
+            logging.getLogger("flair_jax").warning("the disk is full")
+            jax.jit(lambda x: jnp.sin(x) + 0.98765)(np.ones(3))
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert run_command(run) == 0
+    begun, warning, done = capsys.readouterr().err.splitlines()
+    assert (begun, warning) == ("flair-jax: compiling it ...", "WARNING: the disk is full")
+    assert re.fullmatch(r"flair-jax: compiling it \.\.\. done in \d+ s", done)
+    assert not open_lines
 
 
 def test_nothing_is_said_of_what_is_quick_or_of_another_process(capsys, monkeypatch) -> None:

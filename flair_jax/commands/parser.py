@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 from flair_jax.commands.own_model import add_config
 from flair_jax.errors import ConfigError
 from flair_jax.fields import did_you_mean
-from flair_jax.files import below_file, expand, no_file
+from flair_jax.files import below_file, expand, no_file, not_writable
 
 # What `add_subparsers` returns; argparse has no public name for it.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -109,7 +109,7 @@ def new_file(text: str) -> Path:
     """The path of a file to write; if it cannot be one, that is an error before any work is done."""
     if reason := no_file(path(text)):
         raise argparse.ArgumentTypeError(f"{text} {reason}; name a file")
-    return path(text)
+    return _writable(text, path(text))
 
 
 def new_page(*endings: str) -> Callable[[str], Path]:
@@ -129,7 +129,15 @@ def new_folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
     if reason := below_file(path(text)):
         raise argparse.ArgumentTypeError(f"{text} {reason}; name another folder")
+    _writable(text, path(text) / "a file")
     return path(text)
+
+
+def _writable(text: str, target: Path) -> Path:
+    """The path of a file to write, which the user named so; raises if the disk says that it may not be written."""
+    if reason := not_writable(target):
+        raise argparse.ArgumentTypeError(f"{text}: {reason}")
+    return target
 
 
 def positive(text: str) -> int:

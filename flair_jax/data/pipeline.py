@@ -93,14 +93,18 @@ class Sample(NamedTuple):
     number: int
 
 
-def load_sample(source: Source, settings: SampleSettings, epoch: int, number: int) -> Sample:
+def load_sample(
+    source: Source, settings: SampleSettings, epoch: int, number: int, named: set[int] | None = None
+) -> Sample:
     """One sample in one epoch; if its picture or its captions cannot be used, the next that can, with a warning.
+
+    `named` has the numbers of samples that were warned of, and are not again; new ones are added.
 
     Raises:
       DatasetError: if the next ones cannot be used either, or the source itself fails.
     """
     rng = np.random.default_rng([settings.seed, epoch, number])
-    tried, first = min(_REPLACEMENTS, len(source)), ""
+    tried, first, named = min(_REPLACEMENTS, len(source)), "", set() if named is None else named
     for offset in range(tried):
         chosen = (number + offset) % len(source)
         try:
@@ -111,7 +115,9 @@ def load_sample(source: Source, settings: SampleSettings, epoch: int, number: in
         except (SourceError, StorageError):  # it is not the sample's fault
             raise
         except FlairError as error:
-            logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
+            if chosen not in named:
+                logging.warning("sample %d is skipped (%s): %s", chosen, source.where(chosen), error)
+            named.add(chosen)
             first = first or f"{source.where(chosen)}: {error}"
             continue
         box = random_crop_box(*picture.size, rng, settings.crop_scale)
@@ -174,7 +180,8 @@ def batches(
     """An endless stream of one process's part of each batch.
 
     Without weights an epoch is every sample of every source once, in a new random order each time. With weights each
-    source has epochs of its own, and contributes its share to the stream. A batch may span two epochs.
+    source has epochs of its own, and contributes its share to the stream. A batch may span two epochs. A sample that
+    cannot be used is warned of once by each worker, and counted whenever it is drawn.
 
     Args:
       sources: the samples, numbered consecutively over all sources.
@@ -277,10 +284,11 @@ class _WithEpoch:
 class _LoadRows:
     source: Concatenated
     settings: SampleSettings
+    named: set[int] = dataclasses.field(default_factory=set, compare=False)
 
     def __call__(self, rows: list[tuple[int, int]]) -> _Rows:
         with read_ahead(self.source, [int(number) for _, number in rows]) as source:
-            loaded = [load_sample(source, self.settings, epoch, int(number)) for epoch, number in rows]
+            loaded = [load_sample(source, self.settings, epoch, int(number), self.named) for epoch, number in rows]
         skipped = sum(sample.number != number for sample, (_, number) in zip(loaded, rows, strict=True))
         pixels, tokens, numbers = zip(*loaded, strict=True)
         padded, packing = np.concatenate(tokens), self.settings.packing

@@ -21,7 +21,7 @@ from flair_jax.data.captions import sentences_of
 from flair_jax.data.damage import Damage
 from flair_jax.data.names import is_picture
 from flair_jax.data.shards import fingerprint_of, open_shard
-from flair_jax.data.tar_index_files import SPANS, IndexedShard, load_spans, read_index, write_index
+from flair_jax.data.tar_index_files import SPANS, IndexedShard, load_spans, read_index, say_where, write_index
 from flair_jax.data.tar_members import read_members
 from flair_jax.data.workers import parallel
 from flair_jax.errors import DatasetError
@@ -188,6 +188,7 @@ def build_index(
     found = _read_all(shards, index_dir)
     missing = [shard for shard, index in found.items() if index is None]
     if missing:
+        say_where(missing, index_dir)
         made = parallel(
             functools.partial(_write_index, index_dir=str(index_dir)),
             missing,

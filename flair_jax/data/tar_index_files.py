@@ -69,15 +69,26 @@ def read_index(shard: str, index_dir: str | Path) -> IndexedShard | None:
         except StorageError as error:  # S3 forbids to ask for what is not there, where listing is forbidden
             if isinstance(error, OutageError) or stem == stems[-1]:
                 raise
-        except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError):  # none, half of one, another's
+        except (FileNotFoundError, PermissionError, ValueError, KeyError, TypeError, EOFError):  # none, a half, another
             continue
     return None
+
+
+def say_where(shards: Sequence[str], index_dir: str | Path) -> None:
+    """Warns of each folder on a disk whose tars' indexes go elsewhere, since nothing may be written there."""
+    folders = {} if index_dir else {_on_disk(shard).parent: None for shard in shards if not is_url(shard)}
+    for folder in filter(_is_forbidden, folders):
+        logging.warning(
+            "%s: may not be written, so the indexes of its tars go to %s; ask for the permission, or choose another "
+            "folder for them (config.data.index_dir, --index-dir)",
+            *(folder, _CACHE),
+        )
 
 
 def write_index(
     shard: str, index_dir: str | Path, spans: np.ndarray, *, fingerprint: str, damage: Sequence[Damage], beside: int
 ) -> None:
-    """Writes the index of a tar, to the first of its places where that is allowed.
+    """Writes the index of a tar, to the first of its places where that is allowed; of a bucket's, a warning says so.
 
     Args:
       shard: path or URL.
@@ -102,7 +113,7 @@ def write_index(
         "beside": beside,
     }
     stems = _stems(shard, index_dir)
-    for stem in stems:
+    for stem in stems if is_url(shard) else stems[-1:]:  # of a disk it is known before
         try:
             _write(stem + ".npy", stream.getvalue())
             _write(stem + ".json", (json.dumps(document) + "\n").encode())
@@ -150,13 +161,22 @@ def _fetched(url: str, digest: str) -> Path:
 
 def _stems(shard: str, index_dir: str | Path) -> list[str]:
     """Places of an index, without endings, the best first; equal names in different folders have different ones."""
-    name = shard if is_url(shard) else str(Path(filesystem(shard)[1]).absolute())
+    name = shard if is_url(shard) else str(_on_disk(shard))
     named = f"{PurePosixPath(name).name}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.index"
     if is_url(index_dir):
         return [f"{str(index_dir).rstrip('/')}/{named}"]
     if index_dir:
         return [str(expand(index_dir) / named)]
     beside = f"{name}.index"
-    if not is_url(shard):
-        return [beside if os.access(Path(name).parent, os.W_OK) else str(expand(_CACHE) / named)]
-    return [beside, str(expand(_CACHE) / named)]
+    if is_url(shard) or _is_forbidden(Path(name).parent):  # somebody else may have put it there
+        return [beside, str(expand(_CACHE) / named)]
+    return [beside]
+
+
+def _on_disk(shard: str) -> Path:
+    """The absolute path of a tar that is in no bucket."""
+    return Path(filesystem(shard)[1]).absolute()
+
+
+def _is_forbidden(folder: Path) -> bool:
+    return not os.access(folder, os.W_OK)

@@ -108,7 +108,9 @@ class Worker(Generic[_Result]):
 def serve(channel: socket.socket, parent: int) -> None:
     """What a worker runs: the function that it is sent, with the channel to its parent."""
     threading.Thread(target=_end_with_parent, args=(channel, parent), daemon=True).start()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    clear = "\r\x1b[K" if on_terminal else ""  # of the parent's progress bar, which it shows again
+    logging.basicConfig(level=logging.WARNING, format=f"{clear}%(levelname)s: %(message)s")
     try:
         work = pickle.loads(_receive(channel))  # noqa: S301  # from the parent
         work(channel)

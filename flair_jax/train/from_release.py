@@ -33,7 +33,7 @@ def resume_release(settings: TrainSettings, steps: int, model: Flair, target: Tr
       target: from `abstract_state`: shapes and shardings.
 
     Raises:
-      ConfigError: if the optimiser is not AdamW, or the model another.
+      ConfigError: if the optimiser is not AdamW, the model another, or the file a folder.
       ConversionError: if the file cannot be read, or holds no state of AdamW.
       CheckpointError: if it has more updates behind it than the run has steps.
     """
@@ -45,6 +45,11 @@ def resume_release(settings: TrainSettings, steps: int, model: Flair, target: Tr
         raise ConfigError(f"config.resume={settings.resume}: is a FLAIR, and the model has modules of its own")
     processes = Processes.all()
     path = processes.together(lambda: locate(settings.resume))
+    if processes.together(path.is_dir):
+        raise ConfigError(
+            f"config.resume={settings.resume}: is a folder, and a run of the PyTorch release goes on from its file, "
+            "epoch_N.pt; to start from the weights of a checkpoint in a folder, name it as config.init"
+        )
     found = processes.together(lambda: read_training_file(path))
     processes.agree([found.updates, found.epoch], f"config.resume={settings.resume}: the updates in the file")
     if settle(told_by(found.weights, path.name), clip=False)[0] != model.config.quick_gelu:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flair_jax import interrupts
 from flair_jax.errors import CheckpointError, plural
 from flair_jax.files import replace_when_complete, writing
 from flair_jax.parallel.processes import Processes
@@ -66,6 +68,7 @@ class Health:
         self._intervals: list[float] = []
         self._last = time.monotonic()
         self._told = False
+        self._writing = threading.Lock()
         self._devices = [device for device in jax.local_devices() if _memory(device)]
 
     def _read(self) -> list[Start]:
@@ -85,15 +88,22 @@ class Health:
             with writing(f"{self._workdir / FILE}: cannot be written"):
                 self._write()
             self._background.add(f"{self._workdir / FILE} cannot be written", self._write)
+            interrupts.tell_at_end(self._end_by_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        interrupts.tell_no_more(self._end_by_signal)
         if error is not None:
             self._start.state = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
         else:
             self._start.state = FINISHED if self._start.last >= self._steps else STOPPED
+
+    def _end_by_signal(self, status: int, _sentence: str) -> None:
+        """The process ends now, while the main thread is in compiled code."""
+        self._start.state = INTERRUPTED if status == interrupts.STATUS else STOPPED
+        self._write()
 
     def begin_steps(self) -> None:
         """The program is compiled, and the first step begins."""
@@ -146,9 +156,10 @@ class Health:
         return dataclasses.replace(self._start, seconds=self._startup.seconds)
 
     def _write(self) -> None:
-        self._start.seconds = self._startup.seconds
-        self._start.startup, self._start.at = dict(self._startup.phases), self._startup.at
-        self._record.write(self._workdir)
+        with self._writing:  # or an older state could come last
+            self._start.seconds = self._startup.seconds
+            self._start.startup, self._start.at = dict(self._startup.phases), self._startup.at
+            self._record.write(self._workdir)
 
 
 def _memory(device: jax.Device) -> dict[str, int]:

@@ -11,9 +11,20 @@ from jax.sharding import Mesh
 from flair_jax.data.pipeline import LocalBatch, SampleSettings, batches
 from flair_jax.data.sources import Source
 from flair_jax.data.tokenizer import find_tokenizer
+from flair_jax.errors import plural
 from flair_jax.models.flair import Flair
 from flair_jax.settings import TrainSettings
 from flair_jax.train.packing import find_packing
+
+
+def repeats_pictures(batch_size: int, samples: int) -> str:
+    """That a step has a picture several times, what follows and what to do; "" if there are samples enough."""
+    if samples >= batch_size:
+        return ""
+    return (
+        f"a step takes {batch_size:,} images, more than the {plural(samples, 'sample')}: the same picture is in it "
+        f"several times, among its own negatives; set config.batch_size to at most {samples:,}"
+    )
 
 
 def sample_settings(settings: TrainSettings, model: Flair, mesh: Mesh) -> SampleSettings:

@@ -38,7 +38,7 @@ def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """
     rate, warmup = settings.learning_rate, settings.warmup_steps
     cooldown = settings.cooldown_steps if settings.schedule == "constant-cooldown" else 0
-    if warmup + cooldown > steps:
+    if 0 <= steps < warmup + cooldown:  # a negative number is refused as such
         asked = f"warmup_steps={warmup}" + (f" and cooldown_steps={cooldown} do" if cooldown else " does")
         raise ConfigError(
             f"config.optimizer.{asked} not fit in a run of {plural(steps, 'step')}; set "

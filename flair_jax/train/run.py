@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from flair_jax.train.goodput import EVERY
 from flair_jax.train.health import Health
 from flair_jax.train.identity import describe_run
 from flair_jax.train.initial import initial_params
-from flair_jax.train.input import open_input
+from flair_jax.train.input import open_input, repeats_pictures
 from flair_jax.train.logger import MetricLogger
 from flair_jax.train.loop import Run
 from flair_jax.train.losses import Loss, make_loss
@@ -156,6 +157,8 @@ def _set_up(
         sources, name_of_sources = find_sources(settings, sources)
     samples = sum(map(len, sources))
     steps = settings.total_steps(samples)
+    if (crowded := repeats_pictures(settings.batch_size, samples)) and jax.process_index() == 0:
+        logging.warning("%s", crowded)
     objects = make_objects(dataclasses.replace(settings, steps=steps), model=model, optimizer=optimizer, loss=loss)
     with jax.set_mesh(mesh):
         config, own = objects.model.config, objects.model.other_towers

@@ -45,9 +45,11 @@ def kind_of(path: Path) -> str:
     """Which reader a weight file needs.
 
     Raises:
-      ConversionError: if it is missing, empty, cut short, or no weight file by its first bytes. That is said before a
-        reader is asked, which may be a package that is not installed.
+      ConversionError: if it is missing, a folder, empty, cut short, or no weight file by its first bytes. That is said
+        before a reader is asked, which may be a package that is not installed.
     """
+    if path.is_dir():
+        raise ConversionError(f"{path}: is a folder, not a weight file; name the file in it")
     if not path.is_file():
         raise ConversionError(f"{path}: no such file")
     size = path.stat().st_size

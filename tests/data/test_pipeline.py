@@ -170,9 +170,11 @@ def test_what_cannot_be_used_is_replaced_by_the_next(caplog) -> None:
         load_sample(MadeSource(4, broken=(0, 1, 2, 3)), SETTINGS, 0, 0)
 
 
-def test_skipped_samples_are_counted() -> None:
+def test_skipped_samples_are_counted_whenever_and_named_once(caplog) -> None:
+    """In two epochs."""
     taken = take(5, MadeSource(10, broken=(2, 3)))
     assert sum(batch.skipped for batch in taken) == 4
+    assert sorted(message[:20] for message in caplog.messages) == ["sample 2 is skipped ", "sample 3 is skipped "]
     assert not {2, 3} & set(np.concatenate([batch.samples for batch in taken]))
 
 

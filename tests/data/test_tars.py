@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -132,6 +133,23 @@ def test_the_index_may_lie_elsewhere(tmp_path) -> None:
     source = source_of("{a,b}/00000.tar", base=tmp_path, index_dir=tmp_path / "index")
     assert len(source) == 5
     assert len(list((tmp_path / "index").iterdir())) == 4
+    assert not list((tmp_path / "a").glob("*.index.*"))
+
+
+def test_where_nothing_may_be_written_indexes_go_to_the_cache_with_a_warning(tmp_path, monkeypatch, caplog) -> None:
+    """One for a folder, when they are made; and an index that somebody else has put there is read."""
+    write_tars(tmp_path / "a", 3, 2)
+    write_tars(tmp_path / "b", 1, 3)
+    source_of("b/*.tar", base=tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda folder, _: tmp_path / "home" in Path(folder).parents)
+    for _ in range(2):
+        assert len(source_of("{a,b}/*.tar", base=tmp_path)) == 9
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"{tmp_path}/a: may not be written, so the indexes of its tars go to ~/.cache/flair_jax/tars; ask for the"
+    )
+    assert len(list((tmp_path / "home" / ".cache" / "flair_jax" / "tars").glob("*.index.json"))) == 3
     assert not list((tmp_path / "a").glob("*.index.*"))
 
 

@@ -1,6 +1,7 @@
 """Worker processes: they end with their parent, leave signals to it, and need nothing of the user's script."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -52,6 +53,24 @@ def test_signals_are_the_parents_and_a_killed_worker_is_one_sentence() -> None:
             WorkerError, match=f"a worker process, {pid}, has died .signal 9, perhaps for want of memory"
         ):
             worker.receive()
+
+
+WARNS = """
+import logging, sys
+from flair_jax.data.workers import parallel
+print("a bar", end="", file=sys.stderr, flush=True)
+list(parallel(logging.warning, ["one", "two"], processes=2, description="", unit="", progress=False))
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_a_warning_takes_the_place_of_the_parents_bar(terminal: bool) -> None:
+    reading, writing = pty.openpty() if terminal else os.pipe()
+    with open(reading, "rb") as reader:
+        subprocess.run([sys.executable, "-c", WARNS], stderr=writing, check=True)
+        text = os.read(reader.fileno(), 9999).decode()
+        os.close(writing)
+    assert text.startswith("a bar\r\x1b[KWARNING: " if terminal else "a barWARNING: ")
 
 
 # No `if __name__ == "__main__"`, and a class of its own.

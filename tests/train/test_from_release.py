@@ -212,6 +212,8 @@ def test_runs_that_cannot_go_on(run, file, tmp_path) -> None:
         resume_release(settings(run.workdir, resume=str(file)), 4, run.model, run.target)
     with pytest.raises(ConversionError, match="gone.pt"):
         resumed(run, tmp_path / "gone.pt")
+    with pytest.raises(ConfigError, match=f"resume={tmp_path}: is a folder, .*epoch_N.pt; .*name it as config.init"):
+        resumed(run, tmp_path)
     shutil.copy(file, tmp_path / "vit-quickgelu.pt")
     with pytest.raises(ConfigError, match="its activation is not that of config.model"):
         resumed(run, tmp_path / "vit-quickgelu.pt")

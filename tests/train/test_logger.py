@@ -84,9 +84,9 @@ def test_the_bar_ends_where_the_run_does_and_shows_the_loss_logged_last(tmp_path
             logger.advance(8)
             logger.write(step, {"loss": step / 8, "grad_norm": 9.0})
         logger.write(4, {"evaluation/x": 7.0})
-    shown = capsys.readouterr().err.split("\r")[-1]
+    shown = capsys.readouterr().err.splitlines()[-1]
     assert "4/4 steps" in shown
-    assert shown.rstrip().endswith("loss=0.500]")
+    assert shown.endswith("loss=0.500]")
 
 
 def test_evaluations_in_words() -> None:

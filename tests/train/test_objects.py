@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -310,6 +311,19 @@ def test_wrong_objects(config, tmp_path) -> None:
         train(settings, tmp_path / "run", model=3)
     with pytest.raises(ConfigError, match="config.dtype='float32', but the model that is given has dtype='bfloat16'"):
         train(settings, tmp_path / "run", model=Flair(dataclasses.replace(settings.model_config(), dtype="bfloat16")))
+
+
+def test_a_batch_larger_than_the_data_is_warned_of(config, tmp_path, caplog) -> None:
+    """At the start, in the words of the dry run; see test_train_dry_run.py."""
+    for size in (8, 4096):
+        with pytest.raises(ConfigError, match="must be a flair_jax.Flair"):
+            train(read(config, f"--config.batch_size={size}"), tmp_path / "run", model=3)
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"a step takes 4,096 images, more than the \d+ samples: the same picture is in it several times, among its own "
+        r"negatives; set config.batch_size to at most \d+",
+        message,
+    )
 
 
 def test_at_the_command_line_it_is_one_line_and_the_traceback_on_demand(own, tmp_path, capsys, monkeypatch) -> None:

@@ -94,3 +94,8 @@ def test_clamp(value: float, clamped: float) -> None:
 def test_too_long_a_warmup() -> None:
     with pytest.raises(ConfigError, match="warmup_steps=50 does not fit in a run of 20 steps"):
         make_schedule(OptimizerSettings(**(SETTINGS | {"warmup_steps": 50})), 20)
+
+
+def test_a_negative_number_of_steps_is_not_what_a_warmup_does_not_fit_in() -> None:
+    """It is among the problems that a dry run names."""
+    make_schedule(OptimizerSettings(**(SETTINGS | {"warmup_steps": 1})), -5)

@@ -223,7 +223,8 @@ def test_the_loss_falls(tmp_path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "sgd"}, r"config.optimizer.name=\('sgd',\): each must be one of adamw, lion, muon, adafactor"),
+        ({"name": "sgd"}, "config.optimizer.name='sgd' must be one of adamw, lion, muon, adafactor$"),
+        ({"name": "adam"}, "name='adam' must be one of adamw, lion, muon, adafactor. Did you mean \"adamw\".$"),
         ({"layer_decay": 0.0}, "config.optimizer.layer_decay=0.0 must be greater than 0"),
         ({"layer_decay": 1.5}, "config.optimizer.layer_decay=1.5 must be at most 1"),
         ({"image_rate": 0.0}, "config.optimizer.image_rate=0.0 must be greater than 0"),

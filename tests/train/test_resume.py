@@ -99,15 +99,20 @@ def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config,
 
 @pytest.mark.usefixtures("heeded_ctrl_c")
 @pytest.mark.parametrize(
-    ("number", "status", "sentence"),
+    ("number", "status", "state", "sentence"),
     [
-        (signal.SIGINT, 130, "interrupted; the same command resumes from the last checkpoint"),
-        (signal.SIGTERM, 143, "stopped by SIGTERM before the first step; nothing was lost. The same command resumes."),
+        (signal.SIGINT, 130, "interrupted", "interrupted; the same command resumes from the last checkpoint"),
+        (
+            *(signal.SIGTERM, 143, "stopped"),
+            "stopped by SIGTERM before the first step; nothing was lost. The same command resumes.",
+        ),
     ],
 )
-def test_signals_while_the_first_step_is_compiled(config, tmp_path, number: int, status: int, sentence: str) -> None:
+def test_signals_while_the_first_step_is_compiled(
+    config, tmp_path, number: int, status: int, state: str, sentence: str
+) -> None:
     process = start(config, tmp_path / "run", "--config.compilation_cache=", "--stopped-status=143")
-    wait_until((tmp_path / "run" / "metrics.jsonl").exists, process)
+    wait_until((tmp_path / "run" / "health.json").exists, process)
     time.sleep(0.5)
     process.send_signal(number)
     ended, _, err = finish(process, timeout=20)
@@ -115,6 +120,7 @@ def test_signals_while_the_first_step_is_compiled(config, tmp_path, number: int,
     assert err.splitlines()[-1] == f"flair-jax: {sentence}"
     assert "Traceback" not in err
     assert logged(tmp_path / "run") == 0
+    assert read_status(tmp_path / "run").state == state
 
 
 def test_sigkill_during_a_save(config, undisturbed, tmp_path) -> None:

@@ -15,6 +15,7 @@ from flair_jax.cli import main
 from flair_jax.configs.default import get_config
 from flair_jax.data.workers import Worker, send_result
 from flair_jax.errors import ConfigError
+from flair_jax.setting_checks import problems
 from flair_jax.settings import Factories, PackingSettings, TrainSettings, UnlockedGroups
 from flair_jax.train.flags import parse, parse_config
 
@@ -89,8 +90,8 @@ def test_every_field_is_read() -> None:
         ({"accumulation_steps": 3}, "not a multiple of config.accumulation_steps=3"),
         ({"loss.terms": ("tcs", "tcs")}, "only once"),
         ({"loss.terms": ()}, "config.loss.terms is empty"),
-        ({"lock": ("vision",)}, "each must be one of image, text"),
-        ({"optimizer.schedule": "linear"}, "each must be one of cosine, constant, constant-cooldown"),
+        ({"lock": ("vision",)}, r"lock=\('vision',\): each must be one of image, text"),
+        ({"optimizer.schedule": "linear"}, "schedule='linear' must be one of cosine, constant, constant-cooldown$"),
         ({"optimizer.b1": 1.0}, "config.optimizer.b1=1.0 must be from 0 to below 1"),
         ({"data.crop_scale": (0.0, 1.0)}, "must be 0 < from <= to <= 1"),
         ({"model": "ViT-Q"}, "neither a JSON file nor a preset"),
@@ -103,6 +104,13 @@ def test_impossible_settings(changes, message: str) -> None:
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=message):
         TrainSettings.from_config(config)
+
+
+def test_a_negative_number_of_steps_is_one_problem() -> None:
+    config = get_config()
+    config.steps = 5
+    settings = TrainSettings.from_config(config)
+    assert list(problems(dataclasses.replace(settings, steps=-5))) == ["steps=-5 must not be negative"]
 
 
 def test_missing_and_unknown_fields() -> None:

@@ -288,6 +288,7 @@ def tarred() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        (".", None, "is a folder, not a weight file; name the file in it"),
         ("gone.pt", None, "no such file"),
         ("empty.pt", b"", "the file is empty; download or copy it again"),
         ("noise.pt", b"noise" * 999, "is no weight file, for it begins neither as PyTorch's nor as safetensors"),
