@@ -30,7 +30,7 @@ from flair_jax.train.flags import TrainOptions
 from flair_jax.train.from_release import resume_release
 from flair_jax.train.identity import describe_run
 from flair_jax.train.initial import initial_params
-from flair_jax.train.input import sample_settings
+from flair_jax.train.input import repeats_pictures, sample_settings
 from flair_jax.train.logger import import_wandb
 from flair_jax.train.losses import make_loss
 from flair_jax.train.objects import Objects, find_model, make_objects
@@ -135,12 +135,8 @@ class _Rehearsal:
         )
         counted = "" if samples is None else f"{plural(samples, 'sample')}, "
         self.found.say("data", f"{settings.data.name}: {counted}{plural(steps, 'step')}{epochs}")
-        if samples is not None and samples < settings.batch_size:
-            self.found.remark(
-                f"a step takes {settings.batch_size:,} images, more than the {plural(samples, 'sample')}: the same "
-                "picture is in it several times, among its own negatives; set config.batch_size to at most "
-                f"{samples:,}"
-            )
+        if samples is not None and (words := repeats_pictures(settings.batch_size, samples)):
+            self.found.remark(words)
 
     def _make_model(self) -> None:
         self.model, _ = find_model(self.settings)
