@@ -58,7 +58,13 @@ def write_evaluation(folder: Path) -> None:
     section = Section(f"retrieval: {LONG}", f"data: {LONG}", [table, kinds], [LONG], [], None)
     terms = {"retrieval": {"text-conditioned": "a word", LONG: LONG}}
     text = pages.render(
-        "evaluation", "--report", **values, groups=groups, terms=terms, sections=[(section, [query] * 7)]
+        "evaluation",
+        "--report",
+        **values,
+        failures=[f"{LONG}: {LONG}"],
+        groups=groups,
+        terms=terms,
+        sections=[(section, [query] * 7)],
     )
     pages.write(folder / "evaluation.html", text)
 
