@@ -76,14 +76,19 @@ def embed_pictures(
 
 
 class EmbeddedTexts(NamedTuple):
-    """How many texts were embedded, and what the model did not read of them."""
+    """What was embedded.
+
+    Attributes:
+      texts: how many.
+      cut_off: what the model did not read of them.
+    """
 
     texts: int
     cut_off: CutOff
 
 
 def embed_lines(file: Path, output: Path, model: Flair, params: Params, batch_size: int) -> EmbeddedTexts:
-    """Writes `text` and `global` of the texts in a file, one a line.
+    """Writes `text` and `global`, float32 [D], of the texts in a file, one a line.
 
     Raises:
       DatasetError: if the file cannot be read as UTF-8, or has an empty line.
