@@ -143,6 +143,7 @@ def _log_in_lines() -> None:
     """Prints on stderr the warnings of all, and the remarks of this package."""
     handler = _Lines()
     handler.setFormatter(_Line())
+    handler.addFilter(interrupts.is_no_orphan)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _LOGGER.setLevel(logging.INFO)
 

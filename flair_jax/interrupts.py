@@ -50,7 +50,7 @@ def run(program: Callable[[], int]) -> int:
     """
     try:
         sys.unraisablehook = _filtered(sys.unraisablehook)
-        logging.getLogger("asyncio").addFilter(_is_no_orphan)
+        logging.getLogger("asyncio").addFilter(is_no_orphan)
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # orphans, too
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in `nohup`
             _install()
@@ -64,6 +64,15 @@ def run(program: Callable[[], int]) -> int:
         if _State.interrupted or isinstance(error, KeyboardInterrupt):
             _end(STATUS, _State.sentence)
         raise
+
+
+def is_no_orphan(record: logging.LogRecord) -> bool:
+    """A filter for logs: drops those of orphaned tasks, of which an event loop logs a traceback each.
+
+    They are reads and writes of a checkpoint that were under way when another failed, and that failure is reported. The
+    garbage collector comes across them at any time later.
+    """
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def interrupted() -> bool:
@@ -165,11 +174,6 @@ def _filtered(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys
             hook(unraisable)
 
     return filtered
-
-
-def _is_no_orphan(record: logging.LogRecord) -> bool:
-    """Drops log records of orphaned tasks, of which an event loop logs a traceback each when they are collected."""
-    return "exception was never retrieved" not in record.getMessage()
 
 
 def _watch(wakeups: int) -> None:

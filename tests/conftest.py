@@ -35,14 +35,19 @@ def _with_shapes() -> Iterator[str]:
 _hook = install_import_hook(list(_with_shapes()), "beartype.beartype")
 
 import json
+import logging
 import signal
 
 import numpy as np
 import pytest
 
+from flair_jax.interrupts import is_no_orphan
 from flair_jax.models.config import FlairConfig
 from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
+
+# Else a test finds in its log what the reads of an earlier test's damaged checkpoint have left behind.
+logging.getLogger("asyncio").addFilter(is_no_orphan)
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,13 @@ def test_a_remark_is_a_plain_line_and_no_warning() -> None:
     assert (outcome.returncode, outcome.stderr) == (0, b"flair-jax: b\nWARNING: d\n")
 
 
+def test_orphans_of_a_read_that_failed_say_nothing() -> None:
+    """Not in the commands that another program calls, either."""
+    read = "import asyncio\n async def fail(): 1 / 0\n async def read(): asyncio.ensure_future(fail()); "
+    outcome = python(read + "await asyncio.sleep(0)\n asyncio.run(read())")
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+
+
 DEVICES = "import jax; print(jax.devices())"
 
 
