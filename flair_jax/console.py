@@ -146,6 +146,19 @@ def _log_in_lines() -> None:
     handler.addFilter(interrupts.is_no_orphan)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _LOGGER.setLevel(logging.INFO)
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del file, line  # nobody names another file, and the line of code says less than where it is
+    logging.getLogger("py.warnings").warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
 
 
 @contextlib.contextmanager

@@ -142,6 +142,12 @@ def test_wrong_options_are_explained(capsys) -> None:
             f"/x.html is below {__file__}, which is a file; name a file",
         ),
         (["index", "a", f"--output={__file__}/x"], f"/x is below {__file__}, which is a file; name another folder"),
+        (["convert", "a.pt", f"{__file__}/x"], f"DST: {__file__}/x is below {__file__}, which is a file; name another"),
+        (["convert", "a.pt", __file__], f"DST: {__file__} is a file; name a folder"),
+        *(
+            (["export", "a", f"{__file__}/x{ending}"], f"DST: {__file__}/x{ending} is below {__file__}, which is a file")
+            for ending in ("", "/", ".onnx", ".safetensors")
+        ),
         (["evaluate", "--dtype=float16"], "no 'float16'; choose from float32, bfloat16. Did you mean"),
         (["convert", "a.pt", "b", "--config=ViT-B-16-FLIAR"], '. Did you mean "ViT-B-16-FLAIR"?'),
         (["zzz"], "no 'zzz'; choose from convert, export, "),

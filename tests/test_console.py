@@ -183,6 +183,15 @@ def test_a_remark_is_a_plain_line_and_no_warning() -> None:
     assert (outcome.returncode, outcome.stderr) == (0, b"flair-jax: b\nWARNING: d\n")
 
 
+def test_a_warning_of_python_is_a_line_above_the_bar() -> None:
+    outcome = python(
+        "import io, tqdm, warnings\n with tqdm.tqdm(total=2, mininterval=0) as bar:"
+        " bar.update(); warnings.warn('two\\nlines'); bar.update()"
+    )
+    assert (outcome.returncode, outcome.stdout) == (0, b"")
+    assert b"\rWARNING: <string>:4: UserWarning: two\nlines\n" in outcome.stderr
+
+
 def test_orphans_of_a_read_that_failed_say_nothing() -> None:
     """Not in the commands that another program calls, either."""
     read = "import asyncio\n async def fail(): 1 / 0\n async def read(): asyncio.ensure_future(fail()); "

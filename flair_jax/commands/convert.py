@@ -6,7 +6,7 @@ import argparse
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from flair_jax.commands.parser import Commands, add_command
+from flair_jax.commands.parser import Commands, add_command, new_folder
 from flair_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="a weight file (.pt, .pth, .bin, .ckpt, .safetensors), the .index.json of shards, a folder with one of "
         "these, or one on the hub: hf://OWNER/REPOSITORY[@REVISION][/FILE]",
     )
-    parser.add_argument("target", metavar="DST", help="folder to make; an older checkpoint there is replaced")
+    parser.add_argument(
+        "target", metavar="DST", type=new_folder, help="folder to make; an older checkpoint there is replaced"
+    )
     parser.add_argument(
         "--config",
         metavar="NAME|FILE",

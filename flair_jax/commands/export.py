@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flair_jax.commands.own_model import add_config, own_model
-from flair_jax.commands.parser import Commands, add_command
+from flair_jax.commands.parser import Commands, add_command, new_file, new_folder
 from flair_jax.errors import FlairError
 
 
@@ -31,14 +31,29 @@ def add(commands: Commands) -> None:
         ".stablehlo the extra `export`, .onnx the extra `onnx`, and uploading a token (`hf auth login`).",
     )
     parser.add_argument("source", metavar="SRC", help="a checkpoint: its folder, or hf://OWNER/REPOSITORY[@REVISION]")
-    parser.add_argument("target", metavar="DST", help="what to write; an older one is replaced")
+    parser.add_argument("target", metavar="DST", type=_target, help="what to write; an older one is replaced")
     add_config(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="compute dtype of .stablehlo functions (default float32)")
 
 
+def _target(text: str) -> str:
+    """As it was written; if it cannot be made, that is an error before any work is done."""
+    if not _is_on_hub(text):
+        (new_folder if _is_folder(text) else new_file)(text)
+    return text
+
+
+def _is_on_hub(target: str) -> bool:
+    return target.startswith("hf://")
+
+
+def _is_folder(target: str) -> bool:
+    return target.endswith("/") or not Path(target).suffix
+
+
 def _run(options: argparse.Namespace) -> None:
     target, ending = options.target, Path(options.target).suffix
-    on_hub, is_folder = target.startswith("hf://"), target.endswith("/") or not ending
+    on_hub, is_folder = _is_on_hub(target), _is_folder(target)
     as_functions = ending in (".stablehlo", ".onnx") and not on_hub and not is_folder
     if options.config and not as_functions:
         raise FlairError(

@@ -155,7 +155,8 @@ def _notes(entry: dict[str, Any]) -> Iterator[str]:
     ):
         yield f"{name}: not scored by {WAYS[2]}, since the model's pooling has no keep_tokens"
     if entry["mean_of_kinds"]:
-        yield f"{name}: the mean of kinds is over {entry['mean_of_kinds']['kinds']:,} of {len(entry['kinds']):,} kinds"
+        counted = entry["mean_of_kinds"]["kinds"]
+        yield f"{name}: the mean of kinds is over {counted:,} of {plural(len(entry['kinds']), 'kind')}"
 
 
 def _kinds(entry: dict[str, Any]) -> Table:

@@ -261,7 +261,7 @@ def test_training_needs_a_usable_sample(tmp_path, caplog) -> None:
     )
     write_tar(tmp_path / "0.tar", [("k.json", b"{}"), *sample(1)])
     assert len(open_set(str(shard), SETS)) == 1
-    assert "0.tar: 1 members or tars are left out" in caplog.text
+    assert "0.tar: left out: 1 member or tar; " in caplog.text
 
 
 def broken_pictures() -> dict[str, bytes]:

@@ -39,7 +39,7 @@ def open_set(name: str, settings: DataSettings) -> Source:
         source.require_samples()
         lost = sum(not harm.harmless for harm in source.damage)
         if lost:
-            logging.warning("%s: %d members or tars are left out; `flair-jax data check` names each", name, lost)
+            logging.warning("%s: left out: %s; `flair-jax data check` names each", name, plural(lost, "member or tar"))
         return source
     if is_pictures(name, settings.dir):
         return PictureSource(name, settings.dir)
