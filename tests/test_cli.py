@@ -145,7 +145,7 @@ def test_wrong_options_are_explained(capsys) -> None:
         (["convert", "a.pt", f"{__file__}/x"], f"DST: {__file__}/x is below {__file__}, which is a file; name another"),
         (["convert", "a.pt", __file__], f"DST: {__file__} is a file; name a folder"),
         *(
-            (["export", "a", f"{__file__}/x{ending}"], f"DST: {__file__}/x{ending} is below {__file__}, which is a file")
+            (["export", "a", f"{__file__}/x{ending}"], f"DST: {__file__}/x{ending} is below {__file__}, which")
             for ending in ("", "/", ".onnx", ".safetensors")
         ),
         (["evaluate", "--dtype=float16"], "no 'float16'; choose from float32, bfloat16. Did you mean"),

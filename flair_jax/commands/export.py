@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flair_jax.commands.own_model import add_config, own_model
-from flair_jax.commands.parser import Commands, add_command, new_file, new_folder
+from flair_jax.commands.parser import Commands, add_command, new_file, new_folder, path
 from flair_jax.errors import FlairError
 
 
@@ -38,8 +38,14 @@ def add(commands: Commands) -> None:
 
 def _target(text: str) -> str:
     """As it was written; if it cannot be made, that is an error before any work is done."""
-    if not _is_on_hub(text):
-        (new_folder if _is_folder(text) else new_file)(text)
+    from flair_jax.weights.write import SUFFIXES
+
+    if _is_on_hub(text):
+        return text
+    if Path(text).suffix in SUFFIXES and not _is_folder(text):
+        new_file(text)
+    elif not path(text).is_file():  # else the exporter says what it does not replace
+        new_folder(text)
     return text
 
 
