@@ -67,12 +67,12 @@ def run(program: Callable[[], int]) -> int:
 
 
 def is_no_orphan(record: logging.LogRecord) -> bool:
-    """A filter for logs: drops those of orphaned tasks, of which an event loop logs a traceback each.
+    """A filter for logs: drops those of orphaned tasks, which are an event loop's tracebacks and Python's warnings.
 
     They are reads and writes of a checkpoint that were under way when another failed, and that failure is reported. The
     garbage collector comes across them at any time later.
     """
-    return "exception was never retrieved" not in record.getMessage()
+    return not any(words in record.getMessage() for words in ("exception was never retrieved", "was never awaited"))
 
 
 def interrupted() -> bool:

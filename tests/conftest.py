@@ -47,7 +47,8 @@ from flair_jax.models.description import config_from_json
 from flair_jax.models.flair import Flair
 
 # Else a test finds in its log what the reads of an earlier test's damaged checkpoint have left behind.
-logging.getLogger("asyncio").addFilter(is_no_orphan)
+for _name in ("asyncio", "py.warnings"):
+    logging.getLogger(_name).addFilter(is_no_orphan)
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_a_warning_of_python_is_a_line_above_the_bar() -> None:
 
 def test_orphans_of_a_read_that_failed_say_nothing() -> None:
     """Not in the commands that another program calls, either."""
-    read = "import asyncio\n async def fail(): 1 / 0\n async def read(): asyncio.ensure_future(fail()); "
+    read = "import asyncio\n async def fail(): 1 / 0\n async def read(): asyncio.ensure_future(fail()); fail(); "
     outcome = python(read + "await asyncio.sleep(0)\n asyncio.run(read())")
     assert (outcome.returncode, outcome.stderr) == (0, b"")
 

@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+
+from ports import free_port
 
 # The server ends with the process that holds the other end of its standard input, however that ends.
 UNTIL_EOF = '"$@" </dev/null & server=$!; cat >/dev/null; kill -KILL "$server"'
@@ -63,12 +64,6 @@ class Server:
             request = urllib.request.Request(f"{self.address}/{name}", method="PUT")
         urllib.request.urlopen(request).close()
         return f"{self.scheme}://{name}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def command_of(scheme: str, port: int) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """The servers that other tests need, and the proxies: what is written through the one is read through the other."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ def test_clients_get_through_the_flaky_proxy(bucket: Bucket) -> None:
 
 STAND = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from servers import serving
 with serving("gs") as server:
     print(server.address, flush=True)
@@ -54,12 +55,10 @@ with serving("gs") as server:
 
 
 def test_a_server_ends_with_a_killed_process(gcs: Bucket) -> None:
-    command = [sys.executable, "-c", STAND, os.path.dirname(__file__)]
+    command = [sys.executable, "-c", STAND, *sys.path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         host, port = process.stdout.readline().strip().removeprefix("http://").split(":")
         process.kill()
-    import socket
-
     for _ in range(100):
         with socket.socket() as probe:
             if probe.connect_ex((host, int(port))):

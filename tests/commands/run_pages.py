@@ -8,7 +8,6 @@ import contextlib
 import io
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from accounts import becomes
 from documents import Command, commands
 from made_hub import made_hub, use_here
 from made_world import World, shared
+from ports import free_port
 
 from flair_jax.cli import main
 from flair_jax.configs.default import get_config
@@ -78,9 +78,8 @@ def _run_python(command: Command, names: dict[str, object]) -> None:
 
 def _run_line(text: str) -> str:
     """What a line prints; fails if its status is not 0."""
-    with socket.socket() as probe:  # the documents' port may be taken by another suite that runs at the same time
-        probe.bind(("127.0.0.1", 0))
-        text = text.replace("127.0.0.1:1234", f"127.0.0.1:{probe.getsockname()[1]}")
+    # The documents' port may be taken by another suite that runs at the same time.
+    text = text.replace("127.0.0.1:1234", f"127.0.0.1:{free_port()}")
     joined = text.replace("\\\n", " ")
     optimised = any(words in text for words in OPTIMISED)
     if optimised or not _ALONE.match(joined):

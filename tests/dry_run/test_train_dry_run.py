@@ -1,7 +1,6 @@
 """`flair-jax train --dry-run`: what it finds, and that it changes nothing."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -321,10 +320,9 @@ def test_a_workdir_that_cannot_be_used(run, tmp_path, monkeypatch) -> None:
         status, out = run()
         assert (status, "another run is at work in this folder" in problems(out)[0]) == (1, True)
     assert run()[0] == 0
-    monkeypatch.setattr(workdir.os, "access", lambda *_: False)
-    assert f"{tmp_path / 'run'} may not be written to; ask for the permission" in problems(run()[1])[0]
-    monkeypatch.undo()
-    os.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir.os, "access", lambda *_: False)
+        assert f"{tmp_path / 'run'} may not be written to; ask for the permission" in problems(run()[1])[0]
 
 
 def test_room_on_the_disk(run, monkeypatch) -> None:

@@ -2,10 +2,11 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from ports import free_port
 
 MODEL = {
     "embed_dim": 16,
@@ -62,9 +63,7 @@ def spawn(*arguments: object, devices: int = 1, **options) -> subprocess.Popen:
 
 def spawn_all(*arguments: object, processes: int, devices: int) -> list[subprocess.Popen]:
     """Starts the same several times, with the flags that connect them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     flags = ("--distributed", f"--coordinator={address}", f"--processes={processes}")
     return [spawn(*arguments, *flags, f"--process={number}", devices=devices) for number in range(processes)]
 

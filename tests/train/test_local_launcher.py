@@ -25,7 +25,7 @@ OVERRIDES = [
 ]
 
 
-def settings(config: Path, folder: Path, processes: int, devices: int = 1, steps: int = 20) -> Path:
+def settings(config: Path, folder: Path, processes: int, devices: int = 1, steps: int = 30) -> Path:
     folder.mkdir(exist_ok=True)
     return write_settings(
         folder,
@@ -38,7 +38,7 @@ def settings(config: Path, folder: Path, processes: int, devices: int = 1, steps
     )
 
 
-def run(config: Path, folder: Path, processes: int, devices: int = 1, steps: int = 20) -> dict[int, float]:
+def run(config: Path, folder: Path, processes: int, devices: int = 1, steps: int = 30) -> dict[int, float]:
     """Losses of a run that nothing disturbs."""
     status, out, err = launch("local.sh", settings(config, folder, processes, devices, steps))
     assert status == 0, err

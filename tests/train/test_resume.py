@@ -10,16 +10,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from killed import run_killed
 from numeric import assert_close
 from process_ends import wait_for_end
-from runs import finish, losses, run, start
+from runs import finish, losses, run, start, xla_flags
 
 import flair_jax
 from flair_jax.cli import main
 from flair_jax.errors import CheckpointError
 from flair_jax.settings import TrainSettings
+from flair_jax.train.checkpoints import RunCheckpoints
 from flair_jax.train.flags import parse_config
-from flair_jax.train.logger import read_metrics
+from flair_jax.train.logger import MetricLogger, read_metrics
 from flair_jax.train.run import train
 from flair_jax.train.status import read_status
 
@@ -32,6 +34,16 @@ def wait_until(condition, process) -> None:
         time.sleep(0.002)
 
 
+# A run with this saves after each step, and so leaves a second for a signal to arrive in.
+SLOWLY = "--config.checkpoint.every_steps=1"
+ONE_DEVICE = f"os.environ['XLA_FLAGS'] = {xla_flags(1)!r}"
+
+
+def train_on_one(config: Path, workdir: Path) -> tuple[str, ...]:
+    """Words for `run_killed` with the setup `ONE_DEVICE`."""
+    return ("train", f"--config={config}", f"--workdir={workdir}")
+
+
 def logged(workdir: Path) -> int:
     path = workdir / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -40,10 +52,8 @@ def logged(workdir: Path) -> int:
 @pytest.mark.parametrize("step", [2, 10])
 def test_sigkill_and_again_gives_the_same_losses(config, undisturbed, tmp_path, step: int) -> None:
     """Bit for bit; before the first checkpoint, and after the third."""
-    process = start(config, tmp_path / "run")
-    wait_until(lambda: logged(tmp_path / "run") >= step, process)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    run_killed(MetricLogger, "write", step + 1, *train_on_one(config, tmp_path / "run"), setup=ONE_DEVICE)
+    assert logged(tmp_path / "run") == step
     status, _, err = run(config, tmp_path / "run")
     assert status == 0, err
     assert losses(tmp_path / "run") == undisturbed[1]
@@ -80,7 +90,7 @@ def workers_of(pid: int) -> list[int]:
 def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config, undisturbed, tmp_path) -> None:
     """Another run is refused and disturbs nothing; after SIGKILL the workers end, and the same command goes on."""
     workdir = tmp_path / "run"
-    process = start(config, workdir, "--config.data.workers=2")
+    process = start(config, workdir, "--config.data.workers=2", SLOWLY)
     wait_until(lambda: logged(workdir) >= 5, process)
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(CheckpointError, match=rf"run: another run is at work in this folder; .*process {process.pid}"):
@@ -109,8 +119,9 @@ def test_a_run_at_work_has_its_folder_and_its_workers_until_it_is_killed(config,
     ],
 )
 def test_signals_while_the_first_step_is_compiled(
-    config, tmp_path, number: int, status: int, state: str, sentence: str
+    config, tmp_path, monkeypatch, number: int, status: int, state: str, sentence: str
 ) -> None:
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")  # or it is over before the signal comes
     process = start(config, tmp_path / "run", "--config.compilation_cache=", "--stopped-status=143")
     wait_until((tmp_path / "run" / "health.json").exists, process)
     time.sleep(0.5)
@@ -126,10 +137,8 @@ def test_signals_while_the_first_step_is_compiled(
 def test_sigkill_during_a_save(config, undisturbed, tmp_path) -> None:
     """The save that was under way leaves nothing that is taken for a checkpoint."""
     folder = tmp_path / "run" / "checkpoints"
-    process = start(config, tmp_path / "run")
-    wait_until(lambda: any(folder.glob("6.*")) if folder.exists() else False, process)
-    process.send_signal(signal.SIGKILL)
-    finish(process)
+    words = train_on_one(config, tmp_path / "run")
+    run_killed(RunCheckpoints, "_write_digests", 2, *words, setup=ONE_DEVICE)  # called at the end of each save
     assert not (folder / "6").exists()
     assert any(folder.glob("6.*"))
     status, _, err = run(config, tmp_path / "run")
@@ -139,7 +148,7 @@ def test_sigkill_during_a_save(config, undisturbed, tmp_path) -> None:
 
 
 def test_sigterm_saves_and_says_so(config, undisturbed, tmp_path) -> None:
-    process = start(config, tmp_path / "run")
+    process = start(config, tmp_path / "run", SLOWLY)
     wait_until(lambda: logged(tmp_path / "run") >= 4, process)
     process.send_signal(signal.SIGTERM)
     status, out, err = finish(process)
@@ -161,8 +170,9 @@ def stopped_run(undisturbed, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_disk_that_takes_no_more_is_one_sentence(config, stopped_run) -> None:
+def test_a_disk_that_takes_no_more_is_one_sentence(config, stopped_run, monkeypatch) -> None:
     """No file may be larger than 100 kB, so that the next save fails in the background, as on a full disk."""
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")  # or its files would be cut off, too
     process = start(config, stopped_run)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     status, _, err = finish(process)
