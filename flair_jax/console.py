@@ -146,7 +146,7 @@ def _log_in_lines() -> None:
     handler.addFilter(interrupts.is_no_orphan)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _LOGGER.setLevel(logging.INFO)
-    warnings.showwarning = _log_warning
+    warnings.showwarning = _log_warning  # `logging.captureWarnings` would outlive the command
 
 
 def _log_warning(

@@ -185,7 +185,7 @@ def test_a_remark_is_a_plain_line_and_no_warning() -> None:
 
 def test_a_warning_of_python_is_a_line_above_the_bar() -> None:
     outcome = python(
-        "import io, tqdm, warnings\n with tqdm.tqdm(total=2, mininterval=0) as bar:"
+        "import tqdm, warnings\n with tqdm.tqdm(total=2, mininterval=0) as bar:"
         " bar.update(); warnings.warn('two\\nlines'); bar.update()"
     )
     assert (outcome.returncode, outcome.stdout) == (0, b"")
